@@ -1,0 +1,138 @@
+"""What can be sold: products known before a moment, aligned with the positions of `items`."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from features.interactions import Floats, Ids, Ints, before
+
+PATH_SEPARATOR = " > "
+PRICE_DAYS = 84
+TEXTS = ("title", "brand", "size", "url", "image_url", "group_id")
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """One row a product, in the order of `items`.
+
+    table: arrow columns title, brand, size, url, image_url, group_id, category ("a > b > c", null unknown),
+    price (float32, null unknown), in_stock, eligible (bool).
+    """
+
+    items: Ids
+    table: pa.Table
+
+    @classmethod
+    def of(cls, products: pa.Table, events: pa.Table, *, until: datetime) -> "Catalog":
+        """Products of the contract's table known before `until`, and those sold before it without a row there.
+
+        A missing price is the median list price of the product's purchases in the PRICE_DAYS days before
+        `until`, or in all the time before where there were none.
+        """
+        known = pc.fill_null(
+            pc.less(products["known_from"], pa.scalar(until, pa.timestamp("us", tz="UTC"))), True
+        )
+        products = products.filter(known)
+        sold = before(events, until, "order")
+        ids = set(pc.unique(products["product_id"]).to_pylist())
+        items = Ids.of(sorted(ids | set(pc.unique(sold["product_id"]).to_pylist())))
+        return cls(items, aligned(products, items, list_prices(sold, items, until)))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @cached_property
+    def title(self) -> list[str]:
+        """Titles; a product without one is called by its id."""
+        titles = self.table["title"].to_pylist()
+        return [
+            title or item for title, item in zip(titles, self.items.at(np.arange(len(self))), strict=True)
+        ]
+
+    @cached_property
+    def price(self) -> Floats:
+        """List price, NaN where unknown."""
+        return pc.fill_null(self.table["price"], np.nan).to_numpy().astype(np.float32)
+
+    @cached_property
+    def eligible(self) -> NDArray[np.bool_]:
+        return self.table["eligible"].to_numpy()
+
+    @cached_property
+    def available(self) -> NDArray[np.bool_]:
+        """May be recommended and is in stock."""
+        return self.eligible & self.table["in_stock"].to_numpy()
+
+    @cached_property
+    def category(self) -> Ints:
+        """The finest category as a code into `categories`, −1 where unknown."""
+        return codes(self.table["category"])[0]
+
+    @cached_property
+    def categories(self) -> list[str]:
+        return codes(self.table["category"])[1]
+
+    @cached_property
+    def brand(self) -> Ints:
+        return codes(self.table["brand"])[0]
+
+    @cached_property
+    def brands(self) -> list[str]:
+        return codes(self.table["brand"])[1]
+
+    @cached_property
+    def group(self) -> Ints:
+        """Style group code, −1 for a product that stands alone."""
+        return codes(self.table["group_id"])[0]
+
+
+def codes(column: "pa.ChunkedArray[Any]") -> tuple[Ints, list[str]]:
+    """Codes into the sorted distinct values, −1 for null."""
+    values = sorted(v for v in pc.unique(column).to_pylist() if v is not None)
+    found = pc.index_in(column, value_set=pa.array(values, pa.string()))
+    return pc.fill_null(found, -1).to_numpy().astype(np.int32), values
+
+
+def aligned(products: pa.Table, items: Ids, prices: Floats) -> pa.Table:
+    """The products' columns in the order of `items`, missing rows filled with nulls and defaults."""
+    place = np.full(len(items), -1, np.int64)
+    place[items.column(products["product_id"])] = np.arange(len(products))
+    rows = pa.array(place, mask=place < 0)
+    columns: dict[str, Any] = {name: products[name].cast(pa.string()).take(rows) for name in TEXTS}
+    columns["category"] = joined(products["category"]).take(rows)
+    given = products["price"].take(rows).cast(pa.float32())
+    columns["price"] = pc.coalesce(given, pa.array(prices, mask=np.isnan(prices)))
+    for name in ("in_stock", "eligible"):
+        columns[name] = pc.fill_null(products[name].take(rows), True)
+    return pa.table(columns).combine_chunks()
+
+
+def joined(paths: "pa.ChunkedArray[Any]") -> "pa.ChunkedArray[Any]":
+    """Category paths as one text; an empty path is unknown."""
+    text = pc.binary_join(paths.cast(pa.list_(pa.string())), PATH_SEPARATOR)
+    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+
+
+def list_prices(sold: pa.Table, items: Ids, until: datetime) -> Floats:
+    """Median of unit_price + discount by item, recent purchases first, NaN where never sold at a price."""
+    price = pc.add(sold["unit_price"], pc.fill_null(sold["discount"], 0.0))
+    frame = pd.DataFrame({"item": items.column(sold["product_id"]), "price": price.to_numpy()})
+    age = (pd.Timestamp(until) - sold["occurred_at"].to_pandas()).dt.days.to_numpy()
+    frame = frame[frame.price > 0]
+    result = np.full(len(items), np.nan, np.float32)
+    for rows in (frame, frame[age[frame.index] < PRICE_DAYS]):
+        median = rows.groupby("item").price.median()
+        result[median.index] = median.to_numpy(np.float32)
+    return result
+
+
+def level(path: str, depth: int) -> str:
+    """The first `depth` levels of a joined category path."""
+    return PATH_SEPARATOR.join(path.split(PATH_SEPARATOR)[:depth])

@@ -1,0 +1,281 @@
+"""Who bought what, in which order, when: events up to a moment as aligned arrays."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy import sparse
+
+Ints = NDArray[np.int32]
+Seconds = NDArray[np.int64]
+Floats = NDArray[np.float32]
+DAY = 86_400
+EVENT_COLUMNS = (
+    "customer_id", "product_id", "event_type", "occurred_at", "order_id", "quantity", "unit_price", "discount",
+)  # fmt: skip
+
+
+def seconds(moment: datetime) -> int:
+    """Whole seconds since 1970 UTC. A moment without a zone is refused: it would depend on the machine."""
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} has no time zone: give one, as in datetime(2017, 12, 1, tzinfo=UTC)")
+    return int(moment.timestamp())
+
+
+def moment(of: int | np.integer[Any]) -> datetime:
+    return datetime.fromtimestamp(int(of), UTC)
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Outside ids, sorted as bytes; a position is the row of that id in every array that speaks of it.
+
+    `values` is a sorted array of unique fixed-width bytes, so that workers share it by memory-mapping.
+    """
+
+    values: NDArray[np.bytes_]
+
+    @classmethod
+    def of(cls, ids: Iterable[str]) -> "Ids":
+        raw = sorted({i.encode() for i in ids})
+        return cls(np.array(raw, dtype=bytes) if raw else np.empty(0, "S1"))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def positions(self, ids: Sequence[str]) -> Ints:
+        """Positions of these ids, −1 where unknown: int32 [len(ids)]."""
+        width = self.values.dtype.itemsize
+        # numpy drops trailing NULs and cuts what is too wide, so such ids are unknown before it sees them
+        raw = [b"" if "\0" in i or len(b := i.encode("utf-8", "replace")) > width else b for i in ids]
+        return self._find(np.array(raw, dtype=self.values.dtype))
+
+    def _find(self, raw: NDArray[np.bytes_]) -> Ints:
+        if not len(self.values):
+            return np.full(len(raw), -1, np.int32)
+        at = np.minimum(np.searchsorted(self.values, raw), len(self.values) - 1)
+        return np.where(self.values[at] == raw, at, -1).astype(np.int32)
+
+    def column(self, ids: "pa.ChunkedArray[Any] | pa.Array[Any]") -> Ints:
+        """Positions of an arrow column of ids, −1 where null or unknown."""
+        encoded = pa.chunked_array(ids).combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+        if not pa.types.is_dictionary(encoded.type):
+            encoded = encoded.dictionary_encode()
+        places = (
+            self.positions(encoded.dictionary.to_pylist())
+            if len(encoded.dictionary)
+            else np.empty(0, np.int32)
+        )
+        codes = encoded.indices.fill_null(len(places)).to_numpy(zero_copy_only=False)
+        return np.append(places, np.int32(-1))[codes]
+
+    def at(self, positions: Sequence[int] | NDArray[Any]) -> list[str]:
+        """Ids at these positions. A position out of range raises: −1 is never the last id."""
+        places = np.asarray(positions, dtype=np.int64)
+        if places.size and places.min() < 0:
+            raise IndexError("a negative position names no id")
+        return [raw.decode() for raw in self.values[places].tolist()]
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """One row for a customer, an order and a product, sorted by customer, then time; returns taken back.
+
+    customer, item, order: positions in `customers`, `items`, `orders`, int32 [n]; customer −1: anonymous.
+    at: the order's first moment, seconds since 1970 UTC, int64 [n]. quantity, paid (money for the line):
+    float32 [n]. Nothing in here happened at or after `until`.
+    """
+
+    customers: Ids
+    items: Ids
+    orders: Ids
+    customer: Ints
+    item: Ints
+    order: Ints
+    at: Seconds
+    quantity: Floats
+    paid: Floats
+    until: int
+
+    @classmethod
+    def from_events(
+        cls, events: pa.Table, *, items: Ids, keep: NDArray[np.bool_], until: datetime
+    ) -> "Interactions":
+        """Paid order lines of products in `keep` (bool [len(items)]) strictly before `until`.
+
+        `events` holds EVENT_COLUMNS of the contract, in any order. A line given away for nothing is no choice
+        and is left out; a return takes back its purchase: in the same order if it names one, else the latest.
+        """
+        bought = before(events, until, "order")
+        free = pc.fill_null(pc.equal(bought["unit_price"], 0.0), False)
+        bought = bought.filter(pc.invert(free))
+        lines = Lines.of(bought, items)
+        lines = lines.where(lines.kept(keep))
+        lines = lines.less(Lines.of(before(events, until, "return"), items, like=lines))
+        return lines.merged(items, seconds(until))
+
+    def __len__(self) -> int:
+        return len(self.customer)
+
+    @cached_property
+    def start(self) -> NDArray[np.int64]:
+        """Rows of customer c are start[c]:start[c + 1]."""
+        return np.searchsorted(self.customer, np.arange(len(self.customers) + 1))
+
+    def rows(self, customer: int) -> slice:
+        return (
+            slice(int(self.start[customer]), int(self.start[customer + 1])) if customer >= 0 else slice(0, 0)
+        )
+
+    @cached_property
+    def order_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(rows sorted by order, where each order starts in them)."""
+        by_order = np.argsort(self.order, kind="stable")
+        return by_order, np.searchsorted(self.order[by_order], np.arange(len(self.orders) + 1))
+
+    def age(self) -> Floats:
+        """Days from each row to `until`."""
+        return ((self.until - self.at) / DAY).astype(np.float32)
+
+    def matrix(self, weigh: "Callable[[Interactions], NDArray[Any]]") -> sparse.csr_array:
+        """Weights summed by customer and item: float32 csr [len(customers), len(items)]; anonymous rows left out."""
+        known = self.customer >= 0
+        cells = (weigh(self)[known], (self.customer[known], self.item[known]))
+        shape = (len(self.customers), len(self.items))
+        return sparse.csr_array(sparse.coo_array(cells, shape=shape, dtype=np.float32))
+
+    def baskets(self) -> sparse.csr_array:
+        """1 where an order holds an item: float32 csr [len(orders), len(items)]; anonymous orders count."""
+        cells = (np.ones(len(self), np.float32), (self.order, self.item))
+        held = sparse.csr_array(sparse.coo_array(cells, shape=(len(self.orders), len(self.items))))
+        held.data[:] = 1
+        return held
+
+
+def before(events: pa.Table, until: datetime, event_type: str) -> pa.Table:
+    """Events of one type strictly before `until`, of a product."""
+    right = pc.equal(events["event_type"], event_type)
+    early = pc.less(events["occurred_at"], pa.scalar(until, pa.timestamp("us", tz="UTC")))
+    return events.filter(pc.and_(pc.and_(right, early), pc.is_valid(events["product_id"])))
+
+
+def distinct(column: "pa.ChunkedArray[Any]") -> Ids:
+    return Ids.of([value for value in pc.unique(column).to_pylist() if value is not None])
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Order lines as they come, before they are merged."""
+
+    customers: Ids
+    orders: Ids
+    customer: Ints
+    item: Ints
+    order: Ints
+    at: Seconds
+    quantity: NDArray[np.float64]
+    paid: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, events: pa.Table, items: Ids, like: "Lines | None" = None) -> "Lines":
+        customers = like.customers if like else distinct(events["customer_id"])
+        orders = like.orders if like else distinct(events["order_id"])
+        quantity = pc.fill_null(events["quantity"], 1.0).to_numpy()
+        return cls(
+            customers,
+            orders,
+            customers.column(events["customer_id"]),
+            items.column(events["product_id"]),
+            orders.column(events["order_id"]),
+            events["occurred_at"].to_numpy().astype("datetime64[s]").astype(np.int64),
+            quantity,
+            quantity * pc.fill_null(events["unit_price"], 0.0).to_numpy(),
+        )
+
+    def where(self, mask: NDArray[Any]) -> "Lines":
+        names = ("customer", "item", "order", "at", "quantity", "paid")
+        return replace(self, **{name: getattr(self, name)[mask] for name in names})
+
+    def kept(self, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return (self.item >= 0) & np.append(keep, False)[self.item]
+
+    def key(self, n_items: int) -> NDArray[np.int64]:
+        return (self.customer.astype(np.int64) + 1) * n_items + self.item
+
+    def less(self, returns: "Lines") -> "Lines":
+        """These lines after `returns` took back what they name, the latest purchase before each first."""
+        if not len(returns.item):
+            return self
+        left = self.quantity.copy()
+        n_items = int(max(self.item.max(initial=0), returns.item.max(initial=0))) + 1
+        held = purchases_of(self, returns, n_items)
+        for row in np.argsort(returns.at, kind="stable"):
+            take_back(
+                left, self, returns, row, held.get(int(returns.key(n_items)[row]) if n_items else 0, [])
+            )
+        paid = self.paid * left / np.maximum(self.quantity, 1e-12)
+        return replace(self, quantity=left, paid=paid).where(left > 1e-9)
+
+    def merged(self, items: Ids, until: int) -> Interactions:
+        """One row for a customer, an order and an item, at the order's first moment."""
+        first = np.full(len(self.orders), np.iinfo(np.int64).max)
+        np.minimum.at(first, self.order, self.at)
+        at = first[self.order]
+        by = np.lexsort((self.item, self.order, at, self.customer))
+        columns = [column[by] for column in (self.customer, self.item, self.order)]
+        new = np.ones(len(by), bool)
+        if len(by):
+            new[1:] = np.any([c[1:] != c[:-1] for c in columns], axis=0)
+        start = np.flatnonzero(new)
+        total = [np.add.reduceat(v[by], start) if len(by) else v for v in (self.quantity, self.paid)]
+        customer, item, order = (c[start] for c in columns)
+        merged = Interactions(
+            self.customers, items, self.orders, customer, item, order, at[by][start],
+            total[0].astype(np.float32), total[1].astype(np.float32), until,
+        )  # fmt: skip
+        return compact(merged)
+
+
+def purchases_of(lines: Lines, returns: Lines, n_items: int) -> dict[int, list[int]]:
+    """Rows of `lines`, latest first, by the customer-and-item key of every return."""
+    key = lines.key(n_items)
+    rows = np.flatnonzero(np.isin(key, returns.key(n_items)))
+    rows = rows[np.argsort(-lines.at[rows], kind="stable")]
+    held: dict[int, list[int]] = {}
+    for row in rows.tolist():
+        held.setdefault(int(key[row]), []).append(row)
+    return held
+
+
+def take_back(left: NDArray[np.float64], lines: Lines, returns: Lines, row: int, held: list[int]) -> None:
+    """Lower `left` by one return: first in the order that it names, then in the latest purchases before it."""
+    order, wanted = returns.order[row], float(returns.quantity[row])
+    anonymous = returns.customer[row] < 0
+    early = [
+        r for r in held if lines.at[r] <= returns.at[row] and not (anonymous and lines.order[r] != order)
+    ]
+    for r in sorted(early, key=lambda r: lines.order[r] != order):
+        taken = min(wanted, float(left[r]))
+        left[r] -= taken
+        wanted -= taken
+
+
+def compact(data: Interactions) -> Interactions:
+    """The same rows with only those customers and orders that have any."""
+    customers, customer = used(data.customers, data.customer)
+    orders, order = used(data.orders, data.order)
+    return replace(data, customers=customers, orders=orders, customer=customer, order=order)
+
+
+def used(ids: Ids, positions: Ints) -> tuple[Ids, Ints]:
+    held = np.zeros(len(ids) + 1, bool)
+    held[positions] = True
+    held[-1] = False
+    place = np.append(np.cumsum(held[:-1]) - 1, -1).astype(np.int32)
+    return Ids(ids.values[held[:-1]]), place[positions]

@@ -1,0 +1,228 @@
+"""The data contract: every table, column, type and check, named once.
+
+A check is a SQL predicate over the columns of one row; a row for which it is not true is rejected for the
+reason beside it. Times are UTC to the microsecond, ids are strings, money is in the store's one currency.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+TIME = pa.timestamp("us", tz="UTC")
+TEXT = pa.string()
+WORD = pa.dictionary(pa.int32(), pa.string())  # text whose values repeat: read as an Arrow dictionary
+REAL = pa.float64()
+FLAG = pa.bool_()
+PATH = pa.list_(pa.string())
+SQL = {
+    TIME: "TIMESTAMPTZ",
+    TEXT: "VARCHAR",
+    WORD: "VARCHAR",
+    REAL: "DOUBLE",
+    FLAG: "BOOLEAN",
+    PATH: "VARCHAR[]",
+}
+
+EVENT_TYPES = (
+    *("order", "return", "view", "cart", "remove", "search", "impression", "click", "sent", "delivered"),
+    *("open", "bounce", "complaint", "unsubscribe", "rating"),
+)
+CHANNELS = ("email", "sms", "push", "web", "app", "store", "post", "phone")
+PURPOSES = ("marketing", "transactional", "personalisation")
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    type: pa.DataType
+    required: bool = False
+    about: str = ""
+
+    @property
+    def is_id(self) -> bool:
+        """Ids are at most 200 characters long and hold no control character."""
+        return self.name.endswith("_id") or self.name == "alias"
+
+
+@dataclass(frozen=True)
+class Check:
+    holds: str  # a SQL predicate; null counts as holding, as what is missing is `required`'s business
+    reason: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """`key` names the columns that make a row one and the same: loading it again replaces it.
+
+    Events are the exception: what happened does not change, so the first row of an `event_id` stays.
+    A table with a `month` lies in one file for each UTC month of that column.
+    """
+
+    name: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    checks: tuple[Check, ...] = ()
+    month: str | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The types in which the history hands the columns out."""
+        return pa.schema([pa.field(c.name, c.type) for c in self.columns])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.columns)
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The columns by which the rows are sorted: month first where there is one, then the key."""
+        return tuple(dict.fromkeys((*filter(None, [self.month]), *self.key)))
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.columns if c.required)
+
+
+def one_of(column: str, words: Sequence[str]) -> Check:
+    listed = ", ".join(f"'{word}'" for word in words)
+    return Check(f"{column} IN ({listed})", f"{column} is not one of {' '.join(words)}")
+
+
+EVENTS = Table(
+    "events",
+    key=("event_id",),
+    month="occurred_at",
+    columns=(
+        Column("event_id", TEXT, True, "unique; derived from the row where the source has none"),
+        Column("customer_id", WORD, about="missing: an anonymous basket"),
+        Column(
+            "product_id", WORD, about="missing only for events about no product, such as a visit or a message"
+        ),
+        Column("event_type", WORD, True, "order, return, view, cart, click …"),
+        Column("occurred_at", TIME, True, "UTC"),
+        Column("order_id", WORD, about="the basket; required for an order"),
+        Column("quantity", REAL, about="> 0, also for a return"),
+        Column("unit_price", REAL, about="paid for a unit, after discount, ≥ 0"),
+        Column("discount", REAL, about="taken off a unit, ≥ 0; list price = unit_price + discount"),
+        Column("value", REAL, about="what the type says: stars of a rating, seconds of a view"),
+        Column("channel", WORD),
+        Column("store_id", WORD),
+        Column("visit_id", WORD),
+        Column("recommendation_id", TEXT),
+        Column("placement", WORD),
+        Column("message_id", TEXT),
+    ),
+    checks=(
+        one_of("event_type", EVENT_TYPES),
+        Check("quantity > 0 AND isfinite(quantity)", "quantity is not above 0"),
+        Check("unit_price >= 0 AND isfinite(unit_price)", "unit_price is below 0"),
+        Check("discount >= 0 AND isfinite(discount)", "discount is below 0"),
+        Check("event_type NOT IN ('order', 'return') OR product_id IS NOT NULL", "product_id is missing"),
+        Check("event_type NOT IN ('order', 'return') OR quantity IS NOT NULL", "quantity is missing"),
+        Check("event_type <> 'order' OR order_id IS NOT NULL", "order_id is missing"),
+        Check("occurred_at >= TIMESTAMPTZ '1970-01-01 00:00:00+00'", "occurred_at is before 1970"),
+    ),
+)
+
+PRODUCTS = Table(
+    "products",
+    key=("product_id",),
+    columns=(
+        Column("product_id", TEXT, True),
+        Column("title", TEXT),
+        Column("category", PATH, about="path, root first; its last level is the finest category: one need"),
+        Column("brand", TEXT),
+        Column(
+            "price", REAL, about="list price now; where missing, the median list price of recent purchases"
+        ),
+        Column("cost", REAL),
+        Column("size", TEXT),
+        Column("url", TEXT, about="http or https, or a path of the shop's own"),
+        Column("image_url", TEXT, about="http or https, or a path of the shop's own"),
+        Column("in_stock", FLAG, about="missing means yes"),
+        Column("group_id", TEXT, about="variants of one style share it"),
+        Column("eligible", FLAG, about="may be recommended; missing means yes"),
+        Column("attributes", TEXT, about="a JSON object"),
+        Column("known_from", TIME, about="when the product was first known; missing means always"),
+        Column(
+            "derived",
+            FLAG,
+            about="true: read from events by the history itself, until a product list names it",
+        ),
+    ),
+    checks=(
+        Check("price >= 0 AND isfinite(price)", "price is below 0"),
+        Check("cost >= 0 AND isfinite(cost)", "cost is below 0"),
+        Check(r"regexp_matches(url, '^(https?://|/)[^\s]*$')", "url is neither http(s) nor a path"),
+        Check(
+            r"regexp_matches(image_url, '^(https?://|/)[^\s]*$')", "image_url is neither http(s) nor a path"
+        ),
+        Check(
+            "json_valid(attributes) AND json_type(attributes) = 'OBJECT'", "attributes is not a JSON object"
+        ),
+    ),
+)
+
+CUSTOMERS = Table(
+    "customers",
+    key=("customer_id",),
+    columns=(
+        Column("customer_id", TEXT, True),
+        Column("first_name", TEXT),
+        Column("last_name", TEXT),
+        Column("email", TEXT),
+        Column("phone", TEXT),
+        Column("push_token", TEXT),
+        Column("locale", TEXT, about="BCP 47, as en-US"),
+        Column("time_zone", TEXT, about="IANA, as Europe/Berlin; missing means the store's"),
+        Column("region", TEXT),
+        Column("attributes", TEXT, about="a JSON object"),
+    ),
+    checks=(
+        Check(r"regexp_matches(email, '^[^@\s]+@[^@\s]+$')", "email is no address"),
+        Check(
+            "json_valid(attributes) AND json_type(attributes) = 'OBJECT'", "attributes is not a JSON object"
+        ),
+    ),
+)
+
+IDENTITIES = Table(
+    "identities",
+    key=("alias",),
+    columns=(Column("alias", TEXT, True), Column("customer_id", TEXT, True)),
+    checks=(Check("alias <> customer_id", "alias equals customer_id"),),
+)
+
+CONSENTS = Table(
+    "consents",
+    key=("customer_id", "channel", "purpose", "at"),
+    columns=(
+        Column("customer_id", TEXT, True),
+        Column("channel", TEXT, True, " ".join(CHANNELS)),
+        Column("purpose", TEXT, True, " ".join(PURPOSES)),
+        Column("granted", FLAG, True, "the latest record counts; no record means no"),
+        Column("at", TIME, True),
+        Column("source", TEXT, about="where it was given: a form, a till, an import"),
+    ),
+    checks=(one_of("channel", CHANNELS), one_of("purpose", PURPOSES)),
+)
+
+PROMOTIONS = Table(
+    "promotions",
+    key=("starts", "product_id", "store_id", "kind"),
+    month="starts",
+    columns=(
+        Column("product_id", WORD, True),
+        Column("store_id", WORD, about="missing means every store"),
+        Column("starts", TIME, True),
+        Column("ends", TIME, True, "the first moment after it"),
+        Column("kind", WORD, True, "mailer, display, price …, with a detail after a colon: mailer:A"),
+        Column("known_at", TIME, True, "when the plan was known; used only where this is before the cutoff"),
+    ),
+    checks=(Check("ends > starts", "ends is not after starts"),),
+)
+
+TABLES: dict[str, Table] = {
+    t.name: t for t in (EVENTS, PRODUCTS, CUSTOMERS, IDENTITIES, CONSENTS, PROMOTIONS)
+}

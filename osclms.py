@@ -1,0 +1,1 @@
+"""osclms: the command line."""

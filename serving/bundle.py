@@ -1,0 +1,138 @@
+"""The folder that training writes and serving reads: plain arrays, parquet and JSON, described by a manifest."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from features.catalog import Catalog
+from features.history import Store
+from features.interactions import Ids, Interactions, seconds
+from serving.fitted import Fitted, load_fitted, mapped
+from serving.placements import Placement
+
+FORMAT = 1
+CHAMPION = "champion"
+IDS = ("customers", "items", "orders")
+ROWS = ("customer", "item", "order", "at", "quantity", "paid")
+
+
+class BundleError(RuntimeError):
+    """A bundle that cannot be served; the message says what to do."""
+
+
+class Manifest(BaseModel):
+    """What a bundle is and where it came from. Holds no moment but `data_until`: same data, same manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    version: str
+    data_until: datetime
+    store: Store
+    recipes: dict[str, dict[str, Any]]
+    placements: dict[str, Placement]
+    fingerprint: str
+    git_revision: str
+    metrics: dict[str, float]
+    files: dict[str, str]  # name -> sha256
+
+
+@dataclass(frozen=True)
+class Bundle:
+    manifest: Manifest
+    catalog: Catalog
+    interactions: Interactions
+    models: dict[str, Fitted]
+
+    @classmethod
+    def load(cls, folder: Path, *, verify: bool = False) -> "Bundle":
+        """Open a bundle, arrays memory-mapped read-only. `verify` compares every file with its hash.
+
+        Raises BundleError where the folder is no bundle, of a format this version does not read, or damaged.
+        """
+        manifest = read_manifest(folder)
+        check_files(folder, manifest, verify=verify)
+        try:
+            catalog, interactions = load_data(folder, until=seconds(manifest.data_until))
+            return cls(manifest, catalog, interactions, load_fitted(folder))
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise BundleError(
+                f"bundle {folder} is damaged ({error}): promote another version, or retrain"
+            ) from error
+
+
+def read_manifest(folder: Path) -> Manifest:
+    path = folder / "manifest.json"
+    try:
+        raw = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise BundleError(f"{folder} is no bundle: it has no manifest.json; run `osclms train`") from error
+    except (ValueError, OSError) as error:
+        raise BundleError(f"{path} cannot be read ({error}): promote another version, or retrain") from error
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        found = raw.get("format") if isinstance(raw, dict) else None
+        raise BundleError(
+            f"bundle {folder.name} is format {found}, this version reads {FORMAT}: "
+            "retrain with `osclms train`, or go back with `osclms promote --previous`"
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        raise BundleError(f"{path} breaks the manifest's schema: {error.errors()[0]}") from error
+
+
+def check_files(folder: Path, manifest: Manifest, *, verify: bool) -> None:
+    for name, digest in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"bundle {folder} lacks {name}: promote another version, or retrain")
+        if verify and sha256(path) != digest:
+            raise BundleError(
+                f"bundle {folder}: {name} is not what was written: promote another version, or retrain"
+            )
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_data(folder: Path, catalog: Catalog, interactions: Interactions) -> None:
+    """Write ids, interactions and catalog: the part of a bundle that recipes are fitted on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in IDS:
+        np.save(folder / f"{name}.npy", getattr(interactions, name).values)
+    for name in ROWS:
+        np.save(folder / f"interactions.{name}.npy", getattr(interactions, name))
+    pq.write_table(catalog.table, folder / "catalog.parquet", compression="zstd")
+
+
+def load_data(folder: Path, *, until: int) -> tuple[Catalog, Interactions]:
+    customers, items, orders = (Ids(mapped(folder / f"{name}.npy")) for name in IDS)
+    rows = {name: mapped(folder / f"interactions.{name}.npy") for name in ROWS}
+    catalog = Catalog(items, pq.read_table(folder / "catalog.parquet"))
+    return catalog, Interactions(customers, items, orders, **rows, until=until)
+
+
+def write_manifest(folder: Path, **about: Any) -> Manifest:
+    """Seal a bundle: hash every file in the folder and write `manifest.json` last."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != "manifest.json")
+    manifest = Manifest(files={name: sha256(folder / name) for name in names}, **about)
+    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n")
+    return manifest
+
+
+def champion(home: Path) -> Path:
+    """The folder of the bundle that the file `champion` names."""
+    try:
+        version = (home / CHAMPION).read_text().strip()
+    except FileNotFoundError as error:
+        raise BundleError(f"{home} has no champion yet: run `osclms train`") from error
+    return home / "bundles" / version

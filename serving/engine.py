@@ -1,0 +1,512 @@
+"""The engine: lists for placements from a bundle. Plain Python; the service, bulk, evaluation and messages use it."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property, lru_cache
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.catalog import PATH_SEPARATOR
+from features.history import Store
+from features.interactions import Ints, moment
+from serving.bundle import Bundle
+from serving.fitted import NOTHING, Array, Candidates, Fitted, Neighbors, Vectors, row_of, top_k
+from serving.index import ItemIndex, unit
+from serving.placements import PRICE_STEP, STORIES, Placement, Source
+from serving.schemas import Because, Recommendation, RecommendRequest, RecommendResponse, RequestError
+
+Mask = NDArray[np.bool_]
+Scores = NDArray[np.float32]
+REGULAR = 3  # purchases that make a favourite
+
+
+@dataclass(frozen=True)
+class Product:
+    product_id: str
+    title: str
+    price: float | None
+    currency: str
+    url: str | None
+    image_url: str | None
+
+
+@dataclass(frozen=True)
+class Line:
+    product: Product
+    quantity: float
+
+
+@dataclass(frozen=True)
+class Order:
+    order_id: str
+    customer_id: str | None
+    at: datetime
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Customers with a middling number of purchases and products that many buy: something to look at first."""
+
+    customers: tuple[str, ...]
+    products: tuple[Product, ...]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request in positions. customer −1: a stranger; unknown products are gone from `products`."""
+
+    customer: int
+    owned: Ints
+    products: Ints
+    exclude: Ints
+    limit: int
+    complements_only: bool
+
+
+@dataclass
+class Chosen:
+    """What is in the list so far: positions, and for each what proposed it."""
+
+    items: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)
+    parts: list[dict[str, float]] = field(default_factory=list)
+    own: int = 0  # how many come from the placement's own sources
+
+
+class Engine:
+    """Answers every placement from one bundle, whose arrays it shares with other workers."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.placements: Mapping[str, Placement] = bundle.manifest.placements
+        self.catalog = bundle.catalog
+        self.history = bundle.interactions
+        self.models = bundle.models
+        self.available = np.asarray(self.catalog.available)
+        self.zone = ZoneInfo(self.store.time_zone)
+        orders = np.bincount(self.history.item, minlength=len(self.catalog))
+        self.indexes = {
+            name: ItemIndex(model, self.available, orders)
+            for name, model in self.models.items()
+            if isinstance(model, Vectors) and model.items.shape[1]
+        }
+
+    @classmethod
+    def load(cls, folder: Path, *, verify: bool = False) -> "Engine":
+        """Open the bundle in `folder`. Raises BundleError with the way out."""
+        return cls(Bundle.load(folder, verify=verify))
+
+    @property
+    def version(self) -> str:
+        return self.bundle.manifest.version
+
+    @property
+    def store(self) -> Store:
+        return self.bundle.manifest.store
+
+    @property
+    def data_until(self) -> datetime:
+        return self.bundle.manifest.data_until.astimezone(UTC)
+
+    def recommend(self, placement: str, request: RecommendRequest, *, at: datetime) -> RecommendResponse:
+        """One list. `at` is the moment of the answer where the request names none.
+
+        Raises RequestError for an unknown placement and for a moment before the bundle's `data_until`, as
+        the models learned from what came after it.
+        """
+        row = self.placement(placement)
+        when = request.at or at
+        self.check_moment(when)
+        ask = self.ask(row, request)
+        chosen = self.choose(row, ask)
+        items = tuple(self.told(ask, chosen, n, explain=request.explain) for n in range(len(chosen.items)))
+        return RecommendResponse(
+            recommendation_id=self.recommendation_id(placement, request, when),
+            model_version=self.version,
+            placement=placement,
+            items=items,
+        )
+
+    def recommend_many(
+        self, placement: str, requests: Iterable[RecommendRequest], *, at: datetime
+    ) -> list[RecommendResponse]:
+        """A list for each request, by the very same steps."""
+        return [self.recommend(placement, request, at=at) for request in requests]
+
+    def placement(self, name: str) -> Placement:
+        if name not in self.placements:
+            known = ", ".join(self.placements)
+            raise RequestError("placement", f"there is no placement {name!r}; known: {known}", status=404)
+        return self.placements[name]
+
+    def check_moment(self, when: datetime) -> None:
+        if when < self.data_until:
+            raise RequestError(
+                "at",
+                f"{when.isoformat()} is before {self.data_until.isoformat()}, up to which version {self.version} "
+                "has learned: ask for a later moment, or `osclms train --until` that one",
+            )
+
+    def recommendation_id(self, placement: str, request: RecommendRequest, when: datetime) -> str:
+        """The same question at the same moment has the same id; nobody reads a customer out of it."""
+        key = bytes.fromhex(self.bundle.manifest.fingerprint.ljust(64, "0")[:64])
+        asked = f"{self.version}|{placement}|{when.timestamp()}|{request.model_dump_json()}".encode()
+        return hashlib.blake2b(asked, digest_size=12, key=key).hexdigest()
+
+    def ask(self, row: Placement, request: RecommendRequest) -> Ask:
+        customer = self.position(request.customer_id)
+        products = self.catalog.items.positions(request.product_ids)
+        exclude = self.catalog.items.positions(request.exclude)
+        only = row.complements_only if request.complements_only is None else request.complements_only
+        return Ask(
+            customer=customer,
+            owned=np.unique(self.history.item[self.history.rows(customer)]),
+            products=np.unique(products[products >= 0]),
+            exclude=exclude[exclude >= 0],
+            limit=request.limit or row.limit,
+            complements_only=only,
+        )
+
+    def position(self, customer_id: str | None) -> int:
+        return -1 if customer_id is None else int(self.history.customers.positions([customer_id])[0])
+
+    # --- choosing -------------------------------------------------------------------------------------
+
+    def choose(self, row: Placement, ask: Ask) -> Chosen:
+        """The placement's own list, then its fill, step by step, until the list is long enough."""
+        chosen = Chosen()
+        self.rank(row.sources, self.allowed(row.rules, ask, chosen), ask, chosen)
+        chosen.own = len(chosen.items)
+        for step in row.fill:
+            if len(chosen.items) < ask.limit:
+                self.rank((step.source,), self.allowed(step.rules, ask, chosen), ask, chosen)
+        return chosen
+
+    def allowed(self, rules: Sequence[str], ask: Ask, chosen: Chosen) -> Mask:
+        """What may still enter the list: bool [n_items]."""
+        mask = self.available
+        if len(ask.products) or len(ask.exclude) or chosen.items or rules:
+            mask = mask.copy()
+            for gone in (ask.products, ask.exclude, chosen.items):
+                mask[gone] = False
+            self.drop_groups(mask, np.concatenate([ask.products, np.array(chosen.items, np.int64)]))
+        for rule in (*rules, *(["complements_only"] if ask.complements_only else [])):
+            RULES[rule](self, ask, mask)
+        return mask
+
+    def drop_groups(self, mask: Mask, items: Array) -> None:
+        """Variants of a style that is asked about or listed are the same thing once more."""
+        groups = self.catalog.group[items.astype(np.int64)]
+        if np.any(groups >= 0):
+            mask[np.isin(self.catalog.group, groups[groups >= 0])] = False
+
+    def rank(self, sources: Sequence[Source], allowed: Mask, ask: Ask, chosen: Chosen) -> None:
+        """Append the best of what the sources propose among the allowed."""
+        proposed = [self.propose(source, allowed, ask) for source in sources if source.take]
+        items = np.unique(np.concatenate(proposed)) if proposed else NOTHING[0]
+        items = items[allowed[items]]
+        parts = np.stack([s.weight * scaled(self.score(s, items, ask)) for s in sources])
+        total = parts.sum(axis=0)
+        best = (
+            top_k(total, ask.limit - len(chosen.items))
+            if not self.has_groups
+            else self.distinct(total, items)
+        )
+        for place in best[: ask.limit - len(chosen.items)].tolist():
+            chosen.items.append(int(items[place]))
+            chosen.scores.append(float(total[place]))
+            chosen.sources.append(sources[int(np.argmax(parts[:, place]))])
+            names = [f"{source.model}:{source.asks}" for source in sources]
+            chosen.parts.append(dict(zip(names, parts[:, place].round(6).tolist(), strict=True)))
+
+    @cached_property
+    def has_groups(self) -> bool:
+        return bool(np.any(self.catalog.group >= 0))
+
+    def distinct(self, total: Scores, items: Array) -> Array:
+        """Places by score, of each style group the best only."""
+        order = top_k(total, len(total))
+        group = self.catalog.group[items[order]]
+        group = np.where(group < 0, -1 - np.arange(len(group)), group)
+        return order[np.sort(np.unique(group, return_index=True)[1])]
+
+    def propose(self, source: Source, allowed: Mask, ask: Ask) -> Array:
+        """Items that a source puts forward, allowed or not, best first where that is known."""
+        model = self.models[source.model]
+        if isinstance(model, Vectors):
+            return self.nearest(source, model, allowed, ask)
+        return self.stored(source, model, ask)[0]
+
+    def nearest(self, source: Source, model: Vectors, allowed: Mask, ask: Ask) -> Array:
+        if source.asks == "nobody":
+            return first(self.ordered(source.model), allowed, source.take)
+        index, only = self.indexes[source.model], None if allowed is self.available else allowed
+        if source.asks == "customer":
+            return index.of_customer(ask.customer, source.take, only)
+        return index.like_items(ask.products, source.take, only) if len(ask.products) else NOTHING[0]
+
+    @lru_cache(maxsize=8)  # noqa: B019 - an engine lives as long as its worker
+    def ordered(self, name: str) -> Array:
+        """Available items by falling bias."""
+        bias = self.models[name].arrays()["bias"]
+        return top_k(bias, len(bias), self.available & (bias > 0))
+
+    def stored(self, source: Source, model: Fitted, ask: Ask) -> tuple[Array, Scores]:
+        """(items, scores) of a model that keeps its answers, sorted by position."""
+        if isinstance(model, Candidates):
+            return model.of_customer(ask.customer)
+        assert isinstance(model, Neighbors)
+        return model.of_items(ask.products if source.asks == "products" else ask.owned)
+
+    def score(self, source: Source, items: Array, ask: Ask) -> Scores:
+        """What one source thinks of these items, higher is better; 0 throughout where it cannot tell."""
+        model = self.models[source.model]
+        if not isinstance(model, Vectors):
+            return looked_up(*self.stored(source, model, ask), items)
+        if source.asks == "nobody":
+            return model.bias[items]
+        if source.asks == "customer" and ask.customer >= 0:
+            return model.items[items] @ model.customers[ask.customer] + model.bias[items]
+        if source.asks == "products" and len(ask.products):
+            return unit(model.items[items]) @ unit(model.items[ask.products]).sum(axis=0)
+        return np.zeros(len(items), np.float32)
+
+    # --- telling --------------------------------------------------------------------------------------
+
+    def told(self, ask: Ask, chosen: Chosen, place: int, *, explain: bool) -> Recommendation:
+        item, source = chosen.items[place], chosen.sources[place]
+        because = self.because(source, item, ask)
+        product = self.product(item)
+        return Recommendation(
+            **vars(product),
+            score=round(chosen.scores[place], 6),
+            source=source.model,
+            story=self.story(source, item, because, ask),
+            because=tuple(
+                Because(product_id=self.product_id(b), title=self.catalog.title[b]) for b in because
+            ),
+            filled=place >= chosen.own,
+            parts=chosen.parts[place] if explain else None,
+        )
+
+    def product_id(self, item: int) -> str:
+        return self.catalog.items.at([item])[0]
+
+    def product(self, item: int) -> Product:
+        price = float(self.catalog.price[item])
+        return Product(
+            self.product_id(item),
+            self.catalog.title[item],
+            None if np.isnan(price) else round(price, 2),
+            self.store.currency,
+            self.links["url"][item],
+            self.links["image_url"][item],
+        )
+
+    @cached_property
+    def links(self) -> dict[str, list[str | None]]:
+        return {name: self.catalog.table[name].to_pylist() for name in ("url", "image_url")}
+
+    def because(self, source: Source, item: int, ask: Ask) -> list[int]:
+        """The product that led here, if one did."""
+        if source.asks == "nobody" and source.story != "step_up":
+            return []
+        model = self.models[source.model]
+        if isinstance(model, Candidates):
+            return []
+        held = (
+            ask.products
+            if source.asks == "products" or source.story == "step_up"
+            else self.often(ask.customer)
+        )
+        return [int(held[self.closeness(model, held, item).argmax()])] if len(held) else []
+
+    def closeness(self, model: Fitted, held: Array, item: int) -> Scores:
+        """How strongly each of the held products leads to `item`."""
+        if isinstance(model, Neighbors):
+            row = np.array([item])
+            return np.array([looked_up(*row_of(model.items, int(h)), row)[0] for h in held])
+        assert isinstance(model, Vectors)
+        near = unit(model.items[held]) @ unit(model.items[[item]])[0]
+        return near + 2 * (self.catalog.category[held] == self.catalog.category[item])
+
+    def often(self, customer: int, most: int = 50) -> Array:
+        """The items that a customer bought most often."""
+        items, times = np.unique(self.history.item[self.history.rows(customer)], return_counts=True)
+        return items[top_k(times, most)]
+
+    def story(self, source: Source, item: int, because: list[int], ask: Ask) -> str:
+        key, slots = source.story, {"category": self.need(item)}
+        if key == "again":
+            rows = self.history.rows(ask.customer)
+            bought = self.history.at[rows][self.history.item[rows] == item]
+            slots |= {"times": str(len(bought)), "last": self.day(int(bought.max()))}
+            key = "regular" if len(bought) >= REGULAR else "again"
+        if because:
+            slots["because"] = self.catalog.title[because[0]]
+        return STORIES[key if key not in NEED_A_REASON or because else "like_you"].format(**slots)
+
+    def need(self, item: int) -> str:
+        """The finest category's own name."""
+        code = int(self.catalog.category[item])
+        name = self.catalog.categories[code].split(PATH_SEPARATOR)[-1] if code >= 0 else "this category"
+        return name.title() if name.isupper() else name
+
+    def day(self, at: int) -> str:
+        local = moment(at).astimezone(self.zone)
+        return f"{local.day} {local:%B %Y}"
+
+    # --- looking up -----------------------------------------------------------------------------------
+
+    def order(self, customer_id: str | None, order_id: str | None) -> Order | None:
+        """An order with its lines, a customer's latest where no id is given; None where it is unknown.
+
+        An order of somebody else is unknown too.
+        """
+        customer = self.position(customer_id)
+        number = (
+            self.latest_order(customer)
+            if order_id is None
+            else int(self.history.orders.positions([order_id])[0])
+        )
+        if number < 0:
+            return None
+        by_order, start = self.history.order_rows
+        rows = by_order[start[number] : start[number + 1]]
+        owner = int(self.history.customer[rows[0]])
+        if customer_id is not None and owner != customer:
+            return None
+        lines = tuple(
+            Line(self.product(int(self.history.item[r])), float(self.history.quantity[r])) for r in rows
+        )
+        name = self.history.customers.at([owner])[0] if owner >= 0 else None
+        return Order(self.history.orders.at([number])[0], name, moment(self.history.at[rows[0]]), lines)
+
+    def latest_order(self, customer: int) -> int:
+        rows = self.history.rows(customer)
+        return int(self.history.order[rows.stop - 1]) if rows.stop > rows.start else -1
+
+    def sample(self, customers: int = 12, products: int = 60) -> Sample:
+        bought = np.diff(self.history.start)
+        middling = top_k(-np.abs(bought - np.median(bought)), customers) if len(bought) else NOTHING[0]
+        popular = self.ordered("popular")[:products]
+        return Sample(
+            tuple(self.history.customers.at(middling)), tuple(self.product(int(i)) for i in popular)
+        )
+
+    def search(self, text: str, most: int = 20) -> list[Product]:
+        """Available products whose title holds every word of `text`, what sells best first."""
+        words = text.casefold().split()
+        found: list[Product] = []
+        for item in self.by_popularity.tolist():
+            if len(found) < most and all(word in self.folded[item] for word in words):
+                found.append(self.product(item))
+        return found
+
+    @cached_property
+    def by_popularity(self) -> Array:
+        return np.argsort(-self.models["popular"].arrays()["bias"], kind="stable")
+
+    @cached_property
+    def folded(self) -> list[str]:
+        return [title.casefold() for title in self.catalog.title]
+
+    @cached_property
+    def members(self) -> tuple[Array, Array]:
+        """(items sorted by finest category, where each category starts in them)."""
+        by = np.argsort(self.catalog.category, kind="stable")
+        return by, np.searchsorted(self.catalog.category[by], np.arange(len(self.catalog.categories) + 1))
+
+    def same_need(self, item: int) -> Array:
+        """Items of this item's finest category; of an unknown category, the item alone."""
+        code = int(self.catalog.category[item])
+        by, start = self.members
+        return by[start[code] : start[code + 1]] if code >= 0 else np.array([item])
+
+
+NEED_A_REASON = {key for key, text in STORIES.items() if "{because}" in text}
+
+
+def scaled(scores: Scores) -> Scores:
+    """Scores as 0..1 among the candidates: the lowest, or 0 where none is below it, becomes 0."""
+    low, high = min(0.0, scores.min(initial=0)), scores.max(initial=0)
+    return (scores - low) / (high - low) if high > low else np.zeros_like(scores)
+
+
+def looked_up(items: Array, scores: Scores, wanted: Array) -> Scores:
+    """Scores of the wanted items, 0 where there is none. `items` is sorted."""
+    if not len(items):
+        return np.zeros(len(wanted), np.float32)
+    place = np.minimum(np.searchsorted(items, wanted), len(items) - 1)
+    return np.where(items[place] == wanted, scores[place], 0).astype(np.float32)
+
+
+def first(ordered: Array, allowed: Mask, take: int) -> Array:
+    """The first `take` allowed of an ordered list, without reading more of it than it must."""
+    reach = take
+    while True:
+        found = ordered[:reach][allowed[ordered[:reach]]]
+        if len(found) >= take or reach >= len(ordered):
+            return found[:take]
+        reach *= 4
+
+
+# --- rules: each takes items out of the mask ----------------------------------------------------------
+
+
+def not_owned(engine: Engine, ask: Ask, mask: Mask) -> None:
+    mask[ask.owned] = False
+
+
+def owned(engine: Engine, ask: Ask, mask: Mask) -> None:
+    inside = np.zeros_like(mask)
+    inside[ask.owned] = True
+    mask &= inside
+
+
+def same_need(engine: Engine, ask: Ask, mask: Mask) -> None:
+    only(mask, [engine.same_need(int(item)) for item in ask.products])
+
+
+def dearer(engine: Engine, ask: Ask, mask: Mask) -> None:
+    """The same need, a price step above what is asked about."""
+    low, high = PRICE_STEP
+    steps = []
+    for item in ask.products.tolist():
+        near = engine.same_need(item)
+        ratio = engine.catalog.price[near] / engine.catalog.price[item]
+        steps.append(near[(ratio >= low) & (ratio <= high)])
+    only(mask, steps)
+
+
+def no_substitutes(engine: Engine, ask: Ask, mask: Mask) -> None:
+    """Bar what shares a finest category with an asked product but not, more often than chance, a basket."""
+    together = engine.models["complements"]
+    assert isinstance(together, Neighbors)
+    for item in ask.products.tolist():
+        near = engine.same_need(item)
+        mask[near[looked_up(*row_of(together.items, item), near) == 0]] = False
+
+
+def complements_only(engine: Engine, ask: Ask, mask: Mask) -> None:
+    for item in ask.products.tolist():
+        mask[engine.same_need(item)] = False
+
+
+def only(mask: Mask, groups: list[Array]) -> None:
+    inside = np.zeros_like(mask)
+    for group in groups:
+        inside[group] = True
+    mask &= inside
+
+
+RULES: Mapping[str, Callable[[Engine, Ask, Mask], None]] = {
+    rule.__name__: rule for rule in (not_owned, owned, same_need, dearer, no_substitutes, complements_only)
+}

@@ -1,0 +1,100 @@
+"""The OpenAPI document, made from the pydantic models and the table of operations."""
+
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from serving.schemas import ErrorBody, JsonObject
+
+REFERENCE = "#/components/schemas/{model}"
+ERRORS = {
+    400: "the request is not understood; the fields say why",
+    404: "nothing of that name",
+    405: "another method is wanted",
+    413: "the body is too large",
+    415: "the body is no JSON",
+    500: "our fault",
+}
+POST_ONLY = (413, 415)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One row of the wire: what a route takes and gives. `also` lists media types beside JSON."""
+
+    name: str
+    method: str
+    path: str
+    summary: str
+    answer: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    body: type[BaseModel] | None = None
+    also: tuple[str, ...] = field(default=())
+
+
+def document(
+    title: str, version: str, operations: tuple[Operation, ...], placements: tuple[str, ...]
+) -> JsonObject:
+    """OpenAPI 3.1 of these operations. A {placement} in a path is one of `placements`."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": version},
+        "paths": {o.path: {o.method.lower(): described(o, placements)} for o in operations},
+        "components": {"schemas": schemas(operations)},
+    }
+
+
+def schemas(operations: tuple[Operation, ...]) -> JsonObject:
+    models = {model for o in operations for model in (o.answer, o.body) if model} | {ErrorBody}
+    ordered = sorted(models, key=lambda model: model.__name__)
+    _, found = models_json_schema([(model, "validation") for model in ordered], ref_template=REFERENCE)
+    definitions: JsonObject = found["$defs"]
+    return definitions
+
+
+def described(operation: Operation, placements: tuple[str, ...]) -> JsonObject:
+    about: JsonObject = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "parameters": [*path_parameters(operation, placements), *query_parameters(operation)],
+        "responses": {"200": success(operation), **errors(operation)},
+    }
+    if operation.body:
+        about["requestBody"] = {"required": False, "content": json_of(operation.body)}
+    return about
+
+
+def path_parameters(operation: Operation, placements: tuple[str, ...]) -> list[JsonObject]:
+    if "{placement}" not in operation.path:
+        return []
+    schema = {"type": "string", "enum": list(placements)}
+    return [{"name": "placement", "in": "path", "required": True, "schema": schema}]
+
+
+def query_parameters(operation: Operation) -> list[JsonObject]:
+    if operation.query is None:
+        return []
+    schema = operation.query.model_json_schema(ref_template=REFERENCE)
+    required = schema.get("required", [])
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": about}
+        for name, about in schema["properties"].items()
+    ]
+
+
+def success(operation: Operation) -> JsonObject:
+    media: JsonObject = json_of(operation.answer) if operation.answer else {}
+    return {"description": "as asked", "content": {**media, **dict.fromkeys(operation.also, TEXT)}}
+
+
+def errors(operation: Operation) -> JsonObject:
+    wanted = (status for status in ERRORS if operation.method == "POST" or status not in POST_ONLY)
+    return {str(status): {"description": ERRORS[status], "content": json_of(ErrorBody)} for status in wanted}
+
+
+def json_of(model: type[BaseModel]) -> JsonObject:
+    return {"application/json": {"schema": {"$ref": REFERENCE.format(model=model.__name__)}}}
+
+
+TEXT: JsonObject = {"schema": {"type": "string"}}

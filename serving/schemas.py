@@ -1,0 +1,86 @@
+"""The wire: what a caller asks and what it gets. The pydantic models are also the OpenAPI document."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_LIMIT = 100
+MAX_IDS = 500
+
+
+def in_utc(at: datetime) -> datetime:
+    """A moment without a zone is UTC: the one reading that cannot depend on where the service runs."""
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Moment = Annotated[datetime, AfterValidator(in_utc)]
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RecommendRequest(Wire):
+    """All fields may be missing: a stranger with an empty basket gets a list too."""
+
+    customer_id: Id | None = None
+    product_ids: tuple[Id, ...] = Field((), max_length=MAX_IDS, description="the product looked at, or the basket")
+    exclude: tuple[Id, ...] = Field((), max_length=MAX_IDS, description="never in the list")
+    limit: int | None = Field(None, ge=1, le=MAX_LIMIT, description="missing: the placement's own")
+    at: Moment | None = Field(None, description="answer as of this moment; missing: now")
+    complements_only: bool | None = Field(
+        None, description="bar every finest category in product_ids; missing: the placement's own"
+    )
+    explain: bool = Field(False, description="add what each source scored")
+
+
+class Because(Wire):
+    product_id: str
+    title: str
+
+
+class Recommendation(Wire):
+    product_id: str
+    title: str
+    price: float | None
+    currency: str
+    url: str | None
+    image_url: str | None
+    score: float = Field(description="higher is better; comparable within one list only")
+    source: str = Field(description="the recipe that proposed it: habit, als, copurchase …")
+    story: str = Field(description="one line for people: why it is here")
+    because: tuple[Because, ...] = Field((), description="the products that led here")
+    filled: bool = Field(False, description="true where the placement's own sources ran out")
+    parts: dict[str, float] | None = Field(None, description="with explain: what each source scored")
+
+
+class RecommendResponse(Wire):
+    recommendation_id: str
+    model_version: str
+    placement: str
+    items: tuple[Recommendation, ...]
+
+
+class FieldError(Wire):
+    field: str
+    message: str
+
+
+class ErrorBody(Wire):
+    """Every error, one shape."""
+
+    error: str
+    fields: tuple[FieldError, ...] = ()
+
+
+class RequestError(ValueError):
+    """A request that cannot be answered: names the field, says the way out. Answered as 400 or 404."""
+
+    def __init__(self, field: str, message: str, status: int = 400) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field, self.message, self.status = field, message, status
+
+
+JsonObject = dict[str, Any]

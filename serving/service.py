@@ -1,0 +1,472 @@
+"""The service: routes and nothing else. The Engine answers, lifecycle writes.
+
+The routes are a plain ASGI app mounted at "/": GETs and the front page need a mount, and it is the fastest
+way through BentoML (docs/decisions.md). At the `Edge` every error becomes one JSON shape, nothing that a
+caller sent reaches a log, and each answer is counted.
+"""
+
+import gc
+import json
+import logging
+import os
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Literal
+
+import bentoml
+import faiss
+from anyio import to_thread
+from bentoml.exceptions import BentoMLConfigException
+from pydantic import BaseModel, Field, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import Message as AsgiMessage
+from starlette.types import Receive, Scope, Send
+
+from features.history import History
+from lifecycle.messages import Message, thank_you
+from serving import metrics
+from serving.bundle import BundleError
+from serving.engine import Engine, Product
+from serving.openapi import Operation, document
+from serving.schemas import (
+    ErrorBody,
+    FieldError,
+    Id,
+    Moment,
+    RecommendRequest,
+    RecommendResponse,
+    RequestError,
+    Wire,
+)
+from serving.settings import Settings, SettingsError
+
+WIRE = "1"  # the version of what is under /v1
+MAX_BODY = 1_000_000
+MAX_FOUND = 20
+MAX_FAULTS = 20
+NO_PLACEMENT, NO_ROUTE = "none", "unknown"  # labels where the path names none of ours
+HTML, TEXT, JSON = "text/html; charset=utf-8", "text/plain; charset=utf-8", "application/json"
+FOLDER = Path(__file__).parent
+log = logging.getLogger("osclms.service")
+
+
+class PlacementAbout(Wire):
+    name: str
+    about: str
+    asks: tuple[str, ...] = Field(description="what it asks with: customer, products or nobody")
+    limit: int
+
+
+class Placements(Wire):
+    placements: tuple[PlacementAbout, ...]
+
+
+class ProductAbout(Wire):
+    product_id: str
+    title: str
+    price: float | None
+    currency: str
+
+
+class Products(Wire):
+    products: tuple[ProductAbout, ...]
+
+
+class Showcase(Wire):
+    """Who and what the demo page offers to begin with, and what it is served from."""
+
+    store: str
+    currency: str
+    model_version: str
+    data_until: datetime
+    customers: tuple[str, ...]
+    products: tuple[ProductAbout, ...]
+
+
+class ProductQuery(Wire):
+    q: str = Field("", max_length=200, description="words that the title has, in any order")
+    limit: int = Field(MAX_FOUND, ge=1, le=MAX_FOUND)
+
+
+class MessageQuery(Wire):
+    customer_id: Id | None = None
+    order_id: Id | None = Field(None, description="missing: the customer's latest order")
+    part: Literal["html", "text"] | None = Field(None, description="this part alone; missing: all, as JSON")
+    at: Moment | None = Field(None, description="as of this moment; missing: now")
+
+
+class MessageAnswer(Wire):
+    subject: str
+    html: str
+    text: str
+    recommendation_ids: tuple[str, ...]
+    lists: tuple[RecommendResponse, ...]
+
+
+PARTS: Mapping[str, str] = {"html": HTML, "text": TEXT}
+OPERATIONS = (
+    Operation(
+        "recommend",
+        "POST",
+        "/v1/recommend/{placement}",
+        "A list for a placement",
+        answer=RecommendResponse,
+        body=RecommendRequest,
+    ),
+    Operation(
+        "placements", "GET", "/v1/placements", "The placements, and what each asks with", answer=Placements
+    ),
+    Operation(
+        "thank_you",
+        "GET",
+        "/v1/messages/thank_you",
+        "Thanks for an order, with lists embedded",
+        answer=MessageAnswer,
+        query=MessageQuery,
+        also=("text/html", "text/plain"),
+    ),
+    Operation("products", "GET", "/v1/products", "Products by title", answer=Products, query=ProductQuery),
+    Operation("sample", "GET", "/v1/sample", "A few customers and products to try", answer=Showcase),
+    Operation("livez", "GET", "/livez", "The process runs", also=("text/plain",)),
+    Operation("readyz", "GET", "/readyz", "The bundle is loaded and warm", also=("text/plain",)),
+    Operation("metrics", "GET", "/metrics", "Counts and latencies for Prometheus", also=("text/plain",)),
+    Operation("openapi", "GET", "/openapi.json", "This document"),
+    Operation("page", "GET", "/", "The storefront page", also=("text/html",)),
+    Operation("style", "GET", "/page.css", "Its style", also=("text/css",)),
+    Operation("script", "GET", "/page.js", "Its script", also=("text/javascript",)),
+)
+ASSETS: Mapping[str, tuple[str, str]] = {
+    "page": ("page.html", HTML),
+    "style": ("page.css", "text/css; charset=utf-8"),
+    "script": ("page.js", "text/javascript; charset=utf-8"),
+}
+PAGE_HEADERS = {
+    "Cache-Control": "no-cache",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
+        "img-src 'self' https: http: data:; base-uri 'none'; form-action 'none'"
+    ),
+}
+MESSAGE_HEADERS = {
+    "Vary": "Accept",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src https: http:",
+}
+
+
+class Site:
+    """The routes over one engine: each reads a request, asks, and writes the answer."""
+
+    def __init__(self, engine: Engine, *, as_of: datetime | None, history: Path | None) -> None:
+        self.engine, self.as_of = engine, as_of
+        self.history = History(history) if history else None
+        self.model = metrics.Model(engine.version, engine.data_until.timestamp())
+
+    def at(self, wanted: datetime | None) -> datetime:
+        return wanted or self.as_of or datetime.now(UTC)
+
+    async def recommend(self, request: Request) -> Response:
+        asked = RecommendRequest.model_validate_json(await read_json(request))
+        started = time.perf_counter()
+        response = self.engine.recommend(request.path_params["placement"], asked, at=self.at(asked.at))
+        spent = (time.perf_counter() - started) * 1000
+        return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}"})
+
+    async def placements(self, _: Request) -> Response:
+        found = self.engine.placements.values()
+        rows = (PlacementAbout(name=p.name, about=p.about, asks=p.asks, limit=p.limit) for p in found)
+        return answer(Placements(placements=tuple(rows)))
+
+    async def thank_you(self, request: Request) -> Response:
+        asked = MessageQuery.model_validate(query(request))
+        message = thank_you(
+            self.engine,
+            customer_id=asked.customer_id,
+            order_id=asked.order_id,
+            profile=await self.profile(asked.customer_id),
+            at=self.at(asked.at),
+        )
+        return written(message, asked.part or preferred(request))
+
+    async def profile(self, customer_id: str | None) -> Mapping[str, Any] | None:
+        if self.history is None or customer_id is None:
+            return None
+        return await to_thread.run_sync(known, self.history, customer_id)
+
+    async def products(self, request: Request) -> Response:
+        asked = ProductQuery.model_validate(query(request))
+        return answer(Products(products=listed(self.engine.search(asked.q, asked.limit))))
+
+    async def sample(self, _: Request) -> Response:
+        engine, sample = self.engine, self.engine.sample()
+        return answer(
+            Showcase(
+                store=engine.store.name,
+                currency=engine.store.currency,
+                model_version=engine.version,
+                data_until=engine.data_until,
+                customers=tuple(sample.customers),
+                products=listed(sample.products),
+            )
+        )
+
+    async def livez(self, _: Request) -> Response:
+        """BentoML answers both probes before they reach us; here, the other methods get their 405."""
+        return Response("\n", media_type=TEXT)
+
+    async def readyz(self, _: Request) -> Response:
+        return Response("\n", media_type=TEXT)
+
+    async def metrics(self, _: Request) -> Response:
+        text, media_type = await to_thread.run_sync(metrics.exposition, self.model)
+        return Response(text, media_type=media_type)
+
+    async def openapi(self, _: Request) -> Response:
+        described = document("OSCLMS", WIRE, OPERATIONS, tuple(self.engine.placements))
+        return Response(json.dumps(described), media_type=JSON)
+
+    async def page(self, _: Request) -> Response:
+        return asset("page")
+
+    async def style(self, _: Request) -> Response:
+        return asset("style")
+
+    async def script(self, _: Request) -> Response:
+        return asset("script")
+
+
+def known(history: History, customer_id: str) -> dict[str, Any] | None:
+    return history.row("customers", history.resolve(customer_id))
+
+
+def listed(products: Any) -> tuple[ProductAbout, ...]:
+    return tuple(product_about(product) for product in products)
+
+
+def product_about(product: Product) -> ProductAbout:
+    return ProductAbout(
+        product_id=product.product_id, title=product.title, price=product.price, currency=product.currency
+    )
+
+
+def answer(value: BaseModel, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(value.model_dump_json(), media_type=JSON, headers=headers)
+
+
+def written(message: Message, part: str | None) -> Response:
+    if part:
+        return Response(getattr(message, part), media_type=PARTS[part], headers=MESSAGE_HEADERS)
+    ids = tuple(response.recommendation_id for response in message.lists)
+    whole = MessageAnswer(**vars(message), recommendation_ids=ids)
+    return answer(whole, {"Vary": "Accept"})
+
+
+def preferred(request: Request) -> str | None:
+    """The part that the Accept header names first; None for JSON, which is also what no preference gets."""
+    for kind in request.headers.get("accept", "").split(","):
+        if (name := kind.split(";")[0].strip().lower()) in (JSON, "*/*"):
+            return None
+        if name in ("text/html", "text/plain"):
+            return "html" if name == "text/html" else "text"
+    return None
+
+
+@cache
+def asset(name: str) -> Response:
+    file, media_type = ASSETS[name]
+    return Response((FOLDER / file).read_bytes(), media_type=media_type, headers=PAGE_HEADERS)
+
+
+def query(request: Request) -> dict[str, str]:
+    """The query's parameters; one given twice is refused, as which of the two counts is anyone's guess."""
+    pairs = request.query_params.multi_items()
+    given = dict(pairs)
+    if len(pairs) > len(given):
+        twice = next(name for name in given if len(request.query_params.getlist(name)) > 1)
+        raise RequestError(twice, "given more than once: give it once")
+    return given
+
+
+async def read_json(request: Request) -> bytes:
+    """The body, `{}` where there is none. Refuses what is no JSON by its type and what is too large."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise RequestError("body", f"larger than {MAX_BODY:,} bytes: ask in parts", 413)
+    kind = request.headers.get("content-type", JSON).split(";")[0].strip().lower()
+    if body and kind != JSON:
+        raise RequestError("content-type", f"{kind} is not understood: send {JSON}", 415)
+    return bytes(body) or b"{}"
+
+
+def invalid(error: ValidationError) -> tuple[int, ErrorBody]:
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    if faults[0]["type"] == "json_invalid":
+        return 400, ErrorBody(error=f"the body is not JSON: {faults[0]['msg']}")
+    fields = tuple(FieldError(field=dotted(f["loc"]), message=f["msg"]) for f in faults[:MAX_FAULTS])
+    return 400, ErrorBody(error=f"{fields[0].field}: {fields[0].message}", fields=fields)
+
+
+def dotted(place: tuple[int | str, ...]) -> str:
+    return ".".join(str(step) for step in place) or "body"
+
+
+def refused(error: RequestError) -> tuple[int, ErrorBody]:
+    field = FieldError(field=error.field, message=error.message)
+    return error.status, ErrorBody(error=str(error), fields=(field,))
+
+
+def unrouted(error: HTTPException) -> tuple[int, ErrorBody]:
+    allowed = (error.headers or {}).get("Allow")
+    hint = f"use {' or '.join(sorted(allowed.split(', ')))}" if allowed else "see /openapi.json"
+    return error.status_code, ErrorBody(error=f"{HTTPStatus(error.status_code).phrase.lower()}: {hint}")
+
+
+def failed(error: Exception) -> tuple[int, ErrorBody]:
+    """Our own fault. The log gets the kind and the place; the message may hold what the caller sent."""
+    place = "".join(traceback.format_tb(error.__traceback__))
+    log.error("request failed with %s\n%s", type(error).__name__, place)
+    return 500, ErrorBody(error="something went wrong here; the request may be repeated")
+
+
+EXPLAIN: tuple[tuple[type[Exception], Callable[[Any], tuple[int, ErrorBody]]], ...] = (
+    (ValidationError, invalid),
+    (RequestError, refused),
+    (HTTPException, unrouted),
+    (Exception, failed),
+)
+
+
+def explained(error: Exception) -> Response:
+    explain = next(explain for kind, explain in EXPLAIN if isinstance(error, kind))
+    status, body = explain(error)
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return Response(body.model_dump_json(), status, headers=headers, media_type=JSON)
+
+
+class Edge:
+    """The ASGI app: catches, measures, passes on.
+
+    Not a Starlette instance, as BentoML would match the routes of one twice, and answer unknown paths itself.
+    """
+
+    def __init__(self) -> None:
+        self.site: Site | None = None
+        self.router: Callable[[Scope, Receive, Send], Awaitable[None]] = unready
+
+    def open(self, site: Site) -> None:
+        routes = [Route(o.path, getattr(site, o.name), methods=[o.method]) for o in OPERATIONS]
+        self.site, self.router = site, Router(routes, redirect_slashes=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started, sent = time.perf_counter(), Sent(send)
+        try:
+            await self.router(scope, receive, sent)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            await explained(error)(scope, receive, sent)
+        metrics.record(*self.labels(scope), sent.status, time.perf_counter() - started)
+
+    def labels(self, scope: Scope) -> tuple[str, str]:
+        """Route and placement as our own words: whatever else was sent is one label."""
+        route = getattr(scope.get("endpoint"), "__name__", NO_ROUTE)
+        placement = scope.get("path_params", {}).get("placement", NO_PLACEMENT)
+        known = self.site is not None and placement in self.site.engine.placements
+        return route, placement if known else NO_PLACEMENT
+
+
+class Sent:
+    """A `send` that remembers the status."""
+
+    def __init__(self, send: Send) -> None:
+        self.send, self.status = send, 0
+
+    async def __call__(self, message: AsgiMessage) -> None:
+        self.status = message.get("status", self.status)
+        await self.send(message)
+
+
+async def unready(*_: Any) -> None:
+    raise HTTPException(503)
+
+
+@cache
+def settings() -> Settings:
+    """Read once a process; refused as BentoML wants it, which prints the message and no traceback."""
+    try:
+        return Settings.read(os.environ)
+    except SettingsError as error:
+        raise BentoMLConfigException(str(error)) from error
+
+
+def load(settings: Settings) -> Site:
+    """The site over the bundle that the settings name, warmed up. Raises BundleError."""
+    site = Site(Engine.load(settings.folder()), as_of=settings.as_of, history=settings.history())
+    warm_up(site)
+    return site
+
+
+def warm_up(site: Site) -> None:
+    """One answer from every placement, so that the first caller does not pay for first uses."""
+    sample = site.engine.sample()
+    asked = RecommendRequest(
+        customer_id=next(iter(sample.customers), None),
+        product_ids=tuple(product.product_id for product in sample.products[:1]),
+    )
+    for placement in site.engine.placements:
+        site.engine.recommend(placement, asked, at=site.at(None))
+    thank_you(site.engine, customer_id=asked.customer_id, order_id=None, profile=None, at=site.at(None))
+
+
+def settle() -> None:
+    """What is loaded stays: the collector need not look at it again. Without this p99 is 200 ms."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 1000)
+
+
+EDGE = Edge()
+
+
+@bentoml.service(
+    name="osclms",
+    workers=settings().workers,
+    traffic={"timeout": 10},  # BentoML keeps a timer for each request so long
+    logging={"access": {"enabled": False}},
+    metrics={"enabled": False},  # ours is at /metrics; BentoML's labels by raw path
+    tracing={"excluded_urls": ".*"},
+)
+@bentoml.asgi_app(EDGE, path="/")
+class Service:
+    """One engine a worker, loaded before the worker takes a request."""
+
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]
+    @staticmethod
+    def check() -> None:
+        """Before any worker starts: in a worker an error would only respawn it for ever."""
+        try:
+            load(settings())
+        except BundleError as error:
+            raise BentoMLConfigException(str(error)) from error
+        except RequestError as error:  # the first answer, as of OSCLMS_AS_OF or now
+            raise BentoMLConfigException(f"OSCLMS_AS_OF: {error.message}") from error
+
+    def __init__(self) -> None:
+        faiss.omp_set_num_threads(1)
+        EDGE.open(load(settings()))
+        settle()
+
+    async def __is_ready__(self) -> bool:
+        return EDGE.site is not None

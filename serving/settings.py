@@ -1,0 +1,68 @@
+"""What the environment says, read once at the edge. A name or value that is not understood is refused."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt, ValidationError
+
+from serving.bundle import BundleError, champion
+from serving.schemas import Moment
+
+PREFIX = "OSCLMS_"
+CARRIED = Path(__file__).parent.parent / "bundle"  # beside the packages in a bento
+DEFAULT_HOME = Path(".osclms")
+
+
+class SettingsError(ValueError):
+    """An environment variable is not understood; the message names it and says what is."""
+
+
+def iso(text: object) -> object:
+    """2018-01-01 or 2018-01-01T09:30+01:00; not the bare numbers that pydantic would read as seconds."""
+    return datetime.fromisoformat(text) if isinstance(text, str) else text
+
+
+class Settings(BaseModel):
+    """OSCLMS_HOME, OSCLMS_BUNDLE, OSCLMS_AS_OF, OSCLMS_WORKERS."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path | None = None
+    bundle: Path | None = None
+    as_of: Annotated[Moment, BeforeValidator(iso)] | None = None
+    workers: PositiveInt = 1
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> "Settings":
+        ours = ((name, text) for name, text in environ.items() if name.startswith(PREFIX) and text)
+        try:
+            return cls.model_validate({name[len(PREFIX) :].lower(): text for name, text in ours})
+        except ValidationError as error:
+            raise SettingsError(explained(error)) from error
+
+    def folder(self) -> Path:
+        """The bundle to serve: the champion at home, else the one named, else the one carried along.
+
+        Raises BundleError where there is none.
+        """
+        if self.home is not None:
+            return champion(self.home)
+        carried = self.bundle or CARRIED
+        if carried.is_dir():
+            return carried
+        if self.bundle is not None:
+            raise BundleError(f"OSCLMS_BUNDLE names {self.bundle}, which is no folder: correct or unset it")
+        return champion(DEFAULT_HOME)
+
+    def history(self) -> Path | None:
+        """The history that profiles are read from. A carried bundle comes without one."""
+        home = self.home or (None if self.bundle or CARRIED.is_dir() else DEFAULT_HOME)
+        return home / "history" if home and (home / "history").is_dir() else None
+
+
+def explained(error: ValidationError) -> str:
+    known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
+    faults = (f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+    return f"{'; '.join(faults)} (known: {known})"

@@ -1,0 +1,47 @@
+"""The contract: every check is SQL that DuckDB understands, and the documentation names every column."""
+
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from features.schema import EVENTS, PROMOTIONS, SQL, TABLES, Table
+
+DOCS = Path(__file__).parent.parent / "docs" / "data.md"
+
+
+def empty(table: Table) -> str:
+    return "SELECT " + ", ".join(f"NULL::{SQL[c.type]} AS {c.name}" for c in table.columns)
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_checks_are_sql_and_hold_for_what_is_missing(table: Table) -> None:
+    with duckdb.connect() as db:
+        db.execute("SET TimeZone = 'UTC'")
+        for check in table.checks:
+            assert db.execute(f"SELECT ({check.holds}) IS FALSE FROM ({empty(table)})").fetchall() == [
+                (False,)
+            ]
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_keys_and_months_are_columns(table: Table) -> None:
+    assert set(table.order) <= set(table.names)
+    assert table.key[0] in table.required
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_the_documentation_names_every_column(table: Table) -> None:
+    section = DOCS.read_text().split(f"### {table.name}\n")[1].split("\n### ")[0]
+    assert [c.name for c in table.columns if f"| `{c.name}` |" not in section] == []
+
+
+def test_a_table_with_months_is_sorted_by_time_first() -> None:
+    assert EVENTS.order == ("occurred_at", "event_id")
+    assert PROMOTIONS.order == ("starts", "product_id", "store_id", "kind")
+
+
+def test_text_that_repeats_comes_as_a_dictionary() -> None:
+    assert pa.types.is_dictionary(EVENTS.schema.field("product_id").type)
+    assert EVENTS.schema.field("event_id").type == pa.string()

@@ -1,0 +1,375 @@
+"""The wire, over a real socket: `bentoml serve` with two workers over the test shop's champion."""
+
+import json
+import logging
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml  # type: ignore[import-untyped]
+from running import AS_OF, ROOT, Server, environment, shop, start, stop
+
+from serving.placements import PLACEMENTS
+from serving.schemas import ErrorBody, RecommendResponse
+from serving.settings import Settings, SettingsError
+
+SECRET = "household-4711-secret"
+JSON = {"Content-Type": "application/json"}
+LIST = "/v1/recommend/next_best"
+MESSAGE = "/v1/messages/thank_you"
+
+
+@pytest.fixture(scope="session")
+def server(shop_home: Path) -> Server:
+    return shop(shop_home)
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def sample(server: Server) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(server.url + "/v1/sample").json()
+    return found
+
+
+def ask(http: httpx.Client, placement: str, **question: Any) -> RecommendResponse:
+    response = http.post(f"/v1/recommend/{placement}", json=question)
+    assert response.status_code == 200, response.text
+    return RecommendResponse.model_validate_json(response.content)
+
+
+# --- lists --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("who", ["known", "unknown", "nobody"])
+@pytest.mark.parametrize("what", ["known", "unknown", "nothing"])
+def test_everyone_gets_a_full_list(
+    http: httpx.Client, sample: dict[str, Any], placement: str, who: str, what: str
+) -> None:
+    customer = {"known": sample["customers"][0], "unknown": SECRET, "nobody": None}[who]
+    basket = {"known": [sample["products"][0]["product_id"]], "unknown": [SECRET], "nothing": []}[what]
+    found = ask(http, placement, customer_id=customer, product_ids=basket, limit=5)
+    ids = [item.product_id for item in found.items]
+    assert len(set(ids)) == 5
+    assert not set(ids) & set(basket)
+
+
+def test_what_is_excluded_is_not_in_the_list(http: httpx.Client, sample: dict[str, Any]) -> None:
+    exclude = [product["product_id"] for product in sample["products"]]
+    found = ask(http, "trending", exclude=exclude)
+    assert not {item.product_id for item in found.items} & set(exclude)
+
+
+def test_an_empty_body_is_a_stranger_with_an_empty_basket(http: httpx.Client) -> None:
+    bare = http.post(LIST).json()
+    assert bare["items"] == http.post(LIST, json={}).json()["items"]
+
+
+def test_explain_adds_what_each_source_scored(http: httpx.Client, sample: dict[str, Any]) -> None:
+    customer = sample["customers"][0]
+    assert all(item.parts is None for item in ask(http, "next_best", customer_id=customer).items)
+    assert all(item.parts for item in ask(http, "next_best", customer_id=customer, explain=True).items)
+
+
+def test_without_a_moment_the_answer_is_as_of_the_servers(http: httpx.Client) -> None:
+    ids = {http.post(LIST, json={}).json()["recommendation_id"] for _ in range(4)}
+    assert len(ids) == 1
+
+
+def test_placements_are_described(http: httpx.Client) -> None:
+    rows = http.get("/v1/placements").json()["placements"]
+    assert [row["name"] for row in rows] == list(PLACEMENTS)
+
+
+def test_products_are_found_by_words_of_their_title(http: httpx.Client, sample: dict[str, Any]) -> None:
+    title = sample["products"][0]["title"]
+    found = http.get("/v1/products", params={"q": " ".join(reversed(title.upper().split()))}).json()[
+        "products"
+    ]
+    assert title in [product["title"] for product in found]
+    assert http.get("/v1/products", params={"q": SECRET}).json() == {"products": []}
+
+
+# --- errors -------------------------------------------------------------------------------------------
+
+ERRORS: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
+    # name: method, path, arguments, status, what the error names
+    "malformed": ("POST", LIST, {"content": '{"limit":', "headers": JSON}, 400, "not JSON"),
+    "no utf-8": ("POST", LIST, {"content": b'{"customer_id": "\xff"}', "headers": JSON}, 400, "not JSON"),
+    "too deep": ("POST", LIST, {"content": "[" * 100_000, "headers": JSON}, 400, "not JSON"),
+    "no object": ("POST", LIST, {"json": [1]}, 400, "body"),
+    "wrong type": ("POST", LIST, {"json": {"limit": "many"}}, 400, "limit"),
+    "too many": ("POST", LIST, {"json": {"limit": 101}}, 400, "limit"),
+    "none": ("POST", LIST, {"json": {"limit": 0}}, 400, "limit"),
+    "number as id": ("POST", LIST, {"json": {"customer_id": 7}}, 400, "customer_id"),
+    "empty id": ("POST", LIST, {"json": {"product_ids": ["1", ""]}}, 400, "product_ids.1"),
+    "long id": ("POST", LIST, {"json": {"customer_id": "x" * 201}}, 400, "customer_id"),
+    "long basket": ("POST", LIST, {"json": {"product_ids": ["1"] * 501}}, 400, "product_ids"),
+    "unknown field": ("POST", LIST, {"json": {"customer": "1"}}, 400, "customer"),
+    "no moment": ("POST", LIST, {"json": {"at": "soon"}}, 400, "at"),
+    "the past": ("POST", LIST, {"json": {"at": "1990-01-01T00:00:00Z"}}, 400, "at"),
+    "a form": ("POST", LIST, {"data": {"limit": "3"}}, 415, "content-type"),
+    "large": ("POST", LIST, {"content": b" " * 1_000_001, "headers": JSON}, 413, "body"),
+    "unknown placement": ("POST", "/v1/recommend/nowhere", {}, 404, "next_best"),
+    "GET a list": ("GET", LIST, {}, 405, "use POST"),
+    "POST a message": ("POST", MESSAGE, {}, 405, "use GET or HEAD"),
+    "DELETE a probe": ("DELETE", "/readyz", {}, 405, "use GET or HEAD"),
+    "unknown path": ("GET", "/v2/nothing", {}, 404, "/openapi.json"),
+    "unknown message": ("GET", "/v1/messages/nothing", {}, 404, "/openapi.json"),
+    "slash": ("GET", "/v1/placements/", {}, 404, "/openapi.json"),
+    "unknown part": ("GET", MESSAGE + "?part=pdf", {}, 400, "part"),
+    "unknown parameter": ("GET", MESSAGE + "?customer=1", {}, 400, "customer"),
+    "twice": ("GET", MESSAGE + "?order_id=1&order_id=2", {}, 400, "order_id"),
+    "the past again": ("GET", MESSAGE + "?at=1990-01-01", {}, 400, "at"),
+    "too many products": ("GET", "/v1/products?limit=1000", {}, 400, "limit"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_every_error_has_one_shape_and_names_the_thing(http: httpx.Client, name: str) -> None:
+    method, path, arguments, status, names = ERRORS[name]
+    response = http.request(method, path, **arguments)
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    body = ErrorBody.model_validate_json(response.content)
+    assert names in body.error
+    assert "Traceback" not in response.text
+    if status == 405:
+        assert response.headers["allow"]
+
+
+def test_a_large_body_is_refused_while_it_arrives(http: httpx.Client) -> None:
+    endless = (b" " * 10_000 for _ in range(200))  # chunked: no length is announced
+    assert http.post(LIST, content=endless, headers=JSON).status_code == 413
+
+
+def test_each_fault_is_a_field(http: httpx.Client) -> None:
+    body = http.post(LIST, json={"limit": "x", "nope": 1, "product_ids": [""]}).json()
+    assert {fault["field"] for fault in body["fields"]} == {"limit", "nope", "product_ids.0"}
+
+
+def test_faults_are_counted_out(http: httpx.Client) -> None:
+    assert len(http.post(LIST, json={str(n): n for n in range(999)}).json()["fields"]) == 20
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
+def test_our_own_fault_keeps_what_was_sent_out_of_answer_and_log(caplog: pytest.LogCaptureFixture) -> None:
+    from serving.service import explained
+
+    with caplog.at_level(logging.ERROR):
+        response = explained(KeyError(SECRET))
+    assert response.status_code == 500
+    assert ErrorBody.model_validate_json(bytes(response.body))
+    assert "KeyError" in caplog.text
+    assert SECRET not in caplog.text + bytes(response.body).decode()
+
+
+def test_no_id_reaches_the_log(http: httpx.Client, server: Server) -> None:
+    http.post(LIST, json={"customer_id": SECRET, "product_ids": [SECRET]})
+    http.post(LIST, json={"customer_id": SECRET, SECRET: SECRET})
+    http.get(MESSAGE, params={"customer_id": SECRET, "order_id": SECRET})
+    http.get(f"/{SECRET}")
+    assert SECRET not in server.log.read_text()
+
+
+# --- messages -----------------------------------------------------------------------------------------
+
+
+def test_a_message_has_all_parts_and_its_lists(http: httpx.Client, sample: dict[str, Any]) -> None:
+    message = http.get(MESSAGE, params={"customer_id": sample["customers"][0]}).json()
+    assert message["subject"].startswith("Thank you for your order")
+    assert message["recommendation_ids"] == [found["recommendation_id"] for found in message["lists"]]
+    assert [found["placement"] for found in message["lists"]] == ["cross_sell", "next_best"]
+    for found in message["lists"]:
+        assert len(found["items"]) == 4
+        assert all(" ".join(item["title"].split())[:100] in message["text"] for item in found["items"])
+
+
+@pytest.mark.parametrize(
+    ("accept", "query", "media_type"),
+    [
+        ("*/*", "", "application/json"),
+        ("application/json", "", "application/json"),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", "", "text/html; charset=utf-8"),
+        ("text/plain", "", "text/plain; charset=utf-8"),
+        ("application/json", "?part=html", "text/html; charset=utf-8"),
+        ("text/html", "?part=text", "text/plain; charset=utf-8"),
+    ],
+)
+def test_a_part_is_asked_for_by_name_or_by_type(
+    http: httpx.Client, accept: str, query: str, media_type: str
+) -> None:
+    response = http.get(MESSAGE + query, headers={"Accept": accept})
+    assert response.status_code == 200
+    assert response.headers["content-type"] == media_type
+    assert ("<!doctype html>" in response.text[:20]) == media_type.startswith("text/html")
+
+
+@pytest.mark.parametrize("query", [{}, {"customer_id": SECRET}, {"order_id": SECRET}])
+def test_whoever_is_unknown_is_thanked_too(http: httpx.Client, query: dict[str, str]) -> None:
+    message = http.get(MESSAGE, params=query).json()
+    assert message["subject"] == "Thank you"
+    assert [len(found["items"]) for found in message["lists"]] == [4, 4]
+
+
+# --- what is around it -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_probes(http: httpx.Client, path: str) -> None:
+    assert http.get(path).status_code == 200
+
+
+def counted(http: httpx.Client, labels: str) -> float:
+    sample = re.search(rf"^osclms_requests_total{{{labels}}} (\S+)$", http.get("/metrics").text, re.MULTILINE)
+    return float(sample[1]) if sample else 0.0
+
+
+def test_requests_are_counted_over_all_workers(server: Server, http: httpx.Client) -> None:
+    labels = 'placement="buy_again",route="recommend",status="405"'
+    before, rounds = counted(http, labels), 40
+    with ThreadPoolExecutor(8) as pool:  # a connection each, so that both workers get some
+        list(pool.map(lambda _: httpx.get(server.url + "/v1/recommend/buy_again"), range(rounds)))
+    assert {counted(http, labels) for _ in range(5)} == {before + rounds}
+
+
+def test_labels_are_words_of_ours(http: httpx.Client) -> None:
+    http.post(f"/v1/recommend/{SECRET}")
+    http.get(f"/{SECRET}?customer_id={SECRET}")
+    text = http.get("/metrics").text
+    assert SECRET not in text
+    assert {"none", *PLACEMENTS} >= set(re.findall(r'placement="([^"]*)"', text))
+    assert "osclms_request_seconds_bucket{" in text
+    assert 'osclms_model_info{version="' in text
+
+
+def test_the_document_describes_the_wire(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    schemas = document["components"]["schemas"]
+    wanted = {
+        ref.rsplit("/", 1)[1] for ref in re.findall(r'"#/components/schemas/[^"]+(?=")', json.dumps(document))
+    }
+    assert wanted <= set(schemas)
+    assert {"RecommendRequest", "RecommendResponse", "MessageAnswer", "ErrorBody"} <= set(schemas)
+    for path, methods in document["paths"].items():
+        status = {
+            method: http.request(method, path.format(placement="next_best")).status_code for method in methods
+        }
+        assert set(status.values()) == {200}, path
+
+
+@pytest.mark.parametrize("path", ["/", "/page.css", "/page.js"])
+def test_the_page_needs_nothing_from_elsewhere(http: httpx.Client, path: str) -> None:
+    response = http.get(path)
+    assert response.status_code == 200
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert not re.search(r"(src|href|url\(|@import|fetch\()[=\s\"'(]*(https?:)?//", response.text)
+    assert "innerHTML" not in response.text
+
+
+# --- settings and starting ---------------------------------------------------------------------------------
+
+
+def test_settings_are_read_strictly() -> None:
+    found = Settings.read(
+        {"OSCLMS_HOME": "/shop", "OSCLMS_AS_OF": "2018-01-01", "PATH": "/bin", "OSCLMS_BUNDLE": ""}
+    )
+    assert found == Settings(home=Path("/shop"), as_of=datetime(2018, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"AS_OF": "1514764800"}, {"AS_OF": "tomorrow"}, {"WORKERS": "0"}, {"ASOF": "2018-01-01"}]
+)
+def test_a_setting_that_is_not_understood_is_named(wrong: dict[str, str]) -> None:
+    (name, text), *_ = wrong.items()
+    with pytest.raises(SettingsError, match=f"OSCLMS_{name}.*known: OSCLMS_HOME"):
+        Settings.read({f"OSCLMS_{name}": text})
+
+
+def test_a_home_comes_before_a_bundle(shop_home: Path, tmp_path: Path) -> None:
+    assert Settings(home=shop_home, bundle=tmp_path).folder().parent == shop_home / "bundles"
+    assert Settings(bundle=tmp_path).folder() == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"home": "{empty}"}, "no champion yet"),
+        ({"bundle": "{empty}/none"}, "OSCLMS_BUNDLE"),
+        ({"bundle": "{empty}"}, "manifest.json"),
+        ({"as_of": "yesterday"}, "OSCLMS_AS_OF"),
+        ({"home": "{shop}", "as_of": "1990-01-01"}, "OSCLMS_AS_OF: 1990-01-01.* is before"),
+    ],
+)
+def test_a_server_that_cannot_serve_says_why_and_ends(
+    shop_home: Path, tmp_path: Path, settings: dict[str, str], says: str
+) -> None:
+    (empty := tmp_path / "empty").mkdir()
+    given = {name: text.format(empty=empty, shop=shop_home) for name, text in settings.items()}
+    with pytest.raises(RuntimeError, match=says) as ended:
+        start("serving.service:Service", tmp_path, given)
+    assert "Traceback" not in str(ended.value)
+
+
+# --- the bento ---------------------------------------------------------------------------------------------
+
+
+def test_a_bento_asks_for_what_the_project_serves_with() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    packages = yaml.safe_load((ROOT / "bentofile.yaml").read_text())["python"]["packages"]
+    assert sorted(packages) == sorted(project)
+
+
+FRESH = """
+import importlib.util, sys
+trained = [name for name in ("implicit", "lightfm", "mlflow") if importlib.util.find_spec(name)]
+sys.exit(f"a serving environment has {trained}" if trained else 0)
+"""
+
+
+@pytest.mark.long
+def test_a_bento_serves_in_an_environment_of_its_own(shop_home: Path, tmp_path: Path) -> None:
+    """Built with its bundle, installed from its own requirements, served with nothing of ours about."""
+    environ = environment(tmp_path, {"home": str(shop_home)})
+    tag = printed([sys.executable, "-m", "serving.build"], ROOT, environ)
+    bento = Path(printed([sys.executable, "-m", "bentoml", "get", tag, "-o", "path"], ROOT, environ))
+    python = str(tmp_path / "venv" / "bin" / "python")
+    printed(["uv", "venv", "--python", sys.executable, str(tmp_path / "venv")], tmp_path, environ)
+    requirements = [
+        "-r",
+        str(bento / "env" / "python" / "requirements.txt"),
+        "-c",
+        str(ROOT / "constraints.txt"),
+    ]
+    printed(["uv", "pip", "install", "--python", python, *requirements], tmp_path, environ)
+    printed([python, "-c", FRESH], tmp_path, environ)
+    server = start(str(bento), tmp_path, {"as_of": AS_OF}, cwd=tmp_path, python=python)
+    try:
+        with httpx.Client(base_url=server.url) as http:
+            assert len(ask(http, "next_best", limit=5).items) == 5
+            assert http.get(MESSAGE).status_code == 200
+            assert http.get("/").status_code == 200
+    finally:
+        stop(server)
+
+
+def printed(command: list[str], folder: Path, environ: dict[str, str]) -> str:
+    """What a command prints; its complaint where it fails."""
+    path = f"{Path(sys.executable).parent}:{environ['PATH']}"
+    done = subprocess.run(command, cwd=folder, env={**environ, "PATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()

@@ -1,0 +1,1 @@
+"""How we learn, and how we know that it is good."""

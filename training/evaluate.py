@@ -1,0 +1,263 @@
+"""How good lists are: figures of ranked lists, recipes compared, and every placement audited through the engine."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.customers import facts
+from serving.bundle import Bundle
+from serving.engine import Engine
+from serving.fitted import Candidates, Fitted, Neighbors, held_by, top_k
+from serving.index import recall
+from serving.schemas import RecommendResponse
+from training.intervals import Interval, clustered_interval
+from training.split import AUDITS, Future, Task
+
+Hits = NDArray[np.bool_]
+Counts = NDArray[np.int64]
+CHUNK = 128  # customers whose scores of every item are held at once
+RECALL_CUSTOMERS = 200
+PRIMARY = ("next_best", "purchases")
+
+
+# --- figures of ranked lists: hits is bool [questions, k], wanted how many right answers there are -------
+
+
+def ndcg(hits: Hits, wanted: Counts) -> NDArray[np.float64]:
+    """Binary gain discounted by log2(rank + 1), over the best that min(k, wanted) hits could give."""
+    discount = 1 / np.log2(np.arange(2, hits.shape[1] + 2))
+    ideal = np.append(0, np.cumsum(discount))[np.minimum(hits.shape[1], wanted)]
+    return np.divide(hits @ discount, ideal, out=np.zeros(len(hits)), where=ideal > 0)
+
+
+def recall_at(hits: Hits, wanted: Counts) -> NDArray[np.float64]:
+    return np.asarray(hits.sum(axis=1) / np.maximum(wanted, 1))
+
+
+def hit_rate(hits: Hits, wanted: Counts) -> NDArray[np.float64]:
+    return hits.any(axis=1).astype(np.float64)
+
+
+def mrr(hits: Hits, wanted: Counts) -> NDArray[np.float64]:
+    """One over the rank of the first hit, 0 without one."""
+    return np.where(hits.any(axis=1), 1 / (hits.argmax(axis=1) + 1), 0.0)
+
+
+def average_precision(hits: Hits, wanted: Counts) -> NDArray[np.float64]:
+    """Precision at each hit, summed, over min(k, wanted)."""
+    precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
+    return (precision * hits).sum(axis=1) / np.maximum(np.minimum(hits.shape[1], wanted), 1)
+
+
+METRICS: Mapping[str, Callable[[Hits, Counts], NDArray[np.float64]]] = {
+    "ndcg": ndcg,
+    "recall": recall_at,
+    "hit_rate": hit_rate,
+    "mrr": mrr,
+    "map": average_precision,
+}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The lists given to a task's questions: positions [questions, k], −1 where a list is short."""
+
+    task: Task
+    lists: NDArray[np.int64]
+
+    @property
+    def hits(self) -> Hits:
+        pairs = zip(self.lists, self.task.truth, strict=True)
+        return np.array([np.isin(row, truth[truth >= 0]) for row, truth in pairs]).reshape(self.lists.shape)
+
+    @property
+    def wanted(self) -> Counts:
+        return np.array([len(truth) for truth in self.task.truth], np.int64)
+
+    def values(self, metric: str) -> NDArray[np.float64]:
+        """One figure a question."""
+        return METRICS[metric](self.hits, self.wanted)
+
+    def figure(self, metric: str, *, seed: int) -> Interval:
+        """Mean over questions with its interval by bootstrap over customers."""
+        return clustered_interval(self.values(metric), self.task.customer, seed=seed)
+
+
+def padded(rows: Iterable[NDArray[np.integer]], k: int) -> NDArray[np.int64]:
+    lists = [np.append(row[:k], np.full(max(0, k - len(row)), -1)) for row in rows]
+    return np.array(lists, np.int64).reshape(-1, k)
+
+
+# --- recipes, by themselves ------------------------------------------------------------------------------
+
+
+def answers_of(fitted: Fitted, bundle: Bundle, task: Task, *, owned: bool = True) -> Answers:
+    """A model's own top k, without the engine. `owned=False` leaves out what the customer ever bought.
+
+    A model whose scores come from what is held answers by the customer's purchases, or the basket asked with.
+    """
+    return Answers(task, padded(ranked(fitted, bundle, task, owned), task.k))
+
+
+def ranked(fitted: Fitted, bundle: Bundle, task: Task, owned: bool) -> Iterator[NDArray[np.int64]]:
+    data, n_items = bundle.interactions, len(bundle.catalog)
+    for start in range(0, len(task), CHUNK):
+        who = task.customer[start : start + CHUNK]
+        held = [np.unique(data.item[data.rows(int(c))]) for c in who]
+        scores = fitted.of_customers(who, held_by(held, n_items))
+        for row, had in zip(scores, held, strict=True):
+            allowed = bundle.catalog.available & (row > 0 if sparse_scores(fitted) else True)
+            if not owned:
+                allowed[had] = False
+            yield top_k(row, task.k, allowed)
+
+
+def sparse_scores(fitted: Fitted) -> bool:
+    """Whether a score of 0 means: no candidate."""
+    return isinstance(fitted, Neighbors | Candidates)
+
+
+def compare_recipes(
+    bundle: Bundle, future: Future, recipes: Iterable[str], *, seed: int
+) -> dict[str, dict[str, Answers]]:
+    """Recipe → task → answers, for the recipes that score every customer's items."""
+    tasks = {name: make(bundle, future) for _, name, make, _ in AUDITS if name in ("purchases", "novel")}
+    return {
+        name: {
+            "purchases": answers_of(bundle.models[name], bundle, tasks["purchases"]),
+            "novel": answers_of(bundle.models[name], bundle, tasks["novel"], owned=False),
+        }
+        for name in recipes
+    }
+
+
+# --- placements, through the shipped engine -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What one placement answered to one task."""
+
+    placement: str
+    task_name: str
+    primary: str
+    answers: Answers
+    figures: dict[str, float]
+    intervals: dict[str, Interval]
+    stages: dict[str, Interval]
+
+    @property
+    def name(self) -> str:
+        return f"{self.placement}.{self.task_name}"
+
+
+def audit(engine: Engine, future: Future, *, at: datetime, seed: int) -> list[Audit]:
+    """Every placement asked every task of AUDITS that has a question."""
+    made: dict[str, Task] = {}
+    audits = []
+    for placement, task_name, make, primary in AUDITS:
+        task = made.setdefault(task_name, make(engine.bundle, future))
+        if len(task):
+            audits.append(audit_one(engine, placement, task_name, task, primary, at=at, seed=seed))
+    return audits
+
+
+def audit_one(
+    engine: Engine, placement: str, task_name: str, task: Task, primary: str, *, at: datetime, seed: int
+) -> Audit:
+    requests = [request.model_copy(update={"limit": task.k}) for request in task.requests]
+    responses = engine.recommend_many(placement, requests, at=at)
+    find = engine.catalog.items.positions
+    answers = Answers(task, padded((find([i.product_id for i in r.items]) for r in responses), task.k))
+    intervals = {name: answers.figure(name, seed=seed) for name in METRICS}
+    figures = {name: i.mean for name, i in intervals.items()} | beside_accuracy(
+        engine, placement, answers, responses
+    )
+    figures["accuracy"] = figures[primary]
+    stages = by_stage(engine.bundle, answers, primary, seed=seed)
+    return Audit(placement, task_name, primary, answers, figures, intervals, stages)
+
+
+def beside_accuracy(
+    engine: Engine, placement: str, answers: Answers, responses: Sequence[RecommendResponse]
+) -> dict[str, float]:
+    """Coverage, exposure, variety, novelty, fullness, and lists that break a rule."""
+    shown = answers.lists[answers.lists >= 0]
+    filled = [item.filled for response in responses for item in response.items]
+    possible = min(answers.task.k, int(engine.available.sum()))
+    lengths = (answers.lists >= 0).sum(axis=1)
+    return {
+        "coverage": float(len(np.unique(shown))),
+        "gini": gini(np.bincount(shown, minlength=len(engine.catalog))[engine.available]),
+        "entropy": float(np.mean([entropy(engine.catalog.category[row[row >= 0]]) for row in answers.lists])),
+        "novel_share": novel_share(engine.bundle, answers),
+        "full_lists": float(np.mean(lengths >= possible)),
+        "filled": float(np.mean(filled)) if filled else 0.0,
+        "violations": float(sum(map(violations(engine, placement), answers.task.requests, responses))),
+    }
+
+
+def violations(engine: Engine, placement: str) -> Callable[..., int]:
+    """Counts a list that repeats a product, shows what is unavailable, excluded or asked about, or, outside
+    its fill, what its customer owns where the placement forbids it."""
+    forbids_owned = "not_owned" in engine.placements[placement].rules
+
+    def broken(request: object, response: RecommendResponse) -> int:
+        ids = [item.product_id for item in response.items]
+        ask = engine.ask(engine.placements[placement], request)  # type: ignore[arg-type]
+        items = engine.catalog.items.positions(ids)
+        own = items[[not item.filled for item in response.items]]
+        barred = np.concatenate([ask.products, ask.exclude])
+        wrong = len(set(ids)) < len(ids) or not engine.available[items].all() or np.isin(items, barred).any()
+        return int(wrong or (forbids_owned and np.isin(own, ask.owned).any()))
+
+    return broken
+
+
+def gini(exposure: NDArray[np.int64]) -> float:
+    """0: every product shown alike; 1: one product has it all."""
+    n, total = len(exposure), exposure.sum()
+    if not total:
+        return 0.0
+    return float((2 * np.arange(1, n + 1) - n - 1) @ np.sort(exposure) / (n * total))
+
+
+def entropy(categories: NDArray[np.int32]) -> float:
+    """Bits of category variety within one list."""
+    share = np.unique(categories, return_counts=True)[1] / max(1, len(categories))
+    return float(-(share * np.log2(share)).sum())
+
+
+def novel_share(bundle: Bundle, answers: Answers) -> float:
+    """Share of shown products that the customer never bought; strangers left out."""
+    data = bundle.interactions
+    pairs = [
+        (row[row >= 0], c) for row, c in zip(answers.lists, answers.task.customer, strict=True) if c >= 0
+    ]
+    new = [~np.isin(items, data.item[data.rows(int(c))]) for items, c in pairs]
+    return float(np.concatenate(new).mean()) if new else 1.0
+
+
+def by_stage(bundle: Bundle, answers: Answers, metric: str, *, seed: int) -> dict[str, Interval]:
+    """The primary figure by the customer's stage at the cutoff; strangers are prospects."""
+    stage = np.append(facts(bundle.interactions)["stage"].to_numpy(str), "prospect")[answers.task.customer]
+    values, who = answers.values(metric), answers.task.customer
+    return {
+        str(s): clustered_interval(values[stage == s], who[stage == s], seed=seed) for s in np.unique(stage)
+    }
+
+
+def index_recall(engine: Engine, *, seed: int) -> dict[str, float]:
+    """Recall@10 of each FAISS index against exact search, over sampled customers."""
+    n = len(engine.history.customers)
+    who = np.random.default_rng(seed).choice(n, min(n, RECALL_CUSTOMERS), replace=False)
+    return {name: recall(index, who) for name, index in engine.indexes.items()}
+
+
+def gate_figures(audits: Sequence[Audit], recalls: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Place → figure → value, as the gate weighs them."""
+    indexes = {f"index.{name}": {"index_recall": value} for name, value in recalls.items()}
+    return {a.name: a.figures for a in audits} | indexes

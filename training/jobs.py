@@ -1,0 +1,78 @@
+"""What training does in processes of their own, one thread each: fit a recipe, audit a placement."""
+
+import os
+import resource
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from multiprocessing import get_context
+from pathlib import Path
+
+from serving.bundle import load_data
+from serving.engine import Engine
+from serving.fitted import save_fitted
+from training.evaluate import Answers, Audit, answers_of, audit_one
+from training.models import Recipe
+from training.split import AUDITS, Future, novel, purchases, sampled
+
+ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a recipe was fitted: CPU seconds and the process's peak memory in MB so far."""
+
+    name: str
+    cpu: float
+    peak_mb: float
+
+
+@contextmanager
+def workers(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that start afresh, pinned to a thread each; FAISS hangs in forked children."""
+    kept = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
+    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for name, value in kept.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def fit(folder: Path, name: str, recipe: Recipe, until: int) -> Fit:
+    """Fit a recipe on the data in a bundle's folder and save the arrays there."""
+    began = time.process_time()
+    catalog, interactions = load_data(folder, until=until)
+    save_fitted(folder, name, recipe.fit(interactions, catalog))
+    return Fit(name, time.process_time() - began, peak_mb())
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def audit(folder: Path, future: Future, row: int, *, at: datetime, most: int, seed: int) -> Audit | None:
+    """One row of AUDITS through the engine on a bundle; None where the window asks no such question."""
+    placement, task_name, make, primary = AUDITS[row]
+    engine = Engine.load(folder)
+    if placement not in engine.placements:
+        return None
+    task = sampled(make(engine.bundle, future), most, seed=seed)
+    return audit_one(engine, placement, task_name, task, primary, at=at, seed=seed) if len(task) else None
+
+
+def recipe_answers(folder: Path, future: Future, name: str, *, most: int, seed: int) -> dict[str, Answers]:
+    """What one model answers by itself to the purchases, and to the novel ones."""
+    bundle = Engine.load(folder).bundle
+    every = sampled(purchases(bundle, future), most, seed=seed)
+    new = sampled(novel(bundle, future), most, seed=seed)
+    model = bundle.models[name]
+    return {
+        "purchases": answers_of(model, bundle, every),
+        "novel": answers_of(model, bundle, new, owned=False),
+    }

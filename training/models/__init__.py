@@ -1,0 +1,54 @@
+"""Recipes: frozen hyper-parameters with one verb, `fit`, that returns finished arrays."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from training.models.als import Als, Bpr
+from training.models.copurchase import Complements, CoPurchase
+from training.models.habit import Habit
+from training.models.hybrid import Hybrid
+from training.models.popular import Newest, Popular
+from training.models.recipe import Recipe
+
+RECIPES: dict[str, Recipe] = {
+    "popular": Popular(),
+    "newest": Newest(),
+    "habit": Habit(),
+    "als": Als(),
+    "hybrid": Hybrid(),
+    "copurchase": CoPurchase(),
+    "complements": Complements(),
+    "bpr": Bpr(),
+}
+
+CLASSES: dict[str, type[Recipe]] = {
+    c.__name__: c for c in (Popular, Newest, Habit, Als, Bpr, Hybrid, CoPurchase, Complements)
+}
+
+
+def described(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as the manifest keeps it: its class and its hyper-parameters."""
+    return {"recipe": type(recipe).__name__, **asdict(recipe)}
+
+
+def recipe_of(description: Mapping[str, Any]) -> Recipe:
+    """The recipe that `described` wrote."""
+    params = dict(description)
+    return CLASSES[params.pop("recipe")](**params)
+
+
+__all__ = [
+    "RECIPES",
+    "Als",
+    "Bpr",
+    "CoPurchase",
+    "Complements",
+    "Habit",
+    "Hybrid",
+    "Newest",
+    "Popular",
+    "Recipe",
+    "described",
+    "recipe_of",
+]

@@ -1,0 +1,98 @@
+"""What lies in the same basket."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from features.catalog import Catalog
+from features.interactions import Interactions
+from serving.fitted import Neighbors, top_k
+
+BLOCK = 2_000  # items whose partners are counted at a time; bounds the memory
+
+
+@dataclass(frozen=True)
+class CoPurchase:
+    """n(a, b) / (n(a)^of_asked × n(b)^of_other) over baskets, the `top` partners of each item.
+
+    Items in fewer than `min_baskets` baskets neither ask nor answer.
+    """
+
+    of_asked: float = 0.5
+    of_other: float = 0.35
+    top: int = 200
+    min_baskets: int = 3
+
+    def fit(self, data: Interactions, catalog: Catalog) -> Neighbors:
+        del catalog
+        held, counts = often_held(data, self.min_baskets)
+        rows = []
+        for start, pairs in partners(held):
+            asked = np.repeat(counts[start : start + pairs.shape[0]], np.diff(pairs.indptr))
+            pairs.data /= np.maximum(asked, 1) ** self.of_asked * counts[pairs.indices] ** self.of_other
+            rows.append(strongest(pairs, self.top))
+        return Neighbors(stacked(rows, len(data.items)))
+
+
+@dataclass(frozen=True)
+class Complements:
+    """Pairs of one finest category that share baskets more often than chance; value: lift − 1.
+
+    Other pairs of one finest category are substitutes.
+    """
+
+    def fit(self, data: Interactions, catalog: Catalog) -> Neighbors:
+        held, counts = often_held(data, 1)
+        rows = [
+            self.within(pairs, start, counts, catalog, len(data.orders)) for start, pairs in partners(held)
+        ]
+        return Neighbors(stacked(rows, len(data.items)))
+
+    def within(
+        self, pairs: sparse.csr_array, start: int, counts: np.ndarray, catalog: Catalog, n_orders: int
+    ) -> sparse.csr_array:
+        asked = start + np.repeat(np.arange(pairs.shape[0]), np.diff(pairs.indptr))
+        lift = pairs.data * n_orders / (counts[asked] * counts[pairs.indices])
+        same = (catalog.category[asked] == catalog.category[pairs.indices]) & (catalog.category[asked] >= 0)
+        pairs.data = np.where(same & (lift > 1), lift - 1, 0).astype(np.float32)
+        pairs.eliminate_zeros()
+        return pairs
+
+
+def often_held(data: Interactions, least: int) -> tuple[sparse.csr_array, np.ndarray]:
+    """(baskets × items without items in fewer than `least` baskets, baskets by item as float32)."""
+    held = data.baskets()
+    counts = np.bincount(held.indices, minlength=len(data.items)).astype(np.float32)
+    rare = counts[held.indices] < least
+    held.data[rare] = 0
+    held.eliminate_zeros()
+    return held, np.where(counts < least, 0, counts).astype(np.float32)
+
+
+def partners(held: sparse.csr_array) -> Iterator[tuple[int, sparse.csr_array]]:
+    """(first item, how many baskets hold both: csr [a block of items, n_items] without the item itself)."""
+    by_item = sparse.csr_array(held.T)
+    for start in range(0, held.shape[1], BLOCK):
+        pairs = sparse.csr_array(by_item[start : start + BLOCK] @ held)
+        rows = start + np.repeat(np.arange(pairs.shape[0]), np.diff(pairs.indptr))
+        pairs.data[pairs.indices == rows] = 0
+        pairs.eliminate_zeros()
+        pairs.sort_indices()
+        yield start, pairs
+
+
+def strongest(pairs: sparse.csr_array, top: int) -> sparse.csr_array:
+    """Each row's `top` highest values."""
+    keep = np.zeros(len(pairs.data), bool)
+    for start, end in zip(pairs.indptr[:-1], pairs.indptr[1:], strict=True):
+        keep[start + top_k(pairs.data[start:end], top)] = True
+    pairs.data[~keep] = 0
+    pairs.eliminate_zeros()
+    return pairs
+
+
+def stacked(rows: list[sparse.csr_array], n_items: int) -> sparse.csr_array:
+    whole = sparse.vstack(rows, format="csr") if rows else sparse.csr_array((n_items, n_items))
+    return sparse.csr_array(whole, dtype=np.float32)

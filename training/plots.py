@@ -1,0 +1,125 @@
+"""The pictures that MLflow keeps beside a run: figures as plain values; no pyplot, so nothing to close."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from training.intervals import Interval, interval
+
+# Okabe and Ito's colours, told apart by every kind of colour vision and in grey
+BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#767676"
+HISTORY = (1, 2, 5, 10, 20, 50, 100)  # where a new bar begins, in past orders
+
+
+def recipes_compared(scores: Mapping[str, Interval], *, metric: str, baseline: str, customers: int) -> Figure:
+    """A bar per recipe with its interval, the best on top; the baseline's mean runs through as a line."""
+    names = sorted(scores, key=lambda name: scores[name].mean)
+    figure, axes = _canvas(height=1.6 + 0.42 * len(names))
+    colours = [ORANGE if name == baseline else BLUE for name in names]
+    _bars(axes, names, [scores[name] for name in names], colours)
+    axes.axvline(scores[baseline].mean, color=ORANGE, linestyle="--", linewidth=1)
+    axes.set_xlabel(f"{metric}, mean of {customers:,} customers; whiskers: 95 % interval")
+    axes.set_title(f"Recipes by {metric}: baseline {baseline} in orange", loc="left")
+    return figure
+
+
+def placements_audited(figures: Mapping[str, Mapping[str, float]], *, title: str) -> Figure:
+    """A panel per figure, in it a bar per placement that measured it."""
+    panels = list(dict.fromkeys(figure for values in figures.values() for figure in values))
+    places = list(figures)[::-1]  # the first one on top
+    canvas = Figure(figsize=(3.0 + 2.1 * len(panels), 1.4 + 0.38 * len(places)), layout="constrained")
+    for axes, panel in zip(np.ravel(canvas.subplots(1, len(panels), sharey=True)), panels, strict=True):
+        values = [figures[place].get(panel, np.nan) for place in places]
+        _panel(axes, panel, places, values)
+    canvas.suptitle(title, x=0.01, ha="left")
+    return canvas
+
+
+def by_history(orders: ArrayLike, values: ArrayLike, *, recipe: str, metric: str, seed: int) -> Figure:
+    """What a recipe reaches for customers with few past orders and with many."""
+    past, scores = np.asarray(orders, dtype=np.int64), np.asarray(values, dtype=np.float64)
+    groups = [(name, scores[inside]) for name, inside in _history_groups(past) if inside.any()]
+    figure, axes = _canvas(height=4.2)
+    at = np.arange(len(groups))
+    means = [interval(group, seed=seed) for _, group in groups]
+    axes.errorbar(at, [m.mean for m in means], yerr=_whiskers(means), fmt="o", color=BLUE, capsize=3)
+    axes.set_xticks(at, [f"{name}\n{len(group):,}" for name, group in groups])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("orders before the cutoff; below: customers")
+    axes.set_ylabel(f"{metric}, mean and 95 % interval")
+    axes.set_title(f"{recipe}: {metric} by length of history", loc="left")
+    _light(axes, grid="y")
+    return figure
+
+
+def hits_by_rank(hits: ArrayLike, *, recipe: str) -> Figure:
+    """How often each position of the list is bought: `hits` has a row per customer, a column per position."""
+    rates = 100 * np.asarray(hits, dtype=np.float64).mean(axis=0)
+    figure, axes = _canvas(height=4.2)
+    axes.bar(np.arange(1, len(rates) + 1), rates, color=BLUE)
+    axes.set_xticks(np.arange(1, len(rates) + 1))
+    axes.set_xlabel("position in the list")
+    axes.set_ylabel("bought in the window, % of customers")
+    axes.set_title(f"{recipe}: hits by position, {len(np.asarray(hits)):,} customers", loc="left")
+    _light(axes, grid="y")
+    return figure
+
+
+def _canvas(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, height), dpi=120, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _bars(axes: Axes, names: Sequence[str], scores: Sequence[Interval], colours: Sequence[str]) -> None:
+    means = [score.mean for score in scores]
+    axes.barh(names, means, color=colours, height=0.62)
+    axes.errorbar(means, np.arange(len(names)), xerr=_whiskers(scores), fmt="none", ecolor="black", capsize=3)
+    for row, score in enumerate(scores):
+        _label(axes, f"{score.mean:.4f}", at=(score.high, row))
+    axes.set_xlim(0, 1.15 * _room([score.high for score in scores]))
+    _light(axes, grid="x")
+
+
+def _panel(axes: Axes, name: str, places: Sequence[str], values: Sequence[float]) -> None:
+    axes.barh(places, np.nan_to_num(values), color=BLUE, height=0.62)
+    for row, value in enumerate(values):
+        text, colour = ("–", GREY) if np.isnan(value) else (f"{value:.4g}", "black")
+        _label(axes, text, at=(float(np.nan_to_num(value)), row), colour=colour)
+    axes.set_xlim(0, 1.45 * _room(values))
+    axes.set_title(name.replace("_", " "), loc="left", fontsize="medium")
+    axes.xaxis.set_visible(False)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+
+
+def _label(axes: Axes, text: str, *, at: tuple[float, float], colour: str = "black") -> None:
+    axes.annotate(text, at, xytext=(6, 0), textcoords="offset points", va="center", color=colour)
+
+
+def _room(values: Sequence[float]) -> float:
+    """How far an axis must reach; one of zeros would have no length."""
+    return float(np.nanmax(values)) or 1.0
+
+
+def _light(axes: Axes, *, grid: Literal["x", "y"]) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _whiskers(scores: Sequence[Interval]) -> NDArray[np.float64]:
+    return np.maximum([[s.mean - s.low for s in scores], [s.high - s.mean for s in scores]], 0)
+
+
+def _history_groups(past: NDArray[np.int64]) -> list[tuple[str, NDArray[np.bool_]]]:
+    ranges = [(low, high - 1) for low, high in pairwise(HISTORY)]
+    inner = [(_range(low, high), (past >= low) & (past <= high)) for low, high in ranges]
+    return [("0", past == 0), *inner, (f"{HISTORY[-1]}+", past >= HISTORY[-1])]
+
+
+def _range(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}–{high}"

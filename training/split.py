@@ -1,0 +1,243 @@
+"""The past, its future, and the questions that the future answers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from features.catalog import Catalog
+from features.history import History
+from features.interactions import EVENT_COLUMNS, Interactions, seconds
+from serving.bundle import Bundle
+from serving.placements import PRICE_STEP
+from serving.schemas import RecommendRequest
+
+MIN_BASKET = 4  # distinct products that a basket must hold before one is hidden
+HABIT_DAYS = 182
+HABIT_BASKETS = 2
+
+
+@dataclass(frozen=True)
+class Data:
+    """All that recipes learn from: what was known before one moment."""
+
+    catalog: Catalog
+    interactions: Interactions
+
+
+def known(history: History, until: datetime) -> Data:
+    """The history strictly before `until`."""
+    events = history.events(until=until, types=("order", "return"), columns=EVENT_COLUMNS)
+    return cut(events, history.table("products"), until)
+
+
+def cut(events: pa.Table, products: pa.Table, until: datetime) -> Data:
+    catalog = Catalog.of(products, events, until=until)
+    return Data(
+        catalog, Interactions.from_events(events, items=catalog.items, keep=catalog.eligible, until=until)
+    )
+
+
+@dataclass(frozen=True)
+class Future:
+    """What happened from a cutoff on, in positions of the bundle that may not have seen it.
+
+    customer, item: int32 [n], −1 where the bundle does not know them. product: a code for each product,
+    known or not. order, at: of each row. order_id: of each order.
+    """
+
+    customer: NDArray[np.int32]
+    item: NDArray[np.int32]
+    product: NDArray[np.int32]
+    order: NDArray[np.int32]
+    at: NDArray[np.int64]
+    order_id: list[str]
+    product_id: list[str]
+
+    @classmethod
+    def of(cls, bundle: Bundle, later: Data, start: datetime) -> "Future":
+        """Rows of `later` at or after `start`."""
+        data, catalog = later.interactions, later.catalog
+        rows = np.flatnonzero(data.at >= seconds(start))
+        customers = bundle.interactions.customers.positions(data.customers.at(np.arange(len(data.customers))))
+        product_id = catalog.items.at(np.arange(len(catalog)))
+        item = bundle.catalog.items.positions(product_id)
+        product = data.item[rows]
+        return cls(
+            np.append(customers, np.int32(-1))[data.customer[rows]], item[product], product, data.order[rows],
+            data.at[rows], data.orders.at(np.arange(len(data.orders))), product_id,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """Questions with known answers. `truth` holds positions in the bundle, −1 for what it cannot know.
+
+    customer: position of who is asked, −1 for a stranger; a bootstrap draws customers, not questions.
+    """
+
+    requests: Sequence[RecommendRequest]
+    truth: Sequence[NDArray[np.int32]]
+    customer: NDArray[np.int32]
+    k: int = 10
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+
+def purchases(bundle: Bundle, future: Future) -> Task:
+    """What each customer known to the bundle buys in the window; repeats count."""
+    rows = np.flatnonzero(future.customer >= 0)
+    pairs = np.unique(np.column_stack([future.customer[rows], future.product[rows]]), axis=0)
+    who, start = np.unique(pairs[:, 0], return_index=True)
+    item = future_items(future)[pairs[:, 1]]
+    truth = np.split(item, start[1:]) if len(who) else []
+    requests = [RecommendRequest(customer_id=c) for c in bundle.interactions.customers.at(who)]
+    return Task(requests, truth, who.astype(np.int32))
+
+
+def future_items(future: Future) -> NDArray[np.int32]:
+    """The bundle's position of each product code."""
+    item = np.full(len(future.product_id), -1, np.int32)
+    item[future.product] = future.item
+    return item
+
+
+def novel(bundle: Bundle, future: Future) -> Task:
+    """The purchases that a customer never made before; customers without any are left out."""
+    every = purchases(bundle, future)
+    data = bundle.interactions
+    truth = [
+        t[~np.isin(t, data.item[data.rows(c)])] for t, c in zip(every.truth, every.customer, strict=True)
+    ]
+    return subset(every, truth, [n for n, t in enumerate(truth) if len(t)])
+
+
+def repeats(bundle: Bundle, future: Future) -> Task:
+    """The purchases that a customer made before."""
+    every = purchases(bundle, future)
+    data = bundle.interactions
+    truth = [t[np.isin(t, data.item[data.rows(c)])] for t, c in zip(every.truth, every.customer, strict=True)]
+    return subset(every, truth, [n for n, t in enumerate(truth) if len(t)])
+
+
+def subset(task: Task, truth: Sequence[NDArray[np.int32]], keep: Sequence[int] | NDArray[np.int64]) -> Task:
+    """These questions of a task; `truth` holds an answer for each question of the whole task."""
+    return Task([task.requests[n] for n in keep], [truth[n] for n in keep], task.customer[list(keep)], task.k)
+
+
+def baskets(bundle: Bundle, future: Future, *, known_customer: bool = False, seed: int = 42) -> Task:
+    """Each basket of MIN_BASKET and more products with one hidden, to be named from the rest."""
+    frame = pd.DataFrame({"order": future.order, "product": future.product, "customer": future.customer})
+    frame["order_rank"] = natural_rank(future.order_id)[frame["order"]]
+    frame["product_rank"] = natural_rank(future.product_id)[frame["product"]]
+    frame = frame.sort_values(["order_rank", "product_rank"], kind="stable")
+    rng = np.random.default_rng(seed)
+    items, asked, truth, who = future_items(future), [], [], []
+    for _, rows in frame.groupby("order_rank", sort=True):
+        products = rows["product"].to_numpy()
+        if len(products) < MIN_BASKET:
+            continue
+        hidden = int(rng.integers(len(products)))
+        rest = tuple(future.product_id[p] for p in np.delete(products, hidden))
+        customer = int(rows["customer"].iloc[0])
+        named = bundle.interactions.customers.at([customer])[0] if known_customer and customer >= 0 else None
+        asked.append(RecommendRequest(customer_id=named, product_ids=rest[:500]))
+        truth.append(items[products[hidden : hidden + 1]])
+        who.append(customer)
+    return Task(asked, truth, np.array(who, np.int32))
+
+
+def natural_rank(ids: Sequence[str]) -> NDArray[np.int64]:
+    """Rank of each id: as integers where all are, else as text."""
+    numbers = all(i.isascii() and i.isdigit() for i in ids)
+    order = sorted(range(len(ids)), key=(lambda n: int(ids[n])) if numbers else (lambda n: ids[n]))
+    rank = np.empty(len(ids), np.int64)
+    rank[order] = np.arange(len(ids))
+    return rank
+
+
+def steps_up(bundle: Bundle, future: Future) -> Task:
+    """First window orders in which a customer takes a dearer product, never had, than the habit for that need.
+
+    A need is a finest category bought in HABIT_BASKETS and more orders of the last HABIT_DAYS days; the habit
+    is its product in most of them, the latest where several are. The question is the habit, the answer the
+    dearer product. k is 5.
+    """
+    habit = habits(bundle)
+    taken = first_orders(bundle, future, habit)
+    taken = taken[taken["ratio"] >= PRICE_STEP[0]].sort_values(
+        ["customer", "category", "rank"], kind="stable"
+    )
+    taken = taken.drop_duplicates(["customer", "category"])
+    data = bundle.interactions
+    had = pd.MultiIndex.from_arrays([data.customer, data.item])
+    taken = taken[~pd.MultiIndex.from_frame(taken[["customer", "item"]]).isin(had)]
+    customers = data.customers.at(taken["customer"].to_numpy())
+    products = bundle.catalog.items.at(taken["habit"].to_numpy())
+    requests = [
+        RecommendRequest(customer_id=c, product_ids=(p,)) for c, p in zip(customers, products, strict=True)
+    ]
+    return Task(requests, list(taken[["item"]].to_numpy(np.int32)), taken["customer"].to_numpy(np.int32), k=5)
+
+
+def habits(bundle: Bundle) -> pd.DataFrame:
+    """One row a customer and finest category with a habit: columns customer, category, habit (an item)."""
+    data = bundle.interactions
+    recent = (data.age() <= HABIT_DAYS) & (data.customer >= 0)
+    frame = pd.DataFrame(
+        {"customer": data.customer, "item": data.item, "order": data.order, "at": data.at,
+         "category": bundle.catalog.category[data.item]}
+    )[recent]  # fmt: skip
+    frame = frame[frame["category"] >= 0]
+    by = frame.groupby(["customer", "category"])["order"].nunique()
+    often = by[by >= HABIT_BASKETS].rename("orders").reset_index()
+    counts = frame.groupby(["customer", "category", "item"]).agg(n=("order", "nunique"), at=("at", "max"))
+    best = counts.reset_index().sort_values(["n", "at"], ascending=False, kind="stable")
+    best = best.drop_duplicates(["customer", "category"]).rename(columns={"item": "habit"})
+    return often.merge(best, on=["customer", "category"])[["customer", "category", "habit"]]
+
+
+def first_orders(bundle: Bundle, future: Future, habit: pd.DataFrame) -> pd.DataFrame:
+    """What lies, for each habit's need, in the customer's first window order that holds the need."""
+    catalog = bundle.catalog
+    frame = pd.DataFrame(
+        {"customer": future.customer, "item": future.item, "order": future.order, "at": future.at,
+         "rank": natural_rank(future.product_id)[future.product]}
+    )  # fmt: skip
+    frame = frame[(frame["customer"] >= 0) & (frame["item"] >= 0)]
+    frame["category"] = catalog.category[frame["item"]]
+    frame = frame.merge(habit, on=["customer", "category"]).sort_values(["at", "order"], kind="stable")
+    opening = frame.groupby(["customer", "category"])["order"].transform("first")
+    frame = frame[frame["order"] == opening]
+    return frame.assign(ratio=catalog.price[frame["item"]] / catalog.price[frame["habit"]])
+
+
+def cross(known_customer: bool) -> Callable[[Bundle, Future], Task]:
+    return lambda bundle, future: baskets(bundle, future, known_customer=known_customer)
+
+
+# How each placement is asked, and its primary figure. The first row of a placement gates it.
+AUDITS: tuple[tuple[str, str, Callable[[Bundle, Future], Task], str], ...] = (
+    ("next_best", "purchases", purchases, "ndcg"),
+    ("discover", "novel", novel, "ndcg"),
+    ("buy_again", "repeats", repeats, "ndcg"),
+    ("cross_sell", "basket", cross(False), "hit_rate"),
+    ("cross_sell", "basket_customer", cross(True), "hit_rate"),
+    ("upsell", "step_up", steps_up, "hit_rate"),
+    ("similar", "basket", cross(False), "hit_rate"),
+    ("trending", "purchases", purchases, "ndcg"),
+    ("new_arrivals", "novel", novel, "ndcg"),
+)
+
+
+def sampled(task: Task, most: int, *, seed: int) -> Task:
+    """At most so many of the questions, in their order."""
+    if len(task) <= most:
+        return task
+    keep = np.sort(np.random.default_rng(seed).choice(len(task), most, replace=False))
+    return subset(task, task.truth, keep)
