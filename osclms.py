@@ -1,1 +1,461 @@
-"""osclms: the command line."""
+"""osclms: load, train, evaluate, promote, recommend, serve, message, check. Each verb calls into a package."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+os.environ.setdefault(
+    "OPENBLAS_NUM_THREADS", "1"
+)  # before numpy is imported, in this process and its children
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from features.history import History, HistoryError
+from serving.bulk import BulkError
+from serving.bundle import BundleError, champion
+from serving.schemas import RecommendRequest, RequestError, in_utc
+
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", help=__doc__
+)
+out, err = Console(), Console(stderr=True)
+
+
+class Exit(IntEnum):
+    """How a command ends. `train` adds 3, kept, and 4, another training runs; 2 is a wrong command line."""
+
+    DONE = 0
+    FAILED = 1
+
+
+def home_folder() -> Path:
+    return Path(os.environ.get("OSCLMS_HOME") or ".osclms")
+
+
+def moment(text: str) -> datetime:
+    """2017-12-01 or 2017-12-01T09:30+01:00; UTC where it names no zone."""
+    try:
+        return in_utc(datetime.fromisoformat(text))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is no date or time such as 2017-12-01 or 2017-12-01T09:30"
+        ) from error
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for a program to read.")]
+Home = Annotated[
+    Path, typer.Option("--home", envvar="OSCLMS_HOME", help="Where the state lives.", show_default=True)
+]
+HERE = Path(".osclms")
+AsOf = Annotated[
+    datetime | None, typer.Option("--as-of", parser=moment, metavar="DATE", help="Answer as of this moment.")
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option("--until", parser=moment, metavar="DATE", help="Know the past of this date alone."),
+]
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[str, int, int | None], None]]:
+    """A progress bar on standard error, told (what, done, of how many or None)."""
+    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=err, transient=not err.is_terminal, disable=not err.is_terminal
+    ) as progress:
+        tasks: dict[str, Any] = {}
+
+        def told(what: str, done: int, of: int | None) -> None:
+            task = tasks.setdefault(what, None) or progress.add_task(what, total=of)
+            tasks[what] = task
+            progress.update(task, completed=done, total=of)
+
+        yield told
+
+
+# --- load -------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: `osclms load events sales.csv --mapping sales.toml`")
+def load(
+    table: Annotated[str, typer.Argument(help="A table of the contract, or completejourney: the demo data.")],
+    files: Annotated[list[Path] | None, typer.Argument(help="CSV, gzipped CSV or Parquet.", exists=True)] = None,
+    mapping: Annotated[Path | None, typer.Option(help="The source's columns, in TOML: docs/data.md.")] = None,
+    max_rejects: Annotated[float, typer.Option(min=0, max=1, help="Refuse above this share of broken rows.")] = 0.01,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Bring a source into the history. Loading the same file twice changes nothing."""
+    from features.completejourney import load_complete_journey
+    from features.mapping import Mapping as SourceMapping
+    from features.schema import TABLES
+    from features.sources import load as load_table
+
+    history, rejects = History(home / "history"), home / "rejects"
+    with bar() as told:
+        if table == "completejourney":
+            reports = load_complete_journey(
+                history, rejects_dir=rejects, progress=lambda n, of: told("rows", n, of)
+            )
+        else:
+            if table not in TABLES:
+                raise typer.BadParameter(
+                    f"{table!r} is none of {', '.join(TABLES)}, completejourney", param_hint="TABLE"
+                )
+            if not files or mapping is None:
+                raise typer.BadParameter(
+                    "name the files, and the mapping that explains them: --mapping FILE.toml"
+                )
+            reports = [
+                load_table(
+                    history, table, files, SourceMapping.read(mapping), max_rejects=max_rejects, rejects_dir=rejects,
+                    progress=lambda n, of: told("rows", n, of),
+                )
+            ]  # fmt: skip
+    if as_json:
+        print_json([vars(report) for report in reports])
+    for report in [] if as_json else reports:
+        out.print(str(report), highlight=False, soft_wrap=True)
+
+
+# --- learn ------------------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog="Example: `osclms train --until 2017-12-01`. Exit codes: 0 promoted, 3 kept, 4 another runs, 1 failed."
+)
+def train(until: Until = None, home: Home = HERE, as_json: Json = False) -> None:
+    """Fit, compare, audit, register a version, and promote it if it is better."""
+    from training.gate import Exit as Ends
+    from training.train import train as train_version
+
+    with bar() as told:
+        outcome = train_version(home, until=until, say=told)
+    if as_json:
+        print_json(outcome.as_dict())
+    else:
+        out.print(recipe_table(outcome.recipes), audit_table(outcome.audits))
+        out.print(f"version {outcome.version} {outcome.verdict.reason}", highlight=False, soft_wrap=True)
+        out.print(", ".join(f"{step} {took:.0f} s" for step, took in outcome.seconds.items()), style="dim")
+    raise typer.Exit(Ends.PROMOTED if outcome.verdict.promote else Ends.KEPT)
+
+
+def window(text: str) -> tuple[datetime, datetime]:
+    start, colon, end = text.partition(":") if "T" not in text else text.partition("/")
+    if not colon:
+        raise typer.BadParameter("a window is START:END, as 2017-12-01:2018-01-01, or START/END with times")
+    return moment(start), moment(end)
+
+
+@app.command(epilog="Example: `osclms evaluate --window 2017-12-01:2018-01-01`")
+def evaluate(
+    window_text: Annotated[
+        str, typer.Option("--window", metavar="START:END", help="What was bought in it is the truth.")
+    ],
+    version: Annotated[str | None, typer.Option(help="A version other than the champion.")] = None,
+    placement: Annotated[list[str] | None, typer.Option(help="Only this placement; may be repeated.")] = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Ask a version every question of a window that it has not seen, through the engine."""
+    from training.reading import read_window
+
+    start, end = window(window_text)
+    folder = home / "bundles" / version if version else champion(home)
+    with bar() as told:
+        reading = read_window(home, folder, start, end, placements=placement or (), say=told)
+    if as_json:
+        return print_json(reading.as_dict())
+    if reading.recipes:
+        out.print(recipe_table(reading.recipes))
+    out.print(audit_table(reading.audits))
+    out.print(
+        "FAISS recall@10 " + ", ".join(f"{n} {v:.4f}" for n, v in reading.recall.items()), highlight=False
+    )
+    return None
+
+
+def recipe_table(recipes: Mapping[str, Any]) -> Table:
+    table = Table("recipe, by itself", "NDCG@10", "NDCG@10, novel only", "recall@10", title_justify="left")
+    for name, tasks in recipes.items():
+        ndcg = [str(tasks[task].figure("ndcg", seed=7)) for task in ("purchases", "novel")]
+        table.add_row(name, *ndcg, f"{tasks['purchases'].values('recall').mean():.4f}")
+    return table
+
+
+def audit_table(audits: Any) -> Table:
+    table = Table(
+        "placement",
+        "asked",
+        "questions",
+        "figure",
+        "with 95 % interval",
+        "coverage",
+        "gini",
+        "filled",
+        "full",
+    )
+    for a in audits:
+        figures = (f"{a.figures['coverage']:,.0f}", f"{a.figures['gini']:.3f}", f"{a.figures['filled']:.1%}")
+        name = f"{a.primary}@{a.answers.task.k}"
+        asked = (a.placement, a.task_name, f"{len(a.answers.task):,}", name, str(a.intervals[a.primary]))
+        table.add_row(*asked, *figures, f"{a.figures['full_lists']:.1%}")
+    return table
+
+
+@app.command(epilog="Example: `osclms promote --previous`")
+def promote(
+    version: Annotated[str | None, typer.Argument(help="The version to serve.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Even where the gate kept it back.")] = False,
+    previous: Annotated[
+        bool, typer.Option("--previous", help="Go back to the champion before this one.")
+    ] = False,
+    sync: Annotated[bool, typer.Option("--sync", help="Follow the alias moved in MLflow.")] = False,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Move the alias `champion`, and with it what is served."""
+    from training.publish import Registry
+
+    if [version is not None, previous, sync].count(True) != 1:
+        raise typer.BadParameter("name one of: VERSION, --previous, --sync")
+    registry = Registry(home)
+    changes = (
+        registry.previous()
+        if previous
+        else registry.sync()
+        if sync
+        else registry.promote(str(version), force=force)
+    )
+    if as_json:
+        return print_json({"champion": registry.champion(), "changes": list(changes)})
+    out.print(
+        *(changes or (f"nothing to change: the champion is {registry.champion()}",)),
+        sep="\n",
+        highlight=False,
+    )
+    return None
+
+
+# --- answer -----------------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog="Examples: `osclms recommend next_best --customer 1`, "
+    "`osclms recommend next_best --all --out lists.parquet`, "
+    "`osclms recommend cross_sell --queries q.ndjson --out a.ndjson`. A question is a line "
+    '`{"query_id": 7, "customer_id": "1", "product_ids": ["1082185"]}`.'
+)
+def recommend(
+    placement: Annotated[str, typer.Argument(help="next_best, cross_sell, upsell, discover …")],
+    customer: Annotated[str | None, typer.Option(help="Who is asked for.")] = None,
+    product: Annotated[list[str] | None, typer.Option(help="Looked at, or in the basket; may be repeated.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="A product to leave out; may be repeated.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=100, help="How long a list.")] = None,
+    as_of: AsOf = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what each source scored.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="A list for each customer; needs --out.")] = False,
+    queries: Annotated[Path | None, typer.Option(help="NDJSON of questions; needs --out.", exists=True)] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="A .parquet or .ndjson file, a row an item.")] = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """One list, or lists by the file. In bulk the answer is as of the end of what the model learned from."""
+    from serving.engine import Engine
+
+    engine = Engine.load(champion(home))
+    if every or queries:
+        return bulk(engine, placement, every, queries, to, limit, as_of or engine.data_until, as_json)
+    request = RecommendRequest(
+        customer_id=customer,
+        product_ids=tuple(product or ()),
+        exclude=tuple(exclude or ()),
+        limit=limit,
+        explain=explain,
+    )
+    response = engine.recommend(placement, request, at=as_of or datetime.now(UTC))
+    if as_json:
+        return print_json(response.model_dump(mode="json"))
+    out.print(list_table(response))
+    return None
+
+
+def bulk(
+    engine: Any, placement: str, every: bool, queries: Path | None, to: Path | None, limit: int | None, at: datetime,
+    as_json: bool,
+) -> None:  # fmt: skip
+    from serving import bulk as files
+
+    if to is None or (every and queries):
+        raise typer.BadParameter("name the file to write with --out, and one of --all and --queries")
+    engine.placement(placement)
+    questions = files.everybody(engine, limit) if every else files.queries(Path(str(queries)), limit)
+    of, key = (len(engine.history.customers), "customer_id") if every else (None, "query_id")
+    with bar() as told:
+        done = files.write_lists(
+            engine, placement, questions, to, key=key, at=at, told=lambda n: told("lists", n, of)
+        )  # fmt: skip
+    told_of = {
+        "placement": placement,
+        "lists": done,
+        "out": str(to),
+        "as_of": at.isoformat(),
+        "model_version": engine.version,
+    }
+    print_json(told_of) if as_json else out.print(f"{done:,} lists of {placement} in {to}", highlight=False)
+
+
+def list_table(response: Any) -> Table:
+    table = Table(
+        "", "product", "title", "price", "story", "source", title=response.placement, title_justify="left"
+    )
+    for rank, item in enumerate(response.items, 1):
+        price = "" if item.price is None else f"{item.price:.2f} {item.currency}"
+        source = item.source + (" (fill)" if item.filled else "")
+        table.add_row(str(rank), item.product_id, item.title, price, item.story, source)
+        for name, part in (item.parts or {}).items():
+            table.add_row("", "", f"  {name}", f"{part:.4f}", style="dim")
+    return table
+
+
+@app.command(epilog="Example: `osclms message thank_you --customer 1 --html thanks.html`")
+def message(
+    name: Annotated[str, typer.Argument(help="thank_you")],
+    customer: Annotated[str | None, typer.Option(help="Whom it is for.")] = None,
+    order: Annotated[str | None, typer.Option(help="The order; missing: the customer's latest.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the HTML part to this file.")] = None,
+    as_of: AsOf = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """What a customer would get: subject and text on the screen, the HTML in a file."""
+    from lifecycle.messages import thank_you
+    from serving.engine import Engine
+
+    if name != "thank_you":
+        raise typer.BadParameter(f"{name!r} is no message; known: thank_you", param_hint="NAME")
+    engine = Engine.load(champion(home))
+    profile = History(home / "history").row("customers", customer) if customer else None
+    made = thank_you(
+        engine, customer_id=customer, order_id=order, profile=profile, at=as_of or datetime.now(UTC)
+    )
+    if html:
+        html.write_text(made.html, encoding="utf-8")
+    if as_json:
+        return print_json({"subject": made.subject, "html": made.html, "text": made.text})
+    print(f"Subject: {made.subject}\n\n{made.text}")
+    return None
+
+
+@app.command(epilog="Example: `osclms serve --as-of 2018-01-02 --port 3000`")
+def serve(
+    as_of: AsOf = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
+    host: Annotated[str, typer.Option(help="Only this machine reaches 127.0.0.1.")] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(min=1, help="Processes; they share the model's memory.")] = 1,
+    home: Home = HERE,
+) -> NoReturn:
+    """Serve the champion by BentoML."""
+    champion(home)
+    os.environ |= {"OSCLMS_HOME": str(home.resolve()), "OSCLMS_WORKERS": str(workers)}
+    if as_of:
+        os.environ["OSCLMS_AS_OF"] = as_of.isoformat()
+    here = str(Path(__file__).parent)
+    what = ["serve", "serving.service:Service", "--host", host, "--port", str(port), "--working-dir", here]
+    os.execv(sys.executable, [sys.executable, "-m", "bentoml", *what])  # noqa: S606
+
+
+@app.command(epilog="Example: `osclms check --json`")
+def check(home: Home = HERE, as_json: Json = False) -> None:
+    """Which placements, programs and scores this data can support, and why not."""
+    from lifecycle.support import FIGURES, measured, supported
+
+    figures = measured(History(home / "history"))
+    found = supported(figures)
+    if as_json:
+        return print_json({"figures": figures, "supported": [vars(s) for s in found]})
+    facts = Table("what the data holds", "")
+    for name, what in FIGURES.items():
+        facts.add_row(what, f"{figures[name]:,.10g}")
+    table = Table("", "name", "", "why")
+    for s in found:
+        table.add_row(s.kind, s.name, "[green]yes[/green]" if s.supported else "[red]no[/red]", s.why)
+    out.print(facts, table)
+    return None
+
+
+@app.command(epilog="Example: `osclms demo --no-serve`")
+def demo(
+    home: Home = HERE,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
+    serving: Annotated[
+        bool, typer.Option("--serve/--no-serve", help="Serve once the lists are printed.")
+    ] = True,
+) -> None:
+    """The whole path on the demo data: load, train, print one household's lists, serve. Reuses what is there."""
+    from serving.engine import Engine
+
+    history = History(home / "history")
+    if history.span() is None:
+        load("completejourney", max_rejects=0.01, home=home)
+    if not (home / "champion").exists():
+        try:
+            train(home=home)
+        except typer.Exit as ended:
+            if ended.exit_code:
+                raise
+    engine = Engine.load(champion(home))
+    customer = engine.sample().customers[0]
+    order = engine.order(customer, None)
+    product = (order.lines[0].product if order else engine.sample().products[0]).product_id
+    out.print(f"household {customer}, with product {product}", highlight=False)
+    for name in ("next_best", "cross_sell", "upsell"):
+        asked = RecommendRequest(
+            customer_id=customer, product_ids=() if name == "next_best" else (product,), limit=5
+        )
+        out.print(list_table(engine.recommend(name, asked, at=engine.data_until)))
+    if serving:
+        out.print(
+            f"serving on http://127.0.0.1:{port}, as of {engine.data_until:%Y-%m-%d %H:%M} UTC; Ctrl-C stops"
+        )
+        serve(as_of=engine.data_until, port=port, host="127.0.0.1", workers=1, home=home)
+
+
+def expected() -> tuple[type[Exception], ...]:
+    """Errors whose message says all: no traceback. Training's are known only where it is installed."""
+    errors: list[type[Exception]] = [HistoryError, BundleError, RequestError, BulkError]
+    for module, name in (("training.train", "TrainError"), ("training.publish", "RegistryError")):
+        if module in sys.modules:
+            errors.append(getattr(sys.modules[module], name))
+    return tuple(errors)
+
+
+def main() -> NoReturn:
+    try:
+        app(standalone_mode=True)
+    except Exception as error:
+        if not isinstance(error, expected()):
+            raise
+        err.print(f"osclms: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        busy = type(error).__name__ == "TrainingBusy"
+        raise SystemExit(4 if busy else Exit.FAILED) from None
+    raise SystemExit(Exit.DONE)
+
+
+if __name__ == "__main__":
+    main()

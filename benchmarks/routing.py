@@ -91,7 +91,7 @@ class Frozen:
 
 class Api:
     @bentoml.api(route=PATH)  # type: ignore[untyped-decorator]
-    async def next_best(self, request: RecommendRequest) -> RecommendResponse:  # noqa: ARG002 - read and checked
+    async def next_best(self, request: RecommendRequest) -> RecommendResponse:
         return ANSWER
 
 

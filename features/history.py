@@ -34,7 +34,8 @@ from features.schema import EVENTS, PRODUCTS, TABLES, WORD, Table
 FORMAT = 1
 MEMORY = "1500MB"  # DuckDB's part; what does not fit goes to disk
 THREADS = 2
-ROW_GROUP = 122_880  # rows
+BLOCK = 122_880  # rows of a Parquet row group
+SMALL_BLOCK = 8_192  # of tables in which one row is looked up
 T = TypeVar("T")
 
 
@@ -205,8 +206,7 @@ class History:
         """
 
         def read(manifest: Manifest) -> str:
-            with duckdb.connect(config={"memory_limit": MEMORY, "threads": THREADS}) as db:
-                db.execute("SET TimeZone = 'UTC'")
+            with _connect(":memory:") as db:
                 aliases = self._canonical(manifest)
                 db.register(
                     "aliases",
@@ -361,15 +361,15 @@ def canonical(identities: dict[str, str]) -> dict[str, str]:
 
 def database(staging: Path) -> duckdb.DuckDBPyConnection:
     """A DuckDB on disk in the staging folder: bounded memory, UTC, and no download of extensions."""
-    config = {
-        "memory_limit": MEMORY,
-        "threads": THREADS,
-        "temp_directory": str(staging / "spill"),
-        "autoinstall_known_extensions": False,
-        "autoload_known_extensions": False,
-    }
-    db = duckdb.connect(str(staging / "load.duckdb"), config=config)
+    return _connect(str(staging / "load.duckdb"), temp_directory=str(staging / "spill"))
+
+
+def _connect(name: str, **config: str) -> duckdb.DuckDBPyConnection:
+    bounds: dict[str, str | int | bool] = {"memory_limit": MEMORY, "threads": THREADS}
+    alone = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+    db = duckdb.connect(name, config={**bounds, **alone, **config})
     db.execute("SET TimeZone = 'UTC'")
+    db.execute("SET enable_progress_bar = false")  # else it writes to standard output
     return db
 
 
@@ -419,8 +419,8 @@ class Merge:
 
     def _write(self, part: str, rows: str, ordered: bool = False) -> Merged:
         path = self.staging / f"{self.table.name}.{part}.parquet"
-        order = "" if ordered else f"ORDER BY {', '.join(self.table.order)}"
-        found = self.db.sql(f"{rows} {order}").to_arrow_reader(ROW_GROUP)
+        order = "" if ordered else f"ORDER BY {', '.join(map(identifier, self.table.order))}"
+        found = self.db.sql(f"{rows} {order}").to_arrow_reader(BLOCK)
         written = _write_parquet(path, self.table, found)
         return Merged(written, files=(Staged(self.table.name, part, path, written),) if written else ())
 
@@ -428,23 +428,23 @@ class Merge:
 def _write_parquet(path: Path, table: Table, batches: Iterable[pa.RecordBatch]) -> int:
     """Write rows as they come; how many. Arrow writes equal rows as equal bytes, which DuckDB does not."""
     plain = pa.schema([f.with_type(pa.string()) if f.type == WORD else f for f in table.schema])
-    rows = 0
+    rows, block = 0, BLOCK if table.month else SMALL_BLOCK
     with pq.ParquetWriter(path, plain, compression="zstd") as file:
         for group in _groups(batches):
-            file.write_table(group.select(table.names).cast(plain), row_group_size=ROW_GROUP)
+            file.write_table(group.select(table.names).cast(plain), row_group_size=block)
             rows += group.num_rows
     return rows
 
 
 def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The same rows in tables of ROW_GROUP rows each, the last one shorter."""
+    """The same rows in tables of BLOCK rows each, the last one shorter."""
     held: list[pa.RecordBatch] = []
     for batch in batches:
         held.append(batch)
-        while sum(b.num_rows for b in held) >= ROW_GROUP:
+        while sum(b.num_rows for b in held) >= BLOCK:
             whole = pa.Table.from_batches(held)
-            yield whole.slice(0, ROW_GROUP).combine_chunks()
-            held = whole.slice(ROW_GROUP).to_batches()
+            yield whole.slice(0, BLOCK).combine_chunks()
+            held = whole.slice(BLOCK).to_batches()
     if held:
         yield pa.Table.from_batches(held).combine_chunks()
 
@@ -475,11 +475,11 @@ def _within(table: Table, part: str) -> str:
 
 
 def _same_key(table: Table) -> str:
-    return " AND ".join(f"new.{k} IS NOT DISTINCT FROM old.{k}" for k in table.key)
+    return " AND ".join(f"new.{identifier(k)} IS NOT DISTINCT FROM old.{identifier(k)}" for k in table.key)
 
 
 def _listed(table: Table, prefix: str = "") -> str:
-    return ", ".join(f"{prefix}.{name}" if prefix else name for name in table.names)
+    return ", ".join(f"{prefix}.{identifier(n)}" if prefix else identifier(n) for n in table.names)
 
 
 def _parquet(paths: Iterable[Path]) -> str:
@@ -489,6 +489,11 @@ def _parquet(paths: Iterable[Path]) -> str:
 def quoted(text: str) -> str:
     """A SQL literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """A SQL name, also where it is a word of the language, such as `at`."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def first_row(db: duckdb.DuckDBPyConnection, sql: str) -> Any:

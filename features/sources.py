@@ -17,7 +17,7 @@ from typing import IO
 import duckdb
 import pyarrow as pa
 
-from features.history import History, HistoryError, Merged, database, first_row, quoted
+from features.history import History, HistoryError, Merged, database, first_row, identifier, quoted
 from features.mapping import DAY, PLACEHOLDER, Format, From, LeaveOut, Mapping
 from features.schema import EVENTS, FLAG, PATH, PRODUCTS, REAL, SQL, TABLES, TIME, Table
 
@@ -131,7 +131,7 @@ def _refuse_above(max_rejects: float, report: LoadReport) -> None:
 
 def _create(db: duckdb.DuckDBPyConnection, table: Table, mapping: Mapping) -> None:
     """`staged`: the contract's columns, those of derived products as p_…, and what became of the row."""
-    columns = [f"{c.name} {SQL[c.type]}" for c in table.columns]
+    columns = [f"{identifier(c.name)} {SQL[c.type]}" for c in table.columns]
     columns += [f"p_{c.name} {SQL[c.type]}" for c in PRODUCTS.columns if c.name in mapping.products]
     judged = ["_row BIGINT", "_left VARCHAR", "_reason VARCHAR", "_raw VARCHAR"]
     db.execute(f"CREATE TABLE staged ({', '.join(columns + judged)})")
@@ -321,7 +321,7 @@ class Select:
         Three steps, each a subquery: `texts` trims what is read (s0, s1 …), `mapped` gives the contract's
         columns and their texts (g_…), `marked` makes returns of what is marked as one.
         """
-        columns = ", ".join(self._own_id() if n == "event_id" else n for n in self.table.names)
+        columns = ", ".join(self._own_id() if n == "event_id" else identifier(n) for n in self.table.names)
         products = "".join(f", p_{n}" for n in PRODUCTS.names if n in self.mapping.products)
         return f"""
             WITH texts AS (SELECT *, {self._texts()} FROM raw),
@@ -366,9 +366,12 @@ class Select:
             ):
                 if name in sources:
                     value = self.value(kind, sources[name])
-                    parts += [f"{value.sql} AS {prefix}{name}", f"{value.given} AS g_{prefix}{name}"]
+                    parts += [
+                        f"{value.sql} AS {identifier(prefix + name)}",
+                        f"{value.given} AS g_{prefix}{name}",
+                    ]
                 elif not prefix:
-                    parts.append(f"NULL::{SQL[kind]} AS {name}")
+                    parts.append(f"NULL::{SQL[kind]} AS {identifier(name)}")
         return ", ".join(parts)
 
     def value(self, kind: pa.DataType, source: From) -> Value:
@@ -502,10 +505,10 @@ class Select:
         reasons = [("_problem IS NOT NULL", "_problem")]
         for c in self.table.columns:
             if c.name in self.mapping.columns and c.type in (REAL, TIME, FLAG):
-                unreadable = f"g_{c.name} IS NOT NULL AND {c.name} IS NULL"
+                unreadable = f"g_{c.name} IS NOT NULL AND {identifier(c.name)} IS NULL"
                 reasons.append((unreadable, quoted(f"{c.name} is not a {KINDS[c.type]}")))
             if c.required and c.name in self.mapping.columns:
-                reasons.append((f"{c.name} IS NULL", quoted(f"{c.name} is missing")))
+                reasons.append((f"{identifier(c.name)} IS NULL", quoted(f"{c.name} is missing")))
             if (
                 c.is_id
                 and c.name in self.mapping.columns
@@ -532,11 +535,6 @@ YES, NO = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 
 def _plain(value: str | int | float | bool | None) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def identifier(name: str) -> str:
-    """A SQL name."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _quoted_all(values: Iterable[str]) -> str:
@@ -646,8 +644,8 @@ ACCEPTED = "_left IS NULL AND _reason IS NULL"
 
 def _create_incoming(db: duckdb.DuckDBPyConnection, table: Table) -> None:
     """The view `incoming`: accepted rows, of those with one key the first event, else the last row."""
-    key, best = ", ".join(table.key), "min" if table is EVENTS else "max"
-    same = " AND ".join(f"staged.{k} IS NOT DISTINCT FROM kept.{k}" for k in table.key)
+    keys, best = [identifier(k) for k in table.key], "min" if table is EVENTS else "max"
+    key, same = ", ".join(keys), " AND ".join(f"staged.{k} IS NOT DISTINCT FROM kept.{k}" for k in keys)
     db.execute(f"""
         CREATE TEMP TABLE losers AS SELECT _row FROM staged JOIN (
             SELECT {key}, {best}(_row) AS best FROM staged WHERE {ACCEPTED} GROUP BY {key} HAVING count(*) > 1

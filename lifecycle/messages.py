@@ -26,6 +26,7 @@ from serving.schemas import MAX_IDS, JsonObject, Recommendation, RecommendReques
 TEMPLATES = Path(__file__).parent / "templates"
 LANGUAGES = ("en",)  # the languages that the templates are written in
 DEFAULT_LOCALE = "en_US"
+FOR_ANYBODY = ("popular", "newest")  # recipes that ask neither the customer nor the basket
 LIST_LENGTH = 4
 MAX_LINES = 8  # of the order; the rest is counted
 MAX_TEXT = 120  # characters of a title, name or story
@@ -155,11 +156,14 @@ def line_words(line: Line) -> JsonObject:
 
 
 def shelf_words(shelf: Shelf, response: RecommendResponse, locale: str) -> JsonObject:
-    personal = not all(item.filled for item in response.items)
     return {
-        "heading": shelf.heading if personal else shelf.fallback,
+        "heading": shelf.fallback if all(map(for_anybody, response.items)) else shelf.heading,
         "items": [item_words(item, locale) for item in response.items],
     }
+
+
+def for_anybody(item: Recommendation) -> bool:
+    return item.filled or item.source in FOR_ANYBODY
 
 
 def item_words(item: Recommendation, locale: str) -> JsonObject:
@@ -215,6 +219,7 @@ def tile_colour(title: str) -> str:
 
 
 def initials(title: str) -> str:
-    """Of the first two words that have a letter or digit."""
-    found = [match[0] for word in title.split() if (match := re.search(r"[^\W_]", word))]
-    return "".join(found[:2]).upper() or "•"
+    """Of the first two words before a comma, or the first two letters of a single one."""
+    words = re.findall(r"[^\W\d_]+", title.split(",")[0])
+    letters = words[0][:2] if len(words) == 1 else "".join(word[0] for word in words[:2])
+    return letters.upper() or "•"

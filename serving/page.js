@@ -6,6 +6,7 @@ const SHELVES = [
   { placement: "cross_sell", heading: "Goes with it", about: "What others put into the same basket, and no substitute of it." },
   { placement: "upsell", heading: "A step up", about: "The same need, a step dearer, never bought before." },
 ];
+const FOR_ANYBODY = ["popular", "newest"]; // recipes that ask neither the household nor the product
 const LIMIT = 5;
 // As in the message: titles that start alike share a colour.
 const COLOURS = ["#4b3fc4", "#0b7285", "#2b7a3d", "#a61e4d", "#8a4b08", "#1864ab", "#862e9c", "#5c5f12"];
@@ -57,8 +58,9 @@ function colour(title) {
 }
 
 function initials(title) {
-  const letters = title.split(/\s+/).map((word) => /[\p{L}\p{N}]/u.exec(word)?.[0]).filter(Boolean);
-  return letters.slice(0, 2).join("").toUpperCase() || "•";
+  const words = title.split(",")[0].match(/\p{L}+/gu) || [];
+  const letters = words.length === 1 ? words[0].slice(0, 2) : words.slice(0, 2).map((word) => word[0]).join("");
+  return letters.toUpperCase() || "•";
 }
 
 function money(price, currency) {
@@ -79,8 +81,9 @@ function picture(item) {
 
 function parts(item) {
   if (!item.parts) return null;
+  const max = Math.max(1, ...Object.values(item.parts));
   const rows = Object.entries(item.parts).map(([name, value]) =>
-    el("div", {}, el("dt", { text: name }), el("dd", { text: value.toFixed(3) }), el("meter", { min: 0, max: 1, value, "aria-label": name })));
+    el("div", {}, el("dt", { text: name }), el("dd", { text: value.toFixed(3) }), el("meter", { min: 0, max, value, "aria-label": name })));
   return el("dl", { class: "parts" }, ...rows);
 }
 
@@ -106,7 +109,7 @@ const note = (text, fault) => el("p", { class: fault ? "note error" : "note", ro
 
 function filledNote(items) {
   if (!items.length) return note("Nothing can be shown here: no product is available that fits.");
-  return items.every((item) => item.filled) ? note("Nothing is known that leads to a list of its own here, so this is what sells.") : null;
+  return items.every((item) => item.filled || FOR_ANYBODY.includes(item.source)) ? note("Nothing is known that leads to a list of its own here, so this is what sells.") : null;
 }
 
 function show(section, { body, timing }) {
@@ -151,6 +154,13 @@ function showPart() {
   const failed = !$("mail-error").hidden;
   $("mail-html").hidden = failed || wanted !== "html";
   $("mail-text").hidden = failed || wanted !== "text";
+  fit();
+}
+
+// The sandbox bars scripts and leaves the origin, so that the message can be measured.
+function fit() {
+  const inside = $("mail-html").contentDocument?.documentElement;
+  if (inside && !$("mail-html").hidden) $("mail-html").style.height = `${inside.offsetHeight}px`;
 }
 
 async function refresh() {
@@ -238,6 +248,8 @@ function listen() {
     KEYS[event.key]();
   });
   $("clear").addEventListener("click", () => choose(null));
+  $("mail-html").addEventListener("load", fit);
+  addEventListener("resize", later(fit, 100));
   document.querySelectorAll("input[name=part]").forEach((radio) => radio.addEventListener("change", showPart));
 }
 

@@ -24,7 +24,7 @@ METRIC = "next_best NDCG@10"
 SOUND: Mapping[str, Mapping[str, float]] = {
     "next_best": {"full_lists": 1.0, "violations": 0, "coverage": 0.20, "accuracy": 0.42},
     "cross_sell": {"full_lists": 0.995, "violations": 0, "coverage": 0.30, "accuracy": 0.113},
-    "index": {"recall": 1.0},
+    "index": {"index_recall": 1.0},
 }
 RIVAL = np.random.default_rng(4).uniform(0.2, 0.6, 2000)
 NOISE = np.random.default_rng(5).normal(0, 0.01, 2000)
@@ -87,8 +87,8 @@ def test_the_reasons_read_as_sentences() -> None:
     [
         (spoilt("cross_sell", full_lists=0.97), "cross_sell: share of full lists 0.97 is below 0.99"),
         (spoilt("next_best", violations=3), "next_best: lists that break a rule 3 is not 0"),
-        (spoilt("index", recall=0.9), "index: recall@10 of the index 0.9 is below 0.95"),
-        (spoilt("index", recall=float("nan")), "index: recall@10 of the index nan is below 0.95"),
+        (spoilt("index", index_recall=0.9), "index: recall@10 of the index 0.9 is below 0.95"),
+        (spoilt("index", index_recall=float("nan")), "index: recall@10 of the index nan is below 0.95"),
         ({**SOUND, "index": {}}, "recall@10 of the index was not measured anywhere"),
     ],
 )
@@ -129,7 +129,7 @@ def test_what_the_champion_did_must_not_be_lost(
         (spoilt("cross_sell", accuracy=0.1074), True),  # 0.95 × 0.113 = 0.10735
         (spoilt("cross_sell", full_lists=0.99), True),
         (spoilt("next_best", coverage=0.1), True),
-        (spoilt("index", recall=0.95), True),
+        (spoilt("index", index_recall=0.95), True),
         ({**SOUND, "upsell": {"full_lists": 1.0, "violations": 0, "coverage": 0.01, "accuracy": 0.0}}, True),
     ],
 )

@@ -221,7 +221,14 @@ def test_one_line(text: str, line: str) -> None:
 
 @pytest.mark.parametrize(
     ("title", "letters"),
-    [("Whole milk", "WM"), ("2% milk", "2M"), ("— ...", "•"), ("", "•"), ("éclair", "É")],
+    [
+        ("Whole milk", "WM"),
+        ("Bananas, 40 lb", "BA"),
+        ("2% milk 12oz", "MO"),
+        ("— 7", "•"),
+        ("", "•"),
+        ("é", "É"),
+    ],
 )
 def test_initials(title: str, letters: str) -> None:
     assert initials(title) == letters

@@ -235,6 +235,21 @@ def test_promotion_moves_alias_and_file_and_says_so(registry: Registry, home: Pa
     assert (home / "champion").read_text() == "2\n"
 
 
+def test_what_the_gate_kept_back_needs_force_but_may_be_gone_back_to(registry: Registry, home: Path) -> None:
+    registry.promote(trained(registry))
+    trained(registry)
+    registry.client.set_model_version_tag("osclms", "2", "verdict", "kept: not better")
+    with pytest.raises(
+        RegistryError, match=r"the gate kept version 2 back \(kept: not better\): add --force"
+    ):
+        registry.promote("2")
+    assert registry.champion() == served(home) == "1"
+    registry.promote("2", force=True)
+    registry.promote(trained(registry))
+    registry.previous()
+    assert registry.champion() == served(home) == "2"
+
+
 def test_an_unknown_version_is_refused_by_name(registry: Registry, home: Path) -> None:
     with pytest.raises(RegistryError, match="there is no version 1: train first"):
         registry.promote("1")
@@ -354,7 +369,7 @@ def train(home: Path) -> None:
 
 
 def promote(home: Path) -> None:
-    shutil.rmtree(home / "bundles" / "1")
+    shutil.rmtree(home / "bundles" / "1", ignore_errors=True)
     Registry(home).promote("1")
 
 
@@ -364,7 +379,7 @@ def go_back(home: Path) -> None:
 
 def follow(home: Path) -> None:
     registry = Registry(home)
-    shutil.rmtree(home / "bundles" / "1")
+    shutil.rmtree(home / "bundles" / "1", ignore_errors=True)
     registry.client.set_registered_model_alias("osclms", "champion", "1")
     registry.sync()
 
@@ -460,9 +475,7 @@ def holder(home: Path) -> int:
     os._exit(1)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:This process .* is multi-threaded:DeprecationWarning"
-)  # Python 3.12 on fork
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
 def test_a_second_trainer_is_told_who_holds_the_lock_until_that_is_killed(tmp_path: Path) -> None:
     pid = holder(tmp_path)
     says = f"process {pid} is training and holds {tmp_path / 'training.lock'}: wait for it, or stop it"

@@ -38,7 +38,7 @@ def recall_at(hits: Hits, wanted: Counts) -> NDArray[np.float64]:
 
 
 def hit_rate(hits: Hits, wanted: Counts) -> NDArray[np.float64]:
-    return hits.any(axis=1).astype(np.float64)
+    return np.asarray(hits.any(axis=1), np.float64)
 
 
 def mrr(hits: Hits, wanted: Counts) -> NDArray[np.float64]:

@@ -41,6 +41,7 @@ with warnings.catch_warnings():
 
 NAME = "osclms"  # of the experiment and of the registered model
 CHAMPION = "champion"  # of the alias and of the file
+VERDICT = "verdict"  # the tag of a version that holds what the gate said
 ARTIFACT = "bundle"  # the folder of a run's artifacts that holds the bundle
 LONGEST_PARAM = 5_000  # characters; MLflow cuts at 6,000 without a word
 LOCK_SECONDS = 300.0
@@ -233,8 +234,16 @@ class Registry:
         version = self.client.get_registered_model(NAME).aliases.get(CHAMPION)
         return None if version is None else str(version)
 
-    def promote(self, version: str) -> tuple[str, ...]:
-        """Make this version the champion, fetching its bundle where that is missing. Says what changed."""
+    def promote(self, version: str, *, force: bool = False) -> tuple[str, ...]:
+        """Make this version the champion, fetching its bundle where that is missing. Says what changed.
+
+        A version that the gate kept back, as its tag `verdict` says, needs `force`.
+        """
+        verdict = self._known(version).tags.get(VERDICT, "")
+        if verdict.startswith("kept") and not force:
+            raise RegistryError(
+                f"the gate kept version {version} back ({verdict}): add --force to promote it"
+            )
         with self._lock:
             return self._crown(version, "promoted")
 

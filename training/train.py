@@ -150,6 +150,7 @@ def train(
 
     with training_lock(home):
         clock, history, registry = Clock(), History(home / "history"), Registry(home)
+        registry.repair()
         end = until or end_of(history)
         work = fresh(home / "staging" / "train")
         past, full = sides_of(history, end, work, recipes, placements)
@@ -340,7 +341,10 @@ def publish(registry: "Registry", full: Side, outcome: Outcome, about: Mapping[s
     """A run for the training and one for each recipe, the bundle as a version, and the alias if it won."""
     from training import plots
 
-    tags = {k: about[k] for k in ("fingerprint", "git_revision")} | {"data_until": full.until.isoformat()}
+    tags = {
+        "fingerprint": about["fingerprint"], "git_revision": about["git_revision"],
+        "data_until": full.until.isoformat(), "verdict": outcome.verdict.reason,
+    }  # fmt: skip
     report = outcome.as_dict()
     names = {name: tasks["purchases"].figure("ndcg", seed=SEED) for name, tasks in outcome.recipes.items()}
     customers = len(outcome.recipes["popular"]["purchases"].task)
@@ -349,7 +353,7 @@ def publish(registry: "Registry", full: Side, outcome: Outcome, about: Mapping[s
         f"train {full.until:%Y-%m-%d}",
         params={"recipes": full.configuration["recipes"], "validation_from": outcome.cutoff.isoformat()},
         metrics=outcome.metrics,
-        tags=tags | {"verdict": outcome.verdict.reason},
+        tags=tags,
         artifacts={
             "report.json": report,
             "recipes.png": plots.recipes_compared(

@@ -1,0 +1,141 @@
+"""Lists by the file: for every customer, or for a file of questions."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+
+from serving.engine import Engine
+from serving.schemas import Id, RecommendRequest
+
+CHUNK = 500  # lists held at once
+ITEM = ("product_id", "title", "price", "url", "image_url", "score", "story")
+NUMBERS = {"rank": pa.int32(), "price": pa.float64(), "score": pa.float64()}
+Row = dict[str, Any]
+Write = Callable[[list[Row]], None]
+Question = tuple[str, RecommendRequest]  # what the answer is filed under, and what is asked
+
+
+class BulkError(ValueError):
+    """A file that cannot be read or written as asked; the message names the line and the way out."""
+
+
+class Query(BaseModel):
+    """A line of a file of questions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    query_id: StrictStr | StrictInt
+    customer_id: Id | None = None
+    product_ids: Annotated[tuple[Id, ...], Field(max_length=500)] = ()
+    exclude: Annotated[tuple[Id, ...], Field(max_length=500)] = ()
+
+
+def everybody(engine: Engine, limit: int | None) -> Iterator[Question]:
+    """A question for each customer of the bundle."""
+    customers = engine.history.customers
+    for place in range(len(customers)):
+        customer = customers.at([place])[0]
+        yield customer, RecommendRequest(customer_id=customer, limit=limit)
+
+
+def queries(path: Path, limit: int | None) -> Iterator[Question]:
+    """The questions of an NDJSON file. Raises BulkError with the line of the first that is not understood."""
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                query = understood(line, f"{path}, line {number}")
+                asked = query.model_dump(exclude={"query_id"})
+                yield str(query.query_id), RecommendRequest(**asked, limit=limit)
+
+
+def understood(line: str, where: str) -> Query:
+    try:
+        return Query.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the line"
+        raise BulkError(
+            f'{where}: {field}: {first["msg"]}; expected {{"query_id": …, "customer_id": … or none, '
+            '"product_ids": […]}'
+        ) from error
+
+
+def write_lists(
+    engine: Engine,
+    placement: str,
+    questions: Iterable[Question],
+    out: Path,
+    *,
+    key: str,
+    at: datetime,
+    told: Callable[[int], None] = lambda done: None,
+) -> int:
+    """Answer every question into `out` (.parquet or .ndjson), a row an item, and return how many were answered.
+
+    Columns: `key`, rank from 1, ITEM, recommendation_id. The file appears whole or not at all.
+    """
+    done = 0
+    with writer(out, key) as write:
+        for chunk in chunks(questions):
+            write([row for question in chunk for row in answered(engine, placement, question, key, at)])
+            done += len(chunk)
+            told(done)
+    return done
+
+
+def chunks(questions: Iterable[Question]) -> Iterator[list[Question]]:
+    held: list[Question] = []
+    for question in questions:
+        held.append(question)
+        if len(held) == CHUNK:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def answered(engine: Engine, placement: str, question: Question, key: str, at: datetime) -> Iterator[Row]:
+    name, request = question
+    response = engine.recommend(placement, request, at=at)
+    for rank, item in enumerate(response.items, 1):
+        values = {column: getattr(item, column) for column in ITEM}
+        yield {key: name, "rank": rank, **values, "recommendation_id": response.recommendation_id}
+
+
+@contextmanager
+def writer(out: Path, key: str) -> Iterator[Write]:
+    """What writes rows to a file beside `out` that takes its place once all is written."""
+    formats = {".parquet": parquet_writer, ".ndjson": ndjson_writer}
+    if out.suffix not in formats:
+        raise BulkError(f"{out} is neither .parquet nor .ndjson: name the file after one of the two")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        with formats[out.suffix](unfinished, key) as write:
+            yield write
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def parquet_writer(path: Path, key: str) -> Iterator[Write]:
+    names = (key, "rank", *ITEM, "recommendation_id")
+    schema = pa.schema([(name, NUMBERS.get(name, pa.string())) for name in names])
+    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+        yield lambda rows: file.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+@contextmanager
+def ndjson_writer(path: Path, key: str) -> Iterator[Write]:
+    del key
+    with path.open("w", encoding="utf-8") as file:
+        yield lambda rows: file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

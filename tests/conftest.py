@@ -1,0 +1,83 @@
+"""A small real shop for the tests: every tenth household of the demo data, loaded, trained, with a champion."""
+
+import os
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from filelock import FileLock
+
+from features.completejourney import mapping_of, source_folder
+from features.history import History
+from features.sources import load
+from training.models import RECIPES, Als, Bpr, Hybrid, Recipe
+
+END = datetime(2018, 1, 2, tzinfo=UTC)
+SMALL: dict[str, Recipe] = {
+    **RECIPES,
+    "als": Als(factors=16, iterations=4),
+    "hybrid": Hybrid(factors=8, epochs=3),
+    "bpr": Bpr(factors=8, iterations=5),
+}
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`shared(name, make)`: a folder made once for all test processes."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def once(name: str, make: Callable[[Path], None]) -> Path:
+        folder, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def loaded_home(shared: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """A home with history only. Read, do not write: other tests share it."""
+    return shared("loaded", load_sample)
+
+
+@pytest.fixture(scope="session")
+def shop_home(shared: Callable[[str, Callable[[Path], None]], Path], loaded_home: Path) -> Path:
+    """A home with history and a champion. Read, do not write: other tests share it."""
+
+    def make(folder: Path) -> None:
+        from training.train import train
+
+        shutil.copytree(loaded_home / "history", folder / "history")
+        outcome = train(folder, recipes=SMALL)
+        assert outcome.verdict.promote, outcome.verdict.reason
+
+    return shared("shop", make)
+
+
+def load_sample(home: Path, step: int = 10) -> None:
+    """Events of every `step`-th household, the whole catalogue, and customers; one has a name."""
+    data, history = source_folder(), History(home / "history")
+    events = pq.read_table(data / "transactions.parquet")
+    kept = sorted(pc.unique(events["household_id"]).to_pylist())[::step]
+    sample = home / "events.parquet"
+    pq.write_table(events.filter(pc.is_in(events["household_id"], value_set=pa_array(kept))), sample)
+    for table, file in (("events", sample), ("products", data / "products.parquet")):
+        load(history, table, [file], mapping_of(table), rejects_dir=home / "rejects")
+
+
+def pa_array(values: list[int]) -> object:
+    import pyarrow as pa
+
+    return pa.array(values)

@@ -1,0 +1,77 @@
+"""What a version reaches in a window that it has not seen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from features.history import History
+from serving.engine import Engine
+from training import jobs
+from training.evaluate import Answers, Audit, index_recall
+from training.split import AUDITS, Future, known
+from training.train import COMPARED, SEED, Say, TrainError, as_dicts, finished, silent
+
+ALL = 10**9
+
+
+@dataclass(frozen=True)
+class Reading:
+    version: str
+    start: datetime
+    end: datetime
+    recipes: dict[str, dict[str, Answers]]
+    audits: list[Audit]
+    recall: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "version": self.version,
+            "window": [self.start.isoformat(), self.end.isoformat()],
+            "recipes": {
+                name: {task: vars(a.figure("ndcg", seed=SEED)) for task, a in tasks.items()}
+                for name, tasks in self.recipes.items()
+            },
+            "placements": as_dicts(self.audits),
+            "faiss_recall_at_10": self.recall,
+        }
+
+
+def read_window(
+    home: Path,
+    folder: Path,
+    start: datetime,
+    end: datetime,
+    *,
+    placements: Sequence[str] = (),
+    processes: int = 2,
+    seed: int = SEED,
+    say: Say = silent,
+) -> Reading:
+    """Ask the bundle in `folder` every question of the window, and compare its answers with what was bought.
+
+    Only the named placements where any is. Raises TrainError for a window that starts before the bundle's
+    `data_until`: it has learned from it.
+    """
+    engine = Engine.load(folder)
+    check_window(engine, start, end)
+    future = Future.of(engine.bundle, known(History(home / "history"), end), start)
+    rows = [n for n, row in enumerate(AUDITS) if not placements or row[0] in placements]
+    names = [name for name in COMPARED if name in engine.models and not placements]
+    with jobs.workers(processes) as pool:
+        alone = [pool.submit(jobs.recipe_answers, folder, future, n, most=ALL, seed=seed) for n in names]
+        placed = [pool.submit(jobs.audit, folder, future, n, at=start, most=ALL, seed=seed) for n in rows]
+        recipes = dict(zip(names, finished(alone, "comparing recipes", say), strict=True))
+        audits = [a for a in finished(placed, "auditing placements", say) if a is not None]
+    return Reading(engine.version, start, end, recipes, audits, index_recall(engine, seed=seed))
+
+
+def check_window(engine: Engine, start: datetime, end: datetime) -> None:
+    if end <= start:
+        raise TrainError(f"the window ends at {end.isoformat()}, which is not after {start.isoformat()}")
+    if start < engine.data_until:
+        raise TrainError(
+            f"version {engine.version} has learned from all before {engine.data_until.isoformat()}, the window starts "
+            f"at {start.isoformat()}: train with `--until {start:%Y-%m-%d}` first, or choose a later window"
+        )
