@@ -17,7 +17,7 @@ setup: .venv/.ready   ## prepare .venv (and Chromium, by apt, where it may)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --constraint constraints.txt --editable '.[training,demo,dev]'
-	@bash docs/chromium.sh
+	@bash docs/debian.sh
 	@touch $@
 
 run: setup            ## load the demo data, train, print one household's lists, serve

@@ -23,6 +23,7 @@ from serving.schemas import Because, Recommendation, RecommendRequest, Recommend
 Mask = NDArray[np.bool_]
 Scores = NDArray[np.float32]
 REGULAR = 3  # purchases that make a favourite
+FEW = 64  # items taken out of the available
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Engine:
         self.history = bundle.interactions
         self.models = bundle.models
         self.available = np.asarray(self.catalog.available)
+        self.n_available = int(np.count_nonzero(self.available))
         self.zone = ZoneInfo(self.store.time_zone)
         orders = np.bincount(self.history.item, minlength=len(self.catalog))
         self.indexes = {
@@ -247,10 +249,13 @@ class Engine:
     def nearest(self, source: Source, model: Vectors, allowed: Mask, ask: Ask) -> Array:
         if source.asks == "nobody":
             return first(self.ordered(source.model), allowed, source.take)
-        index, only = self.indexes[source.model], None if allowed is self.available else allowed
+        index = self.indexes[source.model]
+        gone = self.n_available - int(np.count_nonzero(allowed))
+        # to pass a filter costs more than to fetch a few more, which `rank` drops
+        take, only = (source.take + gone, None) if gone <= FEW else (source.take, allowed)
         if source.asks == "customer":
-            return index.of_customer(ask.customer, source.take, only)
-        return index.like_items(ask.products, source.take, only) if len(ask.products) else NOTHING[0]
+            return index.of_customer(ask.customer, take, only)
+        return index.like_items(ask.products, take, only) if len(ask.products) else NOTHING[0]
 
     @lru_cache(maxsize=8)  # noqa: B019 - an engine lives as long as its worker
     def ordered(self, name: str) -> Array:
