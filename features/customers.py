@@ -46,7 +46,8 @@ def usual_gap(orders: pd.DataFrame) -> pd.Series:
 
 
 def stage(rows: pd.DataFrame) -> pd.Categorical:
-    """New: one order. Then by how many usual gaps have passed since the last: active, brink, lapsed."""
+    """By how many usual gaps have passed since the last order: more than LAPSED, more than BRINK; of the rest,
+    with one order new, with more active."""
     late = rows["recency"].to_numpy() / np.maximum(rows["gap"].to_numpy(), 1 / 24)
     names = np.select(
         [late > LAPSED, late > BRINK, rows["frequency"] == 1], ["lapsed", "brink", "new"], default="active"

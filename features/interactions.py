@@ -16,6 +16,7 @@ Ints = NDArray[np.int32]
 Seconds = NDArray[np.int64]
 Floats = NDArray[np.float32]
 DAY = 86_400
+NEVER = b"\xff"  # no text holds this byte in UTF-8, so no id is equal to it
 EVENT_COLUMNS = (
     "customer_id", "product_id", "event_type", "occurred_at", "order_id", "quantity", "unit_price", "discount",
 )  # fmt: skip
@@ -53,7 +54,9 @@ class Ids:
         """Positions of these ids, −1 where unknown: int32 [len(ids)]."""
         width = self.values.dtype.itemsize
         # numpy drops trailing NULs and cuts what is too wide, so such ids are unknown before it sees them
-        raw = [b"" if "\0" in i or len(b := i.encode("utf-8", "replace")) > width else b for i in ids]
+        raw = [
+            NEVER if "\0" in i or len(b := i.encode("utf-8", "surrogatepass")) > width else b for i in ids
+        ]
         return self._find(np.array(raw, dtype=self.values.dtype))
 
     def _find(self, raw: NDArray[np.bytes_]) -> Ints:
@@ -64,7 +67,7 @@ class Ids:
 
     def column(self, ids: "pa.ChunkedArray[Any] | pa.Array[Any]") -> Ints:
         """Positions of an arrow column of ids, −1 where null or unknown."""
-        encoded = pa.chunked_array(ids).combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+        encoded = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
         if not pa.types.is_dictionary(encoded.type):
             encoded = encoded.dictionary_encode()
         places = (
@@ -72,7 +75,7 @@ class Ids:
             if len(encoded.dictionary)
             else np.empty(0, np.int32)
         )
-        codes = encoded.indices.fill_null(len(places)).to_numpy(zero_copy_only=False)
+        codes = encoded.indices.cast(pa.int64()).fill_null(len(places)).to_numpy(zero_copy_only=False)
         return np.append(places, np.int32(-1))[codes]
 
     def at(self, positions: Sequence[int] | NDArray[Any]) -> list[str]:
@@ -110,7 +113,8 @@ class Interactions:
         """Paid order lines of products in `keep` (bool [len(items)]) strictly before `until`.
 
         `events` holds EVENT_COLUMNS of the contract, in any order. A line given away for nothing is no choice
-        and is left out; a return takes back its purchase: in the same order if it names one, else the latest.
+        and is left out; a return takes back its purchase: first in the order that it names, whoever brings it, then
+        the latest of its customer before it.
         """
         bought = before(events, until, "order")
         free = pc.fill_null(pc.equal(bought["unit_price"], 0.0), False)
@@ -205,20 +209,16 @@ class Lines:
     def kept(self, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return (self.item >= 0) & np.append(keep, False)[self.item]
 
-    def key(self, n_items: int) -> NDArray[np.int64]:
-        return (self.customer.astype(np.int64) + 1) * n_items + self.item
-
     def less(self, returns: "Lines") -> "Lines":
-        """These lines after `returns` took back what they name, the latest purchase before each first."""
+        """These lines after `returns`, the earliest first, took back their purchases."""
+        returns = returns.where(returns.item >= 0)
         if not len(returns.item):
             return self
         left = self.quantity.copy()
-        n_items = int(max(self.item.max(initial=0), returns.item.max(initial=0))) + 1
-        held = purchases_of(self, returns, n_items)
-        for row in np.argsort(returns.at, kind="stable"):
-            take_back(
-                left, self, returns, row, held.get(int(returns.key(n_items)[row]) if n_items else 0, [])
-            )
+        in_order, of_customer = rows_of(self, returns, "order"), rows_of(self, returns, "customer")
+        # at one moment a return that names an order goes first: it has the fewest purchases to choose from
+        for row in np.lexsort((returns.customer, returns.order, returns.order < 0, returns.at)):
+            take_back(left, self, returns, row, in_order[row] + of_customer[row])
         paid = self.paid * left / np.maximum(self.quantity, 1e-12)
         return replace(self, quantity=left, paid=paid).where(left > 1e-9)
 
@@ -242,28 +242,27 @@ class Lines:
         return compact(merged)
 
 
-def purchases_of(lines: Lines, returns: Lines, n_items: int) -> dict[int, list[int]]:
-    """Rows of `lines`, latest first, by the customer-and-item key of every return."""
-    key = lines.key(n_items)
-    rows = np.flatnonzero(np.isin(key, returns.key(n_items)))
-    rows = rows[np.argsort(-lines.at[rows], kind="stable")]
+def rows_of(lines: Lines, returns: Lines, who: str) -> list[list[int]]:
+    """For each return the rows of `lines` with its item and its customer or order, latest first; none of −1."""
+    n_items = int(max(lines.item.max(initial=0), returns.item.max(initial=0))) + 1
+    key, wanted = (getattr(part, who).astype(np.int64) * n_items + part.item for part in (lines, returns))
+    wanted[getattr(returns, who) < 0] = -1
+    rows = np.flatnonzero(np.isin(key, wanted[wanted >= 0]))
+    rows = rows[np.lexsort((lines.paid[rows], lines.quantity[rows], lines.order[rows], -lines.at[rows]))]
     held: dict[int, list[int]] = {}
     for row in rows.tolist():
         held.setdefault(int(key[row]), []).append(row)
-    return held
+    return [held.get(int(k), []) for k in wanted]
 
 
-def take_back(left: NDArray[np.float64], lines: Lines, returns: Lines, row: int, held: list[int]) -> None:
-    """Lower `left` by one return: first in the order that it names, then in the latest purchases before it."""
-    order, wanted = returns.order[row], float(returns.quantity[row])
-    anonymous = returns.customer[row] < 0
-    early = [
-        r for r in held if lines.at[r] <= returns.at[row] and not (anonymous and lines.order[r] != order)
-    ]
-    for r in sorted(early, key=lambda r: lines.order[r] != order):
-        taken = min(wanted, float(left[r]))
-        left[r] -= taken
-        wanted -= taken
+def take_back(left: NDArray[np.float64], lines: Lines, returns: Lines, row: int, purchases: list[int]) -> None:
+    """Lower `left` of these purchases by one return, in their turn, as far as they were made before it."""
+    wanted = float(returns.quantity[row])
+    for bought in purchases:
+        if lines.at[bought] <= returns.at[row]:
+            taken = min(wanted, float(left[bought]))
+            left[bought] -= taken
+            wanted -= taken
 
 
 def compact(data: Interactions) -> Interactions:

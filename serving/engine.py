@@ -187,8 +187,9 @@ class Engine:
         self.rank(row.sources, self.allowed(row.rules, ask, chosen), ask, chosen)
         chosen.own = len(chosen.items)
         for step in row.fill:
-            if len(chosen.items) < ask.limit:
-                self.rank((step.source,), self.allowed(step.rules, ask, chosen), ask, chosen)
+            more = True
+            while more and len(chosen.items) < ask.limit:
+                more = self.rank((step.source,), self.allowed(step.rules, ask, chosen), ask, chosen)
         return chosen
 
     def allowed(self, rules: Sequence[str], ask: Ask, chosen: Chosen) -> Mask:
@@ -209,10 +210,10 @@ class Engine:
         if np.any(groups >= 0):
             mask[np.isin(self.catalog.group, groups[groups >= 0])] = False
 
-    def rank(self, sources: Sequence[Source], allowed: Mask, ask: Ask, chosen: Chosen) -> None:
-        """Append the best of what the sources propose among the allowed."""
-        proposed = [self.propose(source, allowed, ask) for source in sources if source.take]
-        items = np.unique(np.concatenate(proposed)) if proposed else NOTHING[0]
+    def rank(self, sources: Sequence[Source], allowed: Mask, ask: Ask, chosen: Chosen) -> bool:
+        """Append the best of what the sources propose among the allowed; whether they may know more."""
+        proposed = [self.propose(s, allowed, ask) if s.take else NOTHING[0] for s in sources]
+        items = np.unique(np.concatenate(proposed))
         items = items[allowed[items]]
         parts = np.stack([s.weight * scaled(self.score(s, items, ask)) for s in sources])
         total = parts.sum(axis=0)
@@ -224,9 +225,10 @@ class Engine:
         for place in best[: ask.limit - len(chosen.items)].tolist():
             chosen.items.append(int(items[place]))
             chosen.scores.append(float(total[place]))
-            chosen.sources.append(sources[int(np.argmax(parts[:, place]))])
+            chosen.sources.append(credited(sources, proposed, parts[:, place], items[place]))
             names = [f"{source.model}:{source.asks}" for source in sources]
             chosen.parts.append(dict(zip(names, parts[:, place].round(6).tolist(), strict=True)))
+        return len(best) > 0 and any(len(p) >= s.take > 0 for s, p in zip(sources, proposed, strict=True))
 
     @cached_property
     def has_groups(self) -> bool:
@@ -437,6 +439,13 @@ class Engine:
 
 
 NEED_A_REASON = {key for key, text in STORIES.items() if "{because}" in text}
+
+
+def credited(sources: Sequence[Source], proposed: Sequence[Array], parts: Scores, item: int) -> Source:
+    """The source that scored an item highest; where none did above 0, the first that proposed it."""
+    if parts.max() > 0:
+        return sources[int(parts.argmax())]
+    return next(source for source, items in zip(sources, proposed, strict=True) if item in items)
 
 
 def scaled(scores: Scores) -> Scores:

@@ -24,7 +24,7 @@ class Fitted(Protocol):
         """Scores of every item, one row a customer: float32 [len(customers), n_items].
 
         Higher is better; only order within a row means anything. `histories` holds what each of them bought,
-        csr [len(customers), n_items], for the models that ask with items.
+        csr [len(customers), n_items], for the models that ask with items. Customer −1 is a stranger.
         """
         ...
 
@@ -50,7 +50,9 @@ class Vectors:
 
     def of_customers(self, customers: Array, histories: sparse.csr_array) -> NDArray[np.float32]:
         del histories
-        return self.customers[customers] @ self.items.T + self.bias
+        scores, known = np.tile(self.bias, (len(customers), 1)), customers >= 0
+        scores[known] += self.customers[customers[known]] @ self.items.T
+        return scores
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ class Candidates:
 
     def of_customers(self, customers: Array, histories: sparse.csr_array) -> NDArray[np.float32]:
         del histories
-        return self.customers[customers].toarray()
+        scores, known = np.zeros((len(customers), self.customers.shape[1]), np.float32), customers >= 0
+        scores[known] = self.customers[customers[known]].toarray()
+        return scores
 
     def of_customer(self, customer: int) -> tuple[Array, NDArray[np.float32]]:
         return row_of(self.customers, customer)

@@ -53,7 +53,7 @@ class ItemIndex:
 def search(
     index: Any, rows: Array, query: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None
 ) -> Array:
-    if not len(rows):
+    if not len(rows) or k < 1:
         return NOTHING[0]
     found = index.search(query[None], min(k, len(rows)), params=selector(allowed, rows))[1][0]
     return rows[found[found >= 0]]  # FAISS says −1 for what is missing
@@ -80,10 +80,10 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def recall(index: ItemIndex, customers: Array, k: int = 10) -> float:
-    """Share of the exact top k by score that the index finds, over these customers."""
+    """Share of the exact top k by score that the index finds, over these customers; 1 where there is none."""
     rows, vectors = index.head, index.vectors
-    hits = 0
+    hits, wanted = 0, len(customers) * min(k, len(rows))
     for customer in customers:
         exact = vectors.items[rows] @ vectors.customers[customer] + vectors.bias[rows]
         hits += len(np.intersect1d(rows[top_k(exact, k)], index.of_customer(int(customer), k)))
-    return hits / max(1, len(customers) * min(k, len(rows)))
+    return hits / wanted if wanted else 1.0

@@ -148,7 +148,7 @@ PLACEMENTS: Mapping[str, Placement] = {
             ),
             fill=(Step(Source("popular", "nobody", "same_need"), ("same_need",)), Step(POPULAR)),
         ),
-        Placement("trending", "what sells most lately", ("nobody",), (POPULAR,)),
+        Placement("trending", "what sells most lately", ("nobody",), (POPULAR,), fill=(Step(POPULAR),)),
         Placement(
             "new_arrivals",
             "what is new and already bought",

@@ -176,15 +176,6 @@ def test_every_changed_byte_is_found_by_verify(whole: Path, tmp_path: Path) -> N
             Engine.load(folder, verify=True)
 
 
-def test_a_model_that_a_placement_asks_must_be_there(folder: Path) -> None:
-    for path in folder.glob("als.*"):
-        path.unlink()
-    left = {n: h for n, h in read_manifest(folder).files.items() if not n.startswith("als.")}
-    rewrite(folder, files=left)
-    with pytest.raises(BundleError, match="als"):
-        Bundle.load(folder)
-
-
 def test_the_champion_is_the_bundle_that_the_file_names(tmp_path: Path) -> None:
     (tmp_path / "champion").write_text("12\n")
     assert champion(tmp_path) == tmp_path / "bundles" / "12"
