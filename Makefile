@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+PORT ?= 3000
 export OSCLMS_HOME ?= .osclms
 export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
@@ -21,7 +22,7 @@ setup: .venv/.ready   ## prepare .venv (and Chromium, by apt, where it may)
 	@touch $@
 
 run: setup            ## load the demo data, train, print one household's lists, serve
-	$(BIN)/osclms demo
+	$(BIN)/osclms demo --port $(PORT)
 
 test: setup           ## every test but the long ones
 	$(BIN)/python -m pytest -n 2 -m 'not long'

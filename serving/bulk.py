@@ -48,7 +48,7 @@ def everybody(engine: Engine, limit: int | None) -> Iterator[Question]:
 
 def queries(path: Path, limit: int | None) -> Iterator[Question]:
     """The questions of an NDJSON file. Raises BulkError with the line of the first that is not understood."""
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 query = understood(line, f"{path}, line {number}")
@@ -56,7 +56,7 @@ def queries(path: Path, limit: int | None) -> Iterator[Question]:
                 yield str(query.query_id), RecommendRequest(**asked, limit=limit)
 
 
-def understood(line: str, where: str) -> Query:
+def understood(line: bytes, where: str) -> Query:
     try:
         return Query.model_validate_json(line)
     except ValidationError as error:

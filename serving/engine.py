@@ -358,7 +358,14 @@ class Engine:
             key = "regular" if len(bought) >= REGULAR else "again"
         if because:
             slots["because"] = self.catalog.title[because[0]]
+        if key == "features" and not (because and self.alike(because[0], item)):
+            key = "taste"
         return STORIES[key if key not in NEED_A_REASON or because else "like_you"].format(**slots)
+
+    def alike(self, held: int, item: int) -> bool:
+        """Whether two products are of one known finest category."""
+        code = self.catalog.category
+        return bool(code[held] == code[item] >= 0)
 
     def need(self, item: int) -> str:
         """The finest category's own name."""
@@ -419,7 +426,8 @@ class Engine:
 
     @cached_property
     def by_popularity(self) -> Array:
-        return np.argsort(-self.models["popular"].arrays()["bias"], kind="stable")
+        bias = self.models["popular"].arrays()["bias"]
+        return top_k(bias, len(bias), self.available)
 
     @cached_property
     def folded(self) -> list[str]:

@@ -106,10 +106,12 @@ KINDS: dict[str, Any] = {c.kind: c for c in (Vectors, Neighbors, Candidates)}
 
 
 def csr_arrays(matrix: sparse.csr_array) -> dict[str, Array]:
+    # of one type, as scipy would else copy the mapped indices into the memory of every worker
+    index = np.int32 if max(matrix.nnz, matrix.shape[1]) < 2**31 else np.int64
     return {
         "data": matrix.data.astype(np.float32, copy=False),
-        "indices": matrix.indices.astype(np.int32, copy=False),
-        "indptr": matrix.indptr.astype(np.int64, copy=False),
+        "indices": matrix.indices.astype(index, copy=False),
+        "indptr": matrix.indptr.astype(index, copy=False),
         "columns": np.array([matrix.shape[1]], np.int64),
     }
 

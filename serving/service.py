@@ -455,7 +455,11 @@ class Service:
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def check() -> None:
-        """Before any worker starts: in a worker an error would only respawn it for ever."""
+        """Before any worker starts: in a worker an error would only respawn it for ever.
+
+        Workers of a bento run in its folder, so paths that are relative to ours are made absolute for them.
+        """
+        os.environ.update(settings().absolute())
         try:
             load(settings())
         except BundleError as error:

@@ -42,6 +42,11 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise SettingsError(explained(error)) from error
 
+    def absolute(self) -> dict[str, str]:
+        """The folders given, as environment variables that mean the same from any working directory."""
+        given = {"HOME": self.home, "BUNDLE": self.bundle}
+        return {PREFIX + name: str(path.absolute()) for name, path in given.items() if path is not None}
+
     def folder(self) -> Path:
         """The bundle to serve: the champion at home, else the one named, else the one carried along.
 

@@ -42,7 +42,9 @@ def test_what_was_saved_is_what_is_loaded(whole: Path) -> None:
         saved, read = getattr(data.interactions, name), getattr(found.interactions, name)
         assert saved.dtype == read.dtype and np.array_equal(saved, read), name
     for name in ("customers", "items", "orders"):
-        assert np.array_equal(getattr(data.interactions, name).values, getattr(found.interactions, name).values)
+        assert np.array_equal(
+            getattr(data.interactions, name).values, getattr(found.interactions, name).values
+        )
     assert found.interactions.until == data.interactions.until
     assert found.catalog.table.equals(data.catalog.table)
     assert found.catalog.title == data.catalog.title
@@ -71,7 +73,9 @@ def test_the_manifest_says_where_it_came_from(whole: Path) -> None:
 def test_the_same_data_makes_the_same_bytes_so_no_clock_is_in_them(whole: Path, tmp_path: Path) -> None:
     again = tmp_path / "41"
     tiny.bundle(again, tiny.GROCERIES, tiny.GROCER, version="41")
-    assert {p.name: p.read_bytes() for p in again.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
+    assert {p.name: p.read_bytes() for p in again.iterdir()} == {
+        p.name: p.read_bytes() for p in whole.iterdir()
+    }
     assert str(datetime.now(UTC).year) not in (whole / "manifest.json").read_text().replace("2026-03-01", "")
 
 
@@ -116,7 +120,9 @@ def test_a_manifest_that_is_no_object_is_refused(folder: Path, text: str) -> Non
 @pytest.mark.parametrize("text", ["", '{"format": 1', "\x00"])
 def test_a_manifest_cut_off_is_refused(folder: Path, text: str) -> None:
     (folder / "manifest.json").write_text(text)
-    with pytest.raises(BundleError, match=r"manifest\.json cannot be read .*: promote another version, or retrain"):
+    with pytest.raises(
+        BundleError, match=r"manifest\.json cannot be read .*: promote another version, or retrain"
+    ):
         Bundle.load(folder)
 
 

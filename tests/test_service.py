@@ -305,6 +305,10 @@ def test_a_home_comes_before_a_bundle(shop_home: Path, tmp_path: Path) -> None:
     assert Settings(bundle=tmp_path).folder() == tmp_path
 
 
+def test_folders_mean_the_same_from_anywhere() -> None:
+    assert Settings(home=Path("shop")).absolute() == {"OSCLMS_HOME": str(Path.cwd() / "shop")}
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -357,14 +361,16 @@ def test_a_bento_serves_in_an_environment_of_its_own(shop_home: Path, tmp_path: 
     ]
     printed(["uv", "pip", "install", "--python", python, *requirements], tmp_path, environ)
     printed([python, "-c", FRESH], tmp_path, environ)
-    server = start(str(bento), tmp_path, {"as_of": AS_OF}, cwd=tmp_path, python=python)
-    try:
-        with httpx.Client(base_url=server.url) as http:
-            assert len(ask(http, "next_best", limit=5).items) == 5
-            assert http.get(MESSAGE).status_code == 200
-            assert http.get("/").status_code == 200
-    finally:
-        stop(server)
+    (tmp_path / "home").symlink_to(shop_home)
+    for settings in ({}, {"home": "home"}):  # what it carries; another home, relative to where we stand
+        server = start(str(bento), tmp_path, {"as_of": AS_OF, **settings}, cwd=tmp_path, python=python)
+        try:
+            with httpx.Client(base_url=server.url) as http:
+                assert len(ask(http, "next_best", limit=5).items) == 5
+                assert http.get(MESSAGE).status_code == 200
+                assert http.get("/").status_code == 200
+        finally:
+            stop(server)
 
 
 def printed(command: list[str], folder: Path, environ: dict[str, str]) -> str:

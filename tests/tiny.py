@@ -19,7 +19,11 @@ from training.train import Side, seal
 
 FIRST = datetime(2026, 1, 1, 12, tzinfo=UTC)
 UNTIL = datetime(2026, 3, 1, tzinfo=UTC)
-TINY: dict[str, Recipe] = {**RECIPES, "als": Als(factors=4, iterations=3), "hybrid": Hybrid(factors=4, epochs=3)}
+TINY: dict[str, Recipe] = {
+    **RECIPES,
+    "als": Als(factors=4, iterations=3),
+    "hybrid": Hybrid(factors=4, epochs=3),
+}
 ABOUT = {"store": Store("Corner", "EUR", "Europe/Berlin"), "fingerprint": "f" * 32, "git_revision": "none"}
 Basket = tuple[str | None, str, float, str]  # customer, order, days after FIRST, products
 Goods = Mapping[str, Mapping[str, Any]]

@@ -120,16 +120,18 @@ def decide(
     figures: Figures,
     champion_figures: Figures | None = None,
     guards: tuple[Guard, ...] = GUARDS,
+    also: tuple[Check, ...] = (),
     seed: int,
 ) -> Verdict:
-    """Weigh the primary metric of the same customers, row by row, and then every guard-rail.
+    """Weigh the primary metric of the same customers, row by row, then every guard-rail, then `also`.
 
     `champion_figures` are the champion's on the same past; None: there is no champion.
     """
     enough = _enough(len(np.asarray(candidate)))
     compared = compare(metric, candidate, rival, seed=seed) if enough.holds else None
     first = _won(contest, compared) if compared else enough
-    checks = (first, *(check for guard in guards for check in guarded(guard, figures, champion_figures)))
+    railed = (check for guard in guards for check in guarded(guard, figures, champion_figures))
+    checks = (first, *railed, *also)
     failed = [check.says for check in checks if not check.holds]
     reason = f"kept: {'; '.join(failed)}" if failed else f"promoted: {first.says}"
     return Verdict(not failed, reason, compared, checks)

@@ -57,6 +57,10 @@ def read_window(
     engine = Engine.load(folder)
     check_window(engine, start, end)
     future = Future.of(engine.bundle, known(History(home / "history"), end), start)
+    if not len(future.item):
+        raise TrainError(
+            f"nothing was bought from {start.isoformat()} to {end.isoformat()}: choose another window"
+        )
     rows = [n for n, row in enumerate(AUDITS) if not placements or row[0] in placements]
     names = [name for name in COMPARED if name in engine.models and not placements]
     with jobs.workers(processes) as pool:

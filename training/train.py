@@ -18,7 +18,7 @@ from serving.engine import Engine
 from serving.placements import PLACEMENTS, Placement, models_in_use
 from training import jobs
 from training.evaluate import PRIMARY, Answers, Audit, gate_figures, index_recall
-from training.gate import FIRST, REFRESHED, Contest, Verdict, contest_of, decide
+from training.gate import FIRST, REFRESHED, Check, Contest, Verdict, contest_of, decide
 from training.models import RECIPES, Recipe, described, recipe_of
 from training.split import AUDITS, Data, Future, cut
 
@@ -163,7 +163,8 @@ def train(
             for side in making:
                 seal(side, version=side.folder.name, metrics={}, **about)
             clock.lap("fit")
-            outcome = judge(pool, past, full, contest, rival, fits, seed=seed, say=say)
+            newer = knows_no_less(end, registry.champion(), home)
+            outcome = judge(pool, past, full, contest, rival, fits, also=newer, seed=seed, say=say)
             clock.lap("evaluate")
         outcome = replace(outcome, version=registry.next_version(), seconds=clock.seconds)
         seal(full, version=outcome.version, metrics=outcome.metrics, **about)
@@ -229,6 +230,15 @@ def rival_of(past: Side, champion: str | None, home: Path) -> tuple[Contest, Sid
     return contest, replace(theirs, folder=home / "bundles" / champion, data=None) if unseen else past
 
 
+def knows_no_less(end: datetime, champion: str | None, home: Path) -> tuple[Check, ...]:
+    """A version that ends before the champion does is for measuring, not for serving."""
+    if champion is None:
+        return ()
+    theirs = read_manifest(home / "bundles" / champion).data_until
+    says = f"it knows all before {end.isoformat()}, the champion all before {theirs.isoformat()}"
+    return (Check(end >= theirs, says),)
+
+
 def fit(pool: ProcessPoolExecutor, sides: Sequence[Side], say: Say) -> list[jobs.Fit]:
     """Fit every recipe of every side, the slow ones first."""
     for side in sides:
@@ -266,6 +276,7 @@ def judge(
     rival: Side | None,
     fits: list[jobs.Fit],
     *,
+    also: tuple[Check, ...] = (),
     seed: int,
     say: Say,
 ) -> Outcome:
@@ -294,6 +305,7 @@ def judge(
         rival=[against[c] for c in both],
         figures=gate_figures(ours, found),
         champion_figures=None if rival is None else gate_figures(theirs, {}),
+        also=also,
         seed=seed,
     )
     return Outcome("", full.until, past.until, verdict, recipes, ours, found, fits, dict(past.recipes))

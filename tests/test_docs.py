@@ -1,0 +1,151 @@
+"""Every command in the documentation runs: what a reader types is what is tested."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from running import AS_OF, ROOT, free_port, shop
+
+from features.schema import TABLES
+
+PAGES = ("README.md", "docs/data.md", "docs/decisions.md")
+BIN = Path(sys.executable).parent
+KEPT = 3
+# run as they stand by the long tests instead
+ELSEWHERE = {
+    "make run": "test_newcomer.py",
+    "make test": "continuous integration itself",
+    "make bench": "test_newcomer.py",
+    "python -m serving.build": "test_service.py",
+    "bentoml serve osclms:latest": "test_service.py",
+}
+SERVERS = {"osclms serve": "/readyz", "mlflow ui": "/health"}
+MAY_END = {"osclms train": (0, KEPT)}
+
+
+def commands() -> list[str]:
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+            found += [line.split("  #")[0].strip() for line in block.splitlines() if line.strip()]
+    return found
+
+
+@pytest.fixture(scope="session")
+def desk(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a reader has it: the documentation, and a home of one version."""
+    folder = tmp_path_factory.mktemp("desk")
+    shutil.copytree(ROOT / "docs", folder / "docs")
+    shutil.copytree(shop_home, folder / ".osclms")
+    return folder
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OSCLMS_")}
+    return kept | {"PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "200"}
+
+
+def ran(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment(), capture_output=True, text=True, timeout=600
+    )
+
+
+def test_the_documentation_has_commands() -> None:
+    assert len(commands()) > 20
+    assert {c.split()[0] for c in commands()} <= {"make", "curl", "osclms", "mlflow", "python", "bentoml"}
+
+
+@pytest.mark.parametrize("command", sorted({c for c in commands() if c.startswith("make ")}))
+def test_make(command: str) -> None:
+    assert ran(f"{command} --dry-run", ROOT).returncode == 0
+
+
+def test_curl(shop_home: Path) -> None:
+    assert shutil.which("curl"), "curl is missing: apt-get install curl"
+    url = shop(shop_home).url
+    for command in (c for c in commands() if c.startswith("curl ")):
+        done = ran(
+            command.replace("http://127.0.0.1:3000", url).replace("curl -s", "curl -s --fail-with-body"), ROOT
+        )
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+
+
+def test_osclms_and_mlflow(desk: Path) -> None:
+    """One after the other, as a reader would."""
+    for command in commands():
+        if command in ELSEWHERE or command.split()[0] in ("make", "curl"):
+            continue
+        server = next((path for start, path in SERVERS.items() if command.startswith(start)), None)
+        if server:
+            assert answers(command, server, desk), command
+            continue
+        done = ran(command, desk)
+        allowed = next((codes for start, codes in MAY_END.items() if command.startswith(start)), (0,))
+        assert done.returncode in allowed, (command, done.stdout[-2000:], done.stderr[-2000:])
+
+
+def answers(command: str, path: str, folder: Path) -> bool:
+    """Whether a server starts and answers. It is stopped again."""
+    port = free_port()
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {command} --port {port}"], cwd=folder, env=environment(), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        return eventually(lambda: reached(f"http://127.0.0.1:{port}{path}"), 90)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def eventually(holds: Callable[[], bool], patience: float) -> bool:
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        if holds():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def reached(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def files() -> Iterator[Path]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    yield from (ROOT / name for name in listed.stdout.splitlines())
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
+            assert ((ROOT / page).parent / target).exists(), f"{page} → {target}"
+
+
+def test_placements_are_documented() -> None:
+    from serving.placements import PLACEMENTS
+
+    text = (ROOT / "README.md").read_text()
+    assert [name for name in PLACEMENTS if f"`{name}`" not in text] == []
+
+
+def test_tables_are_documented() -> None:
+    text = (ROOT / "docs/data.md").read_text()
+    assert [name for name in TABLES if f"### {name}" not in text] == []
+
+
+def test_as_of_is_after_the_data() -> None:
+    assert AS_OF > "2018-01-02"
