@@ -17,11 +17,13 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from features.history import History, HistoryError
+from features.mapping import MappingError
 from serving.bulk import BulkError
 from serving.bundle import BundleError, champion
 from serving.schemas import RecommendRequest, RequestError, in_utc
@@ -281,13 +283,17 @@ def recommend(
     engine = Engine.load(champion(home))
     if every or queries:
         return bulk(engine, placement, every, queries, to, limit, as_of or engine.data_until, as_json)
-    request = RecommendRequest(
-        customer_id=customer,
-        product_ids=tuple(product or ()),
-        exclude=tuple(exclude or ()),
-        limit=limit,
-        explain=explain,
-    )
+    try:
+        request = RecommendRequest(
+            customer_id=customer,
+            product_ids=tuple(product or ()),
+            exclude=tuple(exclude or ()),
+            limit=limit,
+            explain=explain,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise typer.BadParameter(f"{first['loc'][0]}: {first['msg']}") from error
     response = engine.recommend(placement, request, at=as_of or datetime.now(UTC))
     if as_json:
         return print_json(response.model_dump(mode="json"))
@@ -438,7 +444,14 @@ def demo(
 
 def expected() -> tuple[type[Exception], ...]:
     """Errors whose message says all: no traceback. Training's are known only where it is installed."""
-    errors: list[type[Exception]] = [HistoryError, BundleError, RequestError, BulkError]
+    errors: list[type[Exception]] = [
+        HistoryError,
+        MappingError,
+        BundleError,
+        RequestError,
+        BulkError,
+        OSError,
+    ]
     for module, name in (("training.train", "TrainError"), ("training.publish", "RegistryError")):
         if module in sys.modules:
             errors.append(getattr(sys.modules[module], name))

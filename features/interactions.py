@@ -54,9 +54,7 @@ class Ids:
         """Positions of these ids, −1 where unknown: int32 [len(ids)]."""
         width = self.values.dtype.itemsize
         # numpy drops trailing NULs and cuts what is too wide, so such ids are unknown before it sees them
-        raw = [
-            NEVER if "\0" in i or len(b := i.encode("utf-8", "surrogatepass")) > width else b for i in ids
-        ]
+        raw = [NEVER if "\0" in i or len(b := i.encode("utf-8", "surrogatepass")) > width else b for i in ids]
         return self._find(np.array(raw, dtype=self.values.dtype))
 
     def _find(self, raw: NDArray[np.bytes_]) -> Ints:
@@ -243,11 +241,10 @@ class Lines:
 
 
 def rows_of(lines: Lines, returns: Lines, who: str) -> list[list[int]]:
-    """For each return the rows of `lines` with its item and its customer or order, latest first; none of −1."""
+    """For each return the rows of `lines` with its item and its customer or order, latest first; of −1, none."""
     n_items = int(max(lines.item.max(initial=0), returns.item.max(initial=0))) + 1
     key, wanted = (getattr(part, who).astype(np.int64) * n_items + part.item for part in (lines, returns))
-    wanted[getattr(returns, who) < 0] = -1
-    rows = np.flatnonzero(np.isin(key, wanted[wanted >= 0]))
+    rows = np.flatnonzero(np.isin(key, wanted[wanted >= 0]))  # keys of −1 are below 0
     rows = rows[np.lexsort((lines.paid[rows], lines.quantity[rows], lines.order[rows], -lines.at[rows]))]
     held: dict[int, list[int]] = {}
     for row in rows.tolist():
@@ -255,7 +252,9 @@ def rows_of(lines: Lines, returns: Lines, who: str) -> list[list[int]]:
     return [held.get(int(k), []) for k in wanted]
 
 
-def take_back(left: NDArray[np.float64], lines: Lines, returns: Lines, row: int, purchases: list[int]) -> None:
+def take_back(
+    left: NDArray[np.float64], lines: Lines, returns: Lines, row: int, purchases: list[int]
+) -> None:
     """Lower `left` of these purchases by one return, in their turn, as far as they were made before it."""
     wanted = float(returns.quantity[row])
     for bought in purchases:
@@ -274,7 +273,6 @@ def compact(data: Interactions) -> Interactions:
 
 def used(ids: Ids, positions: Ints) -> tuple[Ids, Ints]:
     held = np.zeros(len(ids) + 1, bool)
-    held[positions] = True
-    held[-1] = False
+    held[positions] = True  # −1 lies behind the last id
     place = np.append(np.cumsum(held[:-1]) - 1, -1).astype(np.int32)
     return Ids(ids.values[held[:-1]]), place[positions]

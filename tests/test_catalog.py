@@ -42,9 +42,8 @@ def test_what_was_sold_before_it_was_listed_has_a_row_without_the_list() -> None
 
 
 def test_rows_are_in_the_order_of_the_items() -> None:
-    found = catalog(
-        Event("ann", "b", "o1", 1), listed=products({"product_id": "c", "title": "C"}, {"product_id": "a", "title": "A"})
-    )  # fmt: skip
+    listed = products({"product_id": "c", "title": "C"}, {"product_id": "a", "title": "A"})
+    found = catalog(Event("ann", "b", "o1", 1), listed=listed)
     assert ids(found) == ["a", "b", "c"]
     assert found.title == ["A", "b", "C"], "a product without a title is called by its id"
 
@@ -61,7 +60,13 @@ def test_what_a_list_does_not_say_is_available_and_otherwise_unknown() -> None:
 
 @pytest.mark.parametrize(
     ("eligible", "in_stock", "available"),
-    [(None, None, True), (True, True, True), (False, None, False), (None, False, False), (False, False, False)],
+    [
+        (None, None, True),
+        (True, True, True),
+        (False, None, False),
+        (None, False, False),
+        (False, False, False),
+    ],
 )
 def test_available_means_eligible_and_in_stock(
     eligible: bool | None, in_stock: bool | None, available: bool
@@ -104,7 +109,9 @@ def test_a_price_is_the_median_of_recent_purchases(
 
 
 def test_a_price_given_wins() -> None:
-    found = catalog(Event("ann", "milk", "o1", 50, price=2.0), listed=products({"product_id": "milk", "price": 3.0}))
+    found = catalog(
+        Event("ann", "milk", "o1", 50, price=2.0), listed=products({"product_id": "milk", "price": 3.0})
+    )
     assert found.price.tolist() == [3.0]
 
 

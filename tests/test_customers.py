@@ -1,5 +1,6 @@
 from collections import defaultdict
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -21,7 +22,7 @@ def of(*lines: Event, until: float) -> pd.DataFrame:
 def test_facts_of_a_hand_written_life() -> None:
     """Gaps: ann 2 and 4 days, bob 8, all: 2, 4, 8 with median 4."""
     found = of(
-        Event("ann", "milk", "o1", 1, quantity=2, price=3.0), Event("ann", "soap", "o1", 1.5),
+        Event("ann", "milk", "o9", 1, quantity=2, price=3.0), Event("ann", "soap", "o9", 1.5),
         Event("ann", "milk", "o2", 3), Event("ann", "milk", "o3", 7),
         Event("bob", "milk", "o4", 1), Event("bob", "milk", "o5", 9), Event("cem", "milk", "o6", 2.5),
         Event(None, "milk", "o7", 9), until=10,
@@ -40,7 +41,10 @@ def test_facts_of_a_hand_written_life() -> None:
 
 
 def test_where_nobody_came_twice_a_month_is_usual() -> None:
-    assert of(Event("ann", "milk", "o1", 1), Event("bob", "milk", "o2", 1), until=2)["gap"].tolist() == [30, 30]
+    assert of(Event("ann", "milk", "o1", 1), Event("bob", "milk", "o2", 1), until=2)["gap"].tolist() == [
+        30,
+        30,
+    ]
 
 
 @pytest.mark.parametrize("lines", [[], [Event(None, "milk", "o1", 1)]], ids=["nothing", "anonymous only"])
@@ -72,7 +76,9 @@ def test_stages_and_their_boundaries(recency: float, frequency: int, expected: s
 
 def test_no_gap_at_all_is_an_hour() -> None:
     """Several orders at one moment: two hours later is not late yet, three are."""
-    hours = pd.DataFrame({"recency": [2 / 24, 3 / 24, 5 / 24], "frequency": [5, 5, 5], "gap": [0.0, 0.0, 0.0]})
+    hours = pd.DataFrame(
+        {"recency": [2 / 24, 3 / 24, 5 / 24], "frequency": [5, 5, 5], "gap": [0.0, 0.0, 0.0]}
+    )
     assert stage(hours).tolist() == ["active", "brink", "lapsed"]
 
 
@@ -87,7 +93,7 @@ def naive(data: Interactions) -> dict[int, dict[str, float]]:
             orders[customer][order] = at
             spend[customer] += paid
     gaps = {
-        c: [(b - a) / DAY for a, b in zip(s, s[1:], strict=False)]
+        c: [(b - a) / DAY for a, b in pairwise(s)]
         for c, own in orders.items()
         for s in [sorted(own.values())]
     }
@@ -110,5 +116,7 @@ def test_a_naive_count_of_the_real_shop_agrees(loaded_home: Path) -> None:
     found, counted = facts(data), naive(data)
     assert found.index.tolist() == sorted(counted) == list(range(len(data.customers)))
     for name in ("recency", "frequency", "spend", "tenure", "gap"):
-        np.testing.assert_allclose(found[name], [counted[c][name] for c in found.index], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            found[name], [counted[c][name] for c in found.index], rtol=1e-5, err_msg=name
+        )
     assert set(found["stage"]) == set(STAGES), "every stage occurs"

@@ -4,12 +4,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import sparse
 
-from serving.fitted import Candidates, Fitted, Neighbors, Vectors, held_by, load_fitted, row_of, save_fitted, top_k
+from serving.fitted import (
+    Candidates,
+    Fitted,
+    Neighbors,
+    Vectors,
+    held_by,
+    load_fitted,
+    row_of,
+    save_fitted,
+    top_k,
+)
 
 VALUES = st.one_of(
     st.sampled_from([0.0, -0.0, 1.0, 2.0, -1.0, math.nan, math.inf, -math.inf]), st.floats(-3, 3, width=32)
@@ -20,18 +30,23 @@ KINDS = st.sampled_from([np.float32, np.float64])
 @st.composite
 def questions(draw: st.DrawFn) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None, int]:
     scores = np.array(draw(st.lists(VALUES, max_size=40)), draw(KINDS))
-    mask = st.lists(st.booleans(), min_size=len(scores), max_size=len(scores)).map(lambda m: np.array(m, bool))
+    mask = st.lists(st.booleans(), min_size=len(scores), max_size=len(scores)).map(
+        lambda m: np.array(m, bool)
+    )
     return scores, draw(st.none() | mask), draw(st.integers(0, 45))
 
 
 @given(questions())
+@settings(deadline=None)
 def test_the_top_is_what_a_naive_sort_puts_first(
     question: tuple[NDArray[np.float64], NDArray[np.bool_] | None, int],
 ) -> None:
     scores, allowed, k = question
     before = scores.copy(), None if allowed is None else allowed.copy()
     places = [
-        n for n, score in enumerate(scores.tolist()) if math.isfinite(score) and (allowed is None or allowed[n])
+        n
+        for n, score in enumerate(scores.tolist())
+        if math.isfinite(score) and (allowed is None or allowed[n])
     ]
     found = top_k(scores, k, allowed)
     assert found.tolist() == sorted(places, key=lambda n: (-scores[n], n))[:k]
@@ -117,13 +132,6 @@ def is_mapped(array: NDArray[Any]) -> bool:
     return held is not None and not array.flags.writeable
 
 
-def test_an_older_bundle_of_two_index_types_is_read(tmp_path: Path) -> None:
-    save_fitted(tmp_path, "n", MODELS["neighbors"])
-    np.save(tmp_path / "n.neighbors.indptr.npy", SMALL.indptr.astype(np.int64))
-    held = held_by([np.array([2])], 3)
-    assert load_fitted(tmp_path)["n"].of_customers(np.array([0]), held).tolist() == [[1, 0.5, 0]]
-
-
 def test_models_in_one_folder_keep_apart(tmp_path: Path) -> None:
     for name, model in MODELS.items():
         save_fitted(tmp_path, name, model)
@@ -138,6 +146,7 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 8), st.lists(st.integers(-1, 7), max_size=6), st.integers(0, 999))
+@settings(deadline=None)
 def test_what_items_suggest_together_is_the_dense_sum(n: int, held: list[int], seed: int) -> None:
     held = [item for item in held if item < n]
     dense = np.random.default_rng(seed).integers(0, 3, (n, n)).astype(np.float32)

@@ -48,7 +48,8 @@ class Counter:
 
     def told(self, item: Product, *, filled: bool) -> Recommendation:
         story = f"Goes with {self.bought[0].title}" if self.bought else "Popular with everybody right now"
-        about = {"score": 1.0, "source": "popular", "story": story, "filled": filled}
+        source = "copurchase" if self.bought else "popular"
+        about = {"score": 1.0, "source": source, "story": story, "filled": filled}
         return Recommendation.model_validate({**vars(item), **about})
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,14 @@ def test_artifacts_of_another_bundle_are_not_taken(registry: Registry, home: Pat
     assert not (home / "bundles" / "1").exists()
 
 
+def test_a_folder_left_half_copied_is_not_in_the_way(registry: Registry, home: Path) -> None:
+    trained(registry)
+    (home / "bundles" / "1").rename(home / "bundles" / ".tmp-1")
+    (home / "bundles" / ".tmp-1" / "models" / "als" / "items.npy").write_text("half")
+    registry.promote("1")
+    assert served(home) == "1"
+
+
 def test_going_back_goes_further_back_each_time(registry: Registry, home: Path) -> None:
     for _ in range(4):
         registry.promote(trained(registry))
@@ -463,26 +472,32 @@ class copied:
 # Locks
 
 
-def holder(home: Path) -> int:
-    """A forked child that holds the lock until it is killed; its pid, once it does."""
+@contextmanager
+def holder(home: Path) -> Iterator[int]:
+    """A forked child that holds the lock; it is killed at the end, however the test ends."""
     reader, writer = os.pipe()
-    if pid := os.fork():
+    pid = os.fork()
+    if not pid:
+        with training_lock(home):
+            os.write(writer, b"!")
+            signal.pause()
+        os._exit(1)
+    try:
         assert os.read(reader, 1) == b"!"
-        return pid
-    with training_lock(home):
-        os.write(writer, b"!")
-        signal.pause()
-    os._exit(1)
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reader)
+        os.close(writer)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
 def test_a_second_trainer_is_told_who_holds_the_lock_until_that_is_killed(tmp_path: Path) -> None:
-    pid = holder(tmp_path)
-    says = f"process {pid} is training and holds {tmp_path / 'training.lock'}: wait for it, or stop it"
-    with pytest.raises(TrainingBusy, match=says), training_lock(tmp_path):
-        pass
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    with holder(tmp_path) as pid:
+        says = f"process {pid} is training and holds {tmp_path / 'training.lock'}: wait for it, or stop it"
+        with pytest.raises(TrainingBusy, match=says), training_lock(tmp_path):
+            pass
     assert (tmp_path / "training.lock").read_text() == f"{pid}\n", "the text of the dead is still there"
     with training_lock(tmp_path):
         assert (tmp_path / "training.lock").read_text() == f"{os.getpid()}\n"

@@ -10,11 +10,11 @@ import pyarrow as pa
 from features.history import Store
 from features.interactions import EVENT_COLUMNS, seconds
 from features.schema import EVENTS, PRODUCTS
-from serving.bundle import Bundle, save_data
+from serving.bundle import Bundle, Manifest, save_data
 from serving.placements import PLACEMENTS, Placement, models_in_use
 from training import jobs
 from training.models import RECIPES, Als, Hybrid, Recipe
-from training.split import Data, cut
+from training.split import Data, Future, cut
 from training.train import Side, seal
 
 FIRST = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -24,7 +24,11 @@ TINY: dict[str, Recipe] = {
     "als": Als(factors=4, iterations=3),
     "hybrid": Hybrid(factors=4, epochs=3),
 }
-ABOUT = {"store": Store("Corner", "EUR", "Europe/Berlin"), "fingerprint": "f" * 32, "git_revision": "none"}
+ABOUT: dict[str, Any] = {
+    "store": Store("Corner", "EUR", "Europe/Berlin"),
+    "fingerprint": "f" * 32,
+    "git_revision": "none",
+}
 Basket = tuple[str | None, str, float, str]  # customer, order, days after FIRST, products
 Goods = Mapping[str, Mapping[str, Any]]
 
@@ -106,3 +110,18 @@ GROCERIES: tuple[Basket, ...] = (
     (None, "9", 55, "bread butter soap"),
     ("emil", "10", 57, "rolls bread"),
 )
+
+
+def unfitted(baskets: Sequence[Basket], goods: Goods, until: datetime = UNTIL) -> Bundle:
+    """A bundle in memory without models: enough to ask questions of its future."""
+    data = known(baskets, goods, until)
+    manifest = Manifest(
+        version="1", data_until=until, recipes={}, placements={}, metrics={}, files={}, **ABOUT
+    )  # fmt: skip
+    return Bundle(manifest, data.catalog, data.interactions, {})
+
+
+def future(made: Bundle, baskets: Sequence[Basket], goods: Goods, days: float = 90) -> Future:
+    """What these baskets hold from the bundle's end on, until `days` after it."""
+    until = made.manifest.data_until
+    return Future.of(made, known(baskets, goods, until + timedelta(days=days)), until)

@@ -33,7 +33,9 @@ class Event(NamedTuple):
     type: str = "order"
 
 
-def returned(customer: str | None, product: str, order: str | None, on: float, quantity: float = 1.0) -> Event:
+def returned(
+    customer: str | None, product: str, order: str | None, on: float, quantity: float = 1.0
+) -> Event:
     return Event(customer, product, order, on, quantity, None, None, "return")
 
 

@@ -1,0 +1,336 @@
+"""Trainings for real, on a small sample: one story of a home, told once and looked at by every test.
+
+A first training, a trainer killed half-way, the same training again, and one with a worse configuration.
+"""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+from conftest import SMALL, load_sample
+
+import osclms
+from features.history import History
+from serving.bundle import champion, read_manifest
+from serving.engine import Engine
+from serving.placements import PLACEMENTS, Placement
+from serving.schemas import RecommendRequest
+from training.models import described
+from training.split import AUDITS
+from training.train import VALIDATION_DAYS, TrainError, end_of, train
+
+UNTIL = datetime(2017, 12, 1, tzinfo=UTC)
+END = datetime(2018, 1, 1, tzinfo=UTC)
+STEP = 25  # every so many households
+DATA = ("customers", "items", "orders", "interactions.", "catalog")
+PATIENCE = 60.0
+
+KILLED = """
+import os, sys
+from datetime import datetime
+from pathlib import Path
+from conftest import SMALL
+from training.train import train
+
+def say(what, done, of):
+    print(what, done, of, flush=True)
+
+if __name__ == "__main__":
+    train(Path(sys.argv[1]), until=datetime.fromisoformat(sys.argv[2]), recipes=SMALL, say=say)
+"""
+
+
+def worse(placements: Mapping[str, Placement]) -> dict[str, Placement]:
+    """next_best without its habit."""
+    habit, *others = placements["next_best"].sources
+    forgetful = replace(placements["next_best"], sources=(replace(habit, weight=0.0), *others))
+    return {**placements, "next_best": forgetful}
+
+
+def killed_half_way(home: Path) -> dict[str, Any]:
+    """Start a training, kill −9 its process while recipes are being fitted; what is left of it."""
+    script = home / "trainer.py"
+    script.write_text(KILLED)
+    trainer = subprocess.Popen(
+        [sys.executable, script, home, UNTIL.isoformat()],
+        env={**__import__("os").environ, "PYTHONPATH": str(Path(__file__).parent)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert trainer.stdout is not None
+    for line in trainer.stdout:
+        if line.startswith("fitting recipes 1 "):
+            break
+    workers = psutil.Process(trainer.pid).children(recursive=True)
+    trainer.send_signal(signal.SIGKILL)
+    trainer.wait()
+    trainer.stdout.close()
+    _, left = psutil.wait_procs(workers, timeout=10)
+    for worker in left:
+        worker.kill()
+    return {
+        "workers": len(workers),
+        "left": len(left),
+        "staged": sorted(p.name for p in (home / "staging" / "train").iterdir()),
+        "champion": (home / "champion").read_text(),
+        "bundles": sorted(p.name for p in (home / "bundles").iterdir()),
+        "items": len(
+            Engine.load(champion(home), verify=True).recommend("next_best", RecommendRequest(), at=END).items
+        ),
+    }
+
+
+def tell(home: Path) -> None:
+    """The story; what each training said goes to story.json."""
+    load_sample(home, STEP)
+    story: dict[str, Any] = {}
+
+    def trained(name: str, **how: Any) -> None:
+        told: list[tuple[str, int, int]] = []
+        outcome = train(home, until=UNTIL, recipes=SMALL, say=lambda *step: told.append(step), **how)
+        served = (home / "champion").read_text().strip()
+        story[name] = {**outcome.as_dict(), "metrics": outcome.metrics, "told": told, "champion": served}
+
+    trained("first")
+    story["killed"] = killed_half_way(home)
+    trained("again")
+    trained("worse", placements=worse(PLACEMENTS))
+    (home / "story.json").write_text(json.dumps(story))
+
+
+@pytest.fixture(scope="session")
+def home(shared: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """Read, do not write."""
+    return shared("trained", tell)
+
+
+@pytest.fixture(scope="session")
+def story(home: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((home / "story.json").read_text())
+    return found
+
+
+# --- the story --------------------------------------------------------------------------------------------
+
+
+def test_the_first_version_is_promoted_against_popular(story: dict[str, Any]) -> None:
+    first = story["first"]
+    assert first["promoted"] and first["version"] == first["champion"] == "1"
+    assert first["reason"].startswith("promoted: next_best NDCG@10 ")
+    assert first["reason"].endswith("is above 0, against Popular")
+
+
+def test_it_learned_up_to_its_moment_and_was_judged_on_the_30_days_before(
+    story: dict[str, Any], home: Path
+) -> None:
+    cutoff = UNTIL - timedelta(days=VALIDATION_DAYS)
+    for version in ("1", "2", "3"):
+        manifest = read_manifest(home / "bundles" / version)
+        assert (manifest.version, manifest.data_until) == (version, UNTIL)
+        assert Engine.load(home / "bundles" / version).history.at.max() < UNTIL.timestamp()
+    assert story["first"]["data_until"] == UNTIL.isoformat()
+    assert story["first"]["validation_from"] == cutoff.isoformat()
+
+
+def test_every_step_is_told_from_nothing_to_all(story: dict[str, Any]) -> None:
+    steps: dict[str, list[tuple[int, int]]] = {}
+    for what, done, of in story["first"]["told"]:
+        steps.setdefault(what, []).append((done, of))
+    assert list(steps) == ["fitting recipes", "auditing placements", "comparing recipes"]
+    assert steps["auditing placements"] == [(n, len(AUDITS)) for n in range(len(AUDITS) + 1)]
+
+
+def test_a_killed_trainer_leaves_the_champion_as_it_was(story: dict[str, Any]) -> None:
+    killed = story["killed"]
+    assert "full" in killed["staged"]  # it was at work
+    assert (killed["champion"], killed["bundles"]) == ("1\n", ["1"])
+    assert killed["items"] == PLACEMENTS["next_best"].limit
+
+
+def test_the_workers_of_a_killed_trainer_end_too(story: dict[str, Any]) -> None:
+    assert story["killed"]["workers"] >= 2
+    assert story["killed"]["left"] == 0
+
+
+def test_after_a_killed_trainer_the_next_one_works(story: dict[str, Any], home: Path) -> None:
+    assert story["again"]["version"] == "2"
+    assert not (home / "staging" / "train").exists()
+
+
+def test_unchanged_on_the_same_data_it_is_promoted_as_no_worse(story: dict[str, Any]) -> None:
+    again = story["again"]
+    assert again["promoted"] and again["champion"] == "2"
+    assert "difference 0.0000 [0.0000, 0.0000] is above −" in again["reason"]
+    assert again["reason"].endswith("−2 % of the rival's, against the champion")
+
+
+def test_the_same_training_twice_makes_the_same_files_and_figures(story: dict[str, Any], home: Path) -> None:
+    one, other = (read_manifest(home / "bundles" / version) for version in ("1", "2"))
+    assert one.files == other.files and len(one.files) > 20
+    assert one.model_copy(update={"version": "2"}) == other
+    assert story["first"]["metrics"] == story["again"]["metrics"]
+    assert story["first"]["placements"] == story["again"]["placements"]
+
+
+def test_a_worse_configuration_is_kept_and_not_promoted(story: dict[str, Any], home: Path) -> None:
+    poor = story["worse"]
+    assert not poor["promoted"] and (poor["version"], poor["champion"]) == ("3", "2")
+    assert poor["reason"].startswith("kept: next_best NDCG@10 ")
+    assert "is not above 0, against the champion" in poor["reason"]
+    assert read_manifest(home / "bundles" / "3").placements["next_best"].sources[0].weight == 0
+    figure = "next_best.purchases.ndcg"
+    assert poor["metrics"][figure] < 0.8 * story["again"]["metrics"][figure]
+
+
+def test_what_is_kept_is_registered_all_the_same(home: Path) -> None:
+    found = Engine.load(home / "bundles" / "3", verify=True)
+    assert found.version == "3"
+    log = [json.loads(line) for line in (home / "champions.jsonl").read_text().splitlines()]
+    assert [(entry["version"], entry["why"]) for entry in log] == [("1", "promoted"), ("2", "promoted")]
+
+
+def test_only_what_a_placement_asks_is_in_the_bundle(home: Path) -> None:
+    """bpr is among the recipes and used by no placement."""
+    used = {"popular", "newest", "habit", "als", "hybrid", "copurchase", "complements"}
+    assert set(Engine.load(champion(home)).models) == set(read_manifest(champion(home)).recipes) == used
+
+
+def test_the_manifest_says_how_it_was_made(home: Path, story: dict[str, Any]) -> None:
+    manifest = read_manifest(champion(home))
+    assert manifest.recipes == {name: described(SMALL[name]) for name in manifest.recipes}
+    assert manifest.placements == PLACEMENTS
+    assert manifest.store.name == "Complete Journey"
+    assert manifest.fingerprint == History(home / "history").fingerprint(UNTIL)
+    assert manifest.metrics == story["again"]["metrics"]
+    assert manifest.metrics["faiss.als.recall"] >= 0.95
+
+
+# --- what MLflow holds ------------------------------------------------------------------------------------
+
+
+def test_every_training_is_a_run_with_a_run_for_each_recipe(home: Path, story: dict[str, Any]) -> None:
+    from training.publish import Registry
+
+    registry = Registry(home)
+    runs = {run.info.run_id: run for run in registry.client.search_runs([registry.experiment_id])}
+    parents = [run for run in runs.values() if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 3
+    assert {run.data.tags["verdict"] for run in parents} == {
+        story[n]["reason"] for n in ("first", "again", "worse")
+    }
+    for parent in parents:
+        assert {"fingerprint", "git_revision", "data_until", "verdict"} <= set(parent.data.tags)
+        assert parent.data.metrics["next_best.purchases.ndcg"] > 0
+        plots = {file.path for file in registry.client.list_artifacts(parent.info.run_id)}
+        assert {"report.json", "recipes.png", "placements.png", "bundle"} <= plots
+        children = {
+            run.info.run_name: run
+            for run in runs.values()
+            if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+        }
+        assert set(children) == set(read_manifest(champion(home)).recipes)
+        als = children["als"]
+        assert als.data.params == {name: str(value) for name, value in described(SMALL["als"]).items()}
+        assert {"fit_cpu_seconds", "purchases.ndcg", "novel.ndcg"} <= set(als.data.metrics)
+        assert als.data.tags["recipe"] == "als"
+        pictures = {file.path for file in registry.client.list_artifacts(als.info.run_id)}
+        assert {"purchases.png", "novel.png"} <= pictures
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+def test_every_training_is_a_version_and_the_champion_has_the_alias(
+    home: Path, story: dict[str, Any]
+) -> None:
+    from training.publish import NAME, Registry
+
+    registry = Registry(home)
+    assert registry.versions() == ["1", "2", "3"]
+    assert registry.champion() == "2"
+    kept = registry.client.get_model_version(NAME, "3")
+    assert kept.tags["verdict"] == story["worse"]["reason"]
+    with sqlite3.connect(home / "mlflow.db") as database:
+        assert database.execute("SELECT count(*) FROM model_versions").fetchone() == (3,)
+
+
+# --- readings, on what came after ---------------------------------------------------------------------------
+
+
+def test_a_reading_of_the_unseen_month(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command line, of one placement: other placements are asked alike."""
+    words = [
+        "evaluate",
+        "--window",
+        "2017-12-01:2018-01-01",
+        "--placement",
+        "next_best",
+        "--home",
+        str(home),
+        "--json",
+    ]
+    monkeypatch.setattr(sys, "argv", ["osclms", *words])
+    with pytest.raises(SystemExit) as ended:
+        osclms.main()
+    assert not ended.value.code
+    found = json.loads(capsys.readouterr().out)
+    assert found["version"] == "2" and list(found["placements"]) == ["next_best.purchases"]
+    asked = found["placements"]["next_best.purchases"]
+    events = History(home / "history").events(
+        since=UNTIL, until=END, types=("order",), columns=("customer_id", "unit_price")
+    )
+    buyers = set(events.to_pandas().query("unit_price > 0")["customer_id"].astype(str))
+    known = set(Engine.load(champion(home)).history.customers.values.astype(str).tolist())
+    assert (
+        abs(asked["questions"] - len(buyers & known)) <= 1
+    )  # one may have bought what is not recommended alone
+    assert asked["ndcg"]["low"] < asked["ndcg"]["mean"] < asked["ndcg"]["high"]
+    assert asked["ndcg"]["mean"] > 0.2 and asked["violations"] == 0
+
+
+# --- what cannot be trained ---------------------------------------------------------------------------------
+
+
+def test_a_second_trainer_is_told_who_is_at_work(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from training.publish import TrainingBusy, training_lock
+
+    with training_lock(tmp_path):
+        with pytest.raises(TrainingBusy, match="is training and holds .*: wait for it, or stop it"):
+            train(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["osclms", "train", "--home", str(tmp_path)])
+        with pytest.raises(SystemExit) as ended:
+            osclms.main()
+    assert ended.value.code == 4
+    assert capsys.readouterr().err.startswith("osclms: process ")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["training.lock"]
+
+
+def test_a_moment_before_all_purchases_is_refused(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "history").symlink_to(home / "history")
+    with pytest.raises(TrainError, match="nothing that may be recommended was bought before 2016"):
+        train(tmp_path, until=datetime(2016, 1, 1, tzinfo=UTC))
+    assert not (tmp_path / "champion").exists()
+
+
+def test_without_events_it_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="holds no events: run `osclms load` first"):
+        end_of(History(tmp_path / "history"))
+
+
+def test_the_data_ends_at_the_first_whole_second_after_its_last_event(home: Path) -> None:
+    history = History(home / "history")
+    span = history.span()
+    assert span is not None
+    assert timedelta(0) < end_of(history) - span[1] <= timedelta(seconds=1)
+    assert end_of(history).microsecond == 0
