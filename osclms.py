@@ -193,31 +193,25 @@ def evaluate(
 
 
 def recipe_table(recipes: Mapping[str, Any]) -> Table:
-    table = Table("recipe, by itself", "NDCG@10", "NDCG@10, novel only", "recall@10", title_justify="left")
+    """NDCG@10 of what each recipe would answer by itself."""
+    table = Table("recipe", "NDCG@10", "of what is novel")
     for name, tasks in recipes.items():
-        ndcg = [str(tasks[task].figure("ndcg", seed=7)) for task in ("purchases", "novel")]
-        table.add_row(name, *ndcg, f"{tasks['purchases'].values('recall').mean():.4f}")
+        table.add_row(name, *(short(tasks[task].figure("ndcg", seed=7)) for task in ("purchases", "novel")))
     return table
 
 
 def audit_table(audits: Any) -> Table:
-    table = Table(
-        "placement",
-        "asked",
-        "questions",
-        "figure",
-        "with 95 % interval",
-        "coverage",
-        "gini",
-        "filled",
-        "full",
-    )
+    """What the engine answered: the placement's figure, products shown over all lists, share of filled items."""
+    table = Table("placement, task", "asked", "figure", "with 95 % interval", "shown", "filled")
     for a in audits:
-        figures = (f"{a.figures['coverage']:,.0f}", f"{a.figures['gini']:.3f}", f"{a.figures['filled']:.1%}")
-        name = f"{a.primary}@{a.answers.task.k}"
-        asked = (a.placement, a.task_name, f"{len(a.answers.task):,}", name, str(a.intervals[a.primary]))
-        table.add_row(*asked, *figures, f"{a.figures['full_lists']:.1%}")
+        figure = (f"{a.primary}@{a.answers.task.k}", short(a.intervals[a.primary]))
+        shown = (f"{a.figures['coverage']:,.0f}", f"{a.figures['filled']:.1%}")
+        table.add_row(a.name, f"{len(a.answers.task):,}", *figure, *shown)
     return table
+
+
+def short(interval: Any) -> str:
+    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 @app.command(epilog="Example: `osclms promote --previous`")

@@ -12,7 +12,7 @@ from serving.fitted import NOTHING, Array, Vectors, top_k
 MOST = 30_000
 
 faiss.omp_set_num_threads(1)  # one thread a worker; workers are processes
-# FAISS scores a batch of 20 and more by another kernel, whose last bits differ: batch must equal single
+# FAISS scores a large batch by another kernel, whose last bits differ: batch must equal single
 faiss.cvar.distance_compute_blas_threshold = 1 << 30
 
 

@@ -87,7 +87,7 @@ PLACEMENTS: Mapping[str, Placement] = {
                 HABIT,
                 Source("als", "customer", "taste", weight=0.10),
                 Source("hybrid", "customer", "features", weight=0.02),
-                Source("popular", "nobody", "popular", weight=0.12, take=60),
+                Source("popular", "nobody", "popular", weight=0.12, take=0),
             ),
             fill=(Step(POPULAR),),
         ),

@@ -4,6 +4,7 @@ A first training, a trainer killed half-way, the same training again, and one wi
 """
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -32,7 +33,6 @@ UNTIL = datetime(2017, 12, 1, tzinfo=UTC)
 END = datetime(2018, 1, 1, tzinfo=UTC)
 STEP = 25  # every so many households
 DATA = ("customers", "items", "orders", "interactions.", "catalog")
-PATIENCE = 60.0
 
 KILLED = """
 import os, sys
@@ -62,7 +62,7 @@ def killed_half_way(home: Path) -> dict[str, Any]:
     script.write_text(KILLED)
     trainer = subprocess.Popen(
         [sys.executable, script, home, UNTIL.isoformat()],
-        env={**__import__("os").environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -306,7 +306,7 @@ def test_a_second_trainer_is_told_who_is_at_work(
     from training.publish import TrainingBusy, training_lock
 
     with training_lock(tmp_path):
-        with pytest.raises(TrainingBusy, match="is training and holds .*: wait for it, or stop it"):
+        with pytest.raises(TrainingBusy, match=r"is training and holds .*: wait for it, or stop it"):
             train(tmp_path)
         monkeypatch.setattr(sys, "argv", ["osclms", "train", "--home", str(tmp_path)])
         with pytest.raises(SystemExit) as ended:

@@ -151,6 +151,7 @@ def train(
     with training_lock(home):
         clock, history, registry = Clock(), History(home / "history"), Registry(home)
         registry.repair()
+        version = registry.next_version()
         end = until or end_of(history)
         work = fresh(home / "staging" / "train")
         past, full = sides_of(history, end, work, recipes, placements)
@@ -166,7 +167,7 @@ def train(
             newer = knows_no_less(end, registry.champion(), home)
             outcome = judge(pool, past, full, contest, rival, fits, also=newer, seed=seed, say=say)
             clock.lap("evaluate")
-        outcome = replace(outcome, version=registry.next_version(), seconds=clock.seconds)
+        outcome = replace(outcome, version=version, seconds=clock.seconds)
         seal(full, version=outcome.version, metrics=outcome.metrics, **about)
         publish(registry, full, outcome, about)
         clock.lap("publish")

@@ -10,30 +10,40 @@ from features.catalog import Catalog
 from features.interactions import Interactions
 from serving.fitted import Neighbors, top_k
 
-BLOCK = 2_000  # items whose partners are counted at a time; bounds the memory
+BLOCK = 1_000  # items whose partners are counted at a time; bounds the memory
 
 
 @dataclass(frozen=True)
 class CoPurchase:
-    """n(a, b) / (n(a)^of_asked × n(b)^of_other) over baskets, the `top` partners of each item.
+    """n(a, b) / (n(a)^of_asked × n(b)^of_other), the `top` partners of each item.
 
-    Items in fewer than `min_baskets` baskets neither ask nor answer.
+    n counts baskets, each as 2^(−age / half_life), as what goes together changes with the season. Items in
+    fewer than `min_baskets` baskets neither ask nor answer.
     """
 
     of_asked: float = 0.5
     of_other: float = 0.35
+    half_life: float = 60.0  # days
     top: int = 200
     min_baskets: int = 3
 
     def fit(self, data: Interactions, catalog: Catalog) -> Neighbors:
         del catalog
-        held, counts = often_held(data, self.min_baskets)
+        held, _ = often_held(data, self.min_baskets)
+        weighed = sparse.csr_array(sparse.diags_array(self.weights(data)) @ held)
+        counts = np.bincount(weighed.indices, weighed.data, minlength=len(data.items)).astype(np.float32)
         rows = []
-        for start, pairs in partners(held):
+        for start, pairs in partners(held, weighed):
             asked = np.repeat(counts[start : start + pairs.shape[0]], np.diff(pairs.indptr))
-            pairs.data /= np.maximum(asked, 1) ** self.of_asked * counts[pairs.indices] ** self.of_other
+            pairs.data /= asked**self.of_asked * counts[pairs.indices] ** self.of_other
             rows.append(strongest(pairs, self.top))
         return Neighbors(stacked(rows, len(data.items)))
+
+    def weights(self, data: Interactions) -> np.ndarray:
+        """What each order counts for: float32 [len(orders)]."""
+        first = np.zeros(len(data.orders), np.float32)
+        first[data.order] = data.age()
+        return np.exp2(-first / self.half_life).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -71,11 +81,11 @@ def often_held(data: Interactions, least: int) -> tuple[sparse.csr_array, np.nda
     return held, np.where(counts < least, 0, counts).astype(np.float32)
 
 
-def partners(held: sparse.csr_array) -> Iterator[tuple[int, sparse.csr_array]]:
-    """(first item, how many baskets hold both: csr [a block of items, n_items] without the item itself)."""
+def partners(held: sparse.csr_array, weighed: sparse.csr_array) -> Iterator[tuple[int, sparse.csr_array]]:
+    """(first item, weight of the baskets that hold both: csr [a block of items, n_items] without the item itself)."""
     by_item = sparse.csr_array(held.T)
     for start in range(0, held.shape[1], BLOCK):
-        pairs = sparse.csr_array(by_item[start : start + BLOCK] @ held)
+        pairs = sparse.csr_array(by_item[start : start + BLOCK] @ weighed)
         rows = start + np.repeat(np.arange(pairs.shape[0]), np.diff(pairs.indptr))
         pairs.data[pairs.indices == rows] = 0
         pairs.eliminate_zeros()
