@@ -159,7 +159,8 @@ class Engine:
     def recommendation_id(self, placement: str, request: RecommendRequest, when: datetime) -> str:
         """The same question at the same moment has the same id; nobody reads a customer out of it."""
         key = bytes.fromhex(self.bundle.manifest.fingerprint.ljust(64, "0")[:64])
-        asked = f"{self.version}|{placement}|{when.timestamp()}|{request.model_dump_json()}".encode()
+        question = request.model_dump_json(exclude={"at", "explain"})
+        asked = f"{self.version}|{placement}|{when.timestamp()}|{question}".encode()
         return hashlib.blake2b(asked, digest_size=12, key=key).hexdigest()
 
     def ask(self, row: Placement, request: RecommendRequest) -> Ask:

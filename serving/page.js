@@ -3,7 +3,7 @@
 
 const SHELVES = [
   { placement: "next_best", heading: "Next for this household", about: "By habit and taste; what is bought regularly may come again." },
-  { placement: "cross_sell", heading: "Goes with it", about: "What others put into the same basket, and no substitute of it." },
+  { placement: "cross_sell", heading: "Goes with it", about: "What goes into one basket with it, for others and for this household; no substitute of it." },
   { placement: "upsell", heading: "A step up", about: "The same need, a step dearer, never bought before." },
 ];
 const FOR_ANYBODY = ["popular", "newest"]; // recipes that ask neither the household nor the product

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 from datetime import UTC, datetime
-from math import log1p
+from math import inf, log1p
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -277,7 +277,7 @@ FLOORS = (
     Floor("hybrid", "novel", 0.018),
     Floor("copurchase", "purchases", 0.24, beats_popular=True),
     Floor("copurchase", "novel", 0.03),
-    Floor("copurchase", "basket", 0.10, beats_popular=True),
+    Floor("copurchase", "basket", 0.08, beats_popular=True),
     Floor("complements", "basket", 0.06, beats_popular=True),
 )
 
@@ -359,7 +359,7 @@ def test_copurchase_is_pairs_over_powers_of_what_each_is_in() -> None:
     data = shop(*BASKETS, until=9)
 
     def found(**changes: Any) -> dict[tuple[str, str], float]:
-        recipe = replace(CoPurchase(min_baskets=1), **changes)
+        recipe = replace(CoPurchase(min_baskets=1, half_life=inf), **changes)
         return cells(recipe.fit(data.interactions, data.catalog).items, data)
 
     expected = {
@@ -372,6 +372,9 @@ def test_copurchase_is_pairs_over_powers_of_what_each_is_in() -> None:
     assert found(min_baskets=2) == pytest.approx({p: v for p, v in expected.items() if "c" not in p})
     assert found(min_baskets=4) == {}
     assert found(top=1) == pytest.approx({p: v for p, v in expected.items() if p != ("a", "c")})
+    day = 2.0**-8  # with a half-life of a day the orders of day 1, eight days old, count for this
+    assert found(half_life=1)[("a", "b")] == pytest.approx(2 * day / ((3 * day) ** 0.5 * (4 * day) ** 0.35))
+    assert found(half_life=1)[("c", "a")] == pytest.approx(day / (day**0.5 * (3 * day) ** 0.35))
 
 
 @pytest.mark.parametrize("recipe", [CoPurchase(min_baskets=1), Complements()], ids=repr)

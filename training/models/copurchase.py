@@ -55,9 +55,8 @@ class Complements:
 
     def fit(self, data: Interactions, catalog: Catalog) -> Neighbors:
         held, counts = often_held(data, 1)
-        rows = [
-            self.within(pairs, start, counts, catalog, len(data.orders)) for start, pairs in partners(held)
-        ]
+        n_orders = len(data.orders)
+        rows = [self.within(pairs, start, counts, catalog, n_orders) for start, pairs in partners(held, held)]
         return Neighbors(stacked(rows, len(data.items)))
 
     def within(
