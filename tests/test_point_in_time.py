@@ -52,7 +52,7 @@ title = "title"
 """
 PEOPLE = '[columns]\nalias = "alias"\ncustomer_id = "customer"\n'
 Row = dict[str, Any]
-Load = Callable[..., Path]
+Shared = Callable[[str, Callable[[Path], None]], Path]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Source:
     bought: list[tuple[str, str]]  # order, product
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def source() -> Source:
     rows = pq.read_table(source_folder() / "transactions.parquet")
     kept = sorted(pc.unique(rows["household_id"]).to_pylist())[::STEP]
@@ -110,14 +110,14 @@ def till(folder: Path, history: History, rows: list[Row]) -> None:
     load(history, "events", [path], SourceMapping.read(folder / "till.toml"), rejects_dir=folder)
 
 
-@pytest.fixture(scope="module")
-def past_alone(tmp_path_factory: pytest.TempPathFactory, source: Source) -> Path:
-    home = tmp_path_factory.mktemp("past_alone")
-    history = History(home / "history")
-    products = source_folder() / "products.parquet"
-    load(history, "products", [products], mapping_of("products"), rejects_dir=home)
-    journey(home, source.early)
-    return home
+@pytest.fixture(scope="session")
+def past_alone(shared: Shared, source: Source) -> Path:
+    def make(home: Path) -> None:
+        products = source_folder() / "products.parquet"
+        load(History(home / "history"), "products", [products], mapping_of("products"), rejects_dir=home)
+        journey(home, source.early)
+
+    return shared("past_alone", make)
 
 
 def journey(home: Path, rows: pa.Table) -> None:
@@ -126,27 +126,21 @@ def journey(home: Path, rows: pa.Table) -> None:
     load(History(home / "history"), "events", [home / "rows.parquet"], mapping_of("events"), rejects_dir=home)
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory, past_alone: Path) -> Load:
-    """`loaded(rows, till rows, aliases)`: a home with the past, and these on top."""
-
-    def made(rows: pa.Table | None = None, lines: list[Row] | None = None, aliases: str = "") -> Path:
-        home = tmp_path_factory.mktemp("home")
-        shutil.copytree(past_alone / "history", home / "history")
-        if rows is not None:
-            journey(home, rows)
-        if lines:
-            till(home, History(home / "history"), lines)
-        if aliases:
-            (home / "aliases.csv").write_text(f"alias,customer\n{aliases}")
-            (home / "aliases.toml").write_text(PEOPLE)
-            people = SourceMapping.read(home / "aliases.toml")
-            load(
-                History(home / "history"), "identities", [home / "aliases.csv"], people, rejects_dir=home
-            )  # fmt: skip
-        return home
-
-    return made
+def grow(
+    home: Path, past: Path, rows: pa.Table | None = None, lines: list[Row] | None = None, aliases: str = ""
+) -> None:
+    """A home with the past, and on top of it rows of the demo data, lines of a till, and identities."""
+    history = History(home / "history")
+    shutil.copytree(past / "history", history.folder)
+    if rows is not None:
+        journey(home, rows)
+    if lines:
+        till(home, history, lines)
+    if aliases:
+        (home / "aliases.csv").write_text(f"alias,customer\n{aliases}")
+        (home / "aliases.toml").write_text(PEOPLE)
+        people = SourceMapping.read(home / "aliases.toml")
+        load(history, "identities", [home / "aliases.csv"], people, rejects_dir=home)
 
 
 def data_of(home: Path, work: Path) -> tuple[Side, Side]:
@@ -158,7 +152,7 @@ def data_of(home: Path, work: Path) -> tuple[Side, Side]:
     return sides
 
 
-def bundle_of(home: Path, work: Path) -> Path:
+def bundle_of(home: Path, work: Path) -> None:
     """The bundle that training makes at the cutoff: data, models, manifest."""
     history = History(home / "history")
     _, full = data_of(home, work)
@@ -166,7 +160,6 @@ def bundle_of(home: Path, work: Path) -> Path:
         jobs.fit(full.folder, name, recipe, seconds(full.until))
     about = {"store": history.store, "fingerprint": history.fingerprint(CUTOFF), "git_revision": "none"}
     seal(full, version="1", metrics={}, **about)
-    return full.folder
 
 
 def content(folder: Path) -> Mapping[str, bytes]:
@@ -177,8 +170,8 @@ def differing(one: Mapping[str, bytes], other: Mapping[str, bytes]) -> list[str]
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
-@pytest.fixture(scope="module")
-def with_future(loaded: Load, source: Source) -> Path:
+@pytest.fixture(scope="session")
+def with_future(shared: Shared, past_alone: Path, source: Source) -> Path:
     """The past, all of December, and at the till from the cutoff on: returns of what was bought before it, new
     customers, new products, new prices; and aliases of people who came later."""
     returns = [
@@ -192,28 +185,29 @@ def with_future(loaded: Load, source: Source) -> Path:
     fresh = [line(200 + n, product=f"future-{n}", customer=source.customer) for n in range(5)]
     dear = [line(300 + n, product=product, price=999) for n, (_, product) in enumerate(source.bought)]
     aliases = "later-1,later-2\nlater-2,later-3\n"
-    return loaded(source.late, [*returns, *named_no_order, *fresh, *dear], aliases)
+    lines = [*returns, *named_no_order, *fresh, *dear]
+    return shared("with_future", lambda home: grow(home, past_alone, source.late, lines, aliases))
 
 
-@pytest.fixture(scope="module")
-def with_another_future(loaded: Load, source: Source) -> Path:
+@pytest.fixture(scope="session")
+def with_another_future(shared: Shared, past_alone: Path, source: Source) -> Path:
     """The past, and a December with half of its rows gone and the others changed."""
     half = source.late.filter(pa.array(np.arange(source.late.num_rows) % 2 == 0))
     places = {name: half.schema.get_field_index(name) for name in ("quantity", "sales_value")}
     for name, place in places.items():
         more = pc.multiply(half[name].cast(pa.float64()), 7.0).cast(half.schema.field(name).type)
         half = half.set_column(place, name, more)
-    return loaded(half)
+    return shared("with_another_future", lambda home: grow(home, past_alone, half))
 
 
-@pytest.fixture(scope="module")
-def bundle(past_alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundle_of(past_alone, tmp_path_factory.mktemp("past_alone"))
+@pytest.fixture(scope="session")
+def bundle(shared: Shared, past_alone: Path) -> Path:
+    return shared("bundle_alone", lambda folder: bundle_of(past_alone, folder)) / "full"
 
 
-@pytest.fixture(scope="module")
-def bundle_with_future(with_future: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundle_of(with_future, tmp_path_factory.mktemp("with_future"))
+@pytest.fixture(scope="session")
+def bundle_with_future(shared: Shared, with_future: Path) -> Path:
+    return shared("bundle_with_future", lambda folder: bundle_of(with_future, folder)) / "full"
 
 
 def test_the_worlds_do_differ_from_the_cutoff_on(
@@ -288,11 +282,12 @@ def test_lists_are_the_same_with_and_without_the_future(
 # --- the comparison is not blind ------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def known(past_alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
-    folder = tmp_path_factory.mktemp("known")
-    data_of(past_alone, folder)
-    return content(folder / "full")
+@pytest.fixture(scope="session")
+def known(shared: Shared, past_alone: Path) -> Mapping[str, bytes]:
+    def make(folder: Path) -> None:
+        data_of(past_alone, folder)
+
+    return content(shared("known", make) / "full")
 
 
 def told(home: Path, folder: Path, known: Mapping[str, bytes]) -> list[str]:
@@ -310,14 +305,15 @@ def told(home: Path, folder: Path, known: Mapping[str, bytes]) -> list[str]:
     ],
 )
 def test_what_happens_a_second_before_the_cutoff_is_known(
-    loaded: Load, source: Source, tmp_path: Path, known: Mapping[str, bytes], what: str, changes: Row
+    past_alone: Path, source: Source, tmp_path: Path, known: Mapping[str, bytes], what: str, changes: Row
 ) -> None:
     """The same rows at the cutoff are in `with_future`, and change nothing."""
     order, product = source.bought[-1]
     mine = {"customer": source.customer, "product": product, "order": order}
     row = {**line(1), **{name: mine.get(name) if value is None else value for name, value in changes.items()}}
-    home = loaded(lines=[{**row, "at": (CUTOFF - SECOND).isoformat()}])
-    assert "interactions.quantity.npy" in told(home, tmp_path, known), what
+    (home := tmp_path / "home").mkdir()
+    grow(home, past_alone, lines=[{**row, "at": (CUTOFF - SECOND).isoformat()}])
+    assert "interactions.quantity.npy" in told(home, tmp_path / "told", known), what
 
 
 def leaks_prices(events: pa.Table, products: pa.Table, until: datetime) -> Data:

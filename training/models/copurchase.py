@@ -23,7 +23,7 @@ class CoPurchase:
 
     of_asked: float = 0.5
     of_other: float = 0.35
-    half_life: float = 60.0  # days
+    half_life: float = 120.0  # days
     top: int = 200
     min_baskets: int = 3
 
