@@ -244,6 +244,7 @@ def promote(
         *(changes or (f"nothing to change: the champion is {registry.champion()}",)),
         sep="\n",
         highlight=False,
+        soft_wrap=True,
     )
     return None
 
@@ -317,7 +318,9 @@ def bulk(
         "as_of": at.isoformat(),
         "model_version": engine.version,
     }
-    print_json(told_of) if as_json else out.print(f"{done:,} lists of {placement} in {to}", highlight=False)
+    print_json(told_of) if as_json else out.print(
+        f"{done:,} lists of {placement} in {to}", highlight=False, soft_wrap=True
+    )
 
 
 def list_table(response: Any) -> Table:

@@ -292,6 +292,17 @@ def test_the_parts_sum_to_the_score(engine: Engine, regular: str, placement: str
     assert all(item.parts is None for item in tried(engine, placement, customer_id=regular))
 
 
+@pytest.mark.parametrize("placement", ["next_best", "discover", "cross_sell"])
+def test_a_source_weighs_what_the_table_says(engine: Engine, regular: str, placement: str) -> None:
+    """Scores are scaled to 0..1 among the candidates before they are weighed."""
+    product = engine.catalog.items.at(engine.ordered("popular")[3:4])
+    items = tried(engine, placement, customer_id=regular, product_ids=product, explain=True, limit=100)
+    for source in PLACEMENTS[placement].sources:
+        parts = [(i.parts or {})[f"{source.model}:{source.asks}"] for i in items if not i.filled]
+        assert 0 <= min(parts) <= max(parts) <= source.weight + 1e-6
+        assert max(parts) > 0.2 * source.weight
+
+
 def test_counts_and_dates_in_stories_are_those_of_the_history(
     engine: Engine, purchases: pd.DataFrame
 ) -> None:
@@ -430,10 +441,15 @@ def test_with_few_products_in_stock_lists_are_full(
         )
 
 
-def test_the_index_filters_before_it_takes_the_top(engine: Engine, bare_shelves: Engine) -> None:
-    """Filtered afterwards, a twentieth of the proposals would be left: about four of eighty."""
-    for customer in engine.sample().customers:
-        assert len(own(tried(bare_shelves, "discover", customer_id=customer, limit=60))) == 60
+def test_the_index_filters_before_it_takes_the_top(engine: Engine) -> None:
+    """Of the 160 products nearest to the taste of who owns most, and of 500 excluded, hardly any may be listed:
+    filtered afterwards, few would be left."""
+    heavy = int(np.diff(engine.history.start).argmax())
+    nearest = [index.of_customer(heavy, 300) for index in engine.indexes.values()]
+    gone = engine.catalog.items.at(np.unique(np.concatenate(nearest))[:500])
+    customer = engine.history.customers.at([heavy])[0]
+    items = tried(engine, "discover", customer_id=customer, exclude=gone, limit=60)
+    assert len(own(items)) == 60 and not set(ids(items)) & set(gone)
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
     """`run("recommend", "trending", …)`: the command as the shell would end it, in this process."""
     for name in [name for name in os.environ if name.startswith("OSCLMS_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setattr(osclms.out, "width", 400)  # tables of one line a row
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setenv("NO_COLOR", "1")
 
@@ -416,7 +417,7 @@ def test_lists_for_questions(run: Run, engine: Engine, shop_home: Path, tmp_path
     ended = run(
         "recommend", "cross_sell", "--queries", questions, "--out", out, "--limit", 3, "--home", shop_home
     )  # fmt: skip
-    assert (ended.code, ended.out) == (0, f"2 lists of cross_sell in {out}\n")
+    assert (ended.code, ended.out) == (0, f"2 lists of cross_sell in {out}\n")  # however long the path
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [(r["query_id"], r["rank"]) for r in rows] == [(q, n) for q in ("7", "b") for n in (1, 2, 3)]
     both = run(

@@ -1,6 +1,6 @@
 """A bundle knows nothing of what came at or after its cutoff: byte for byte, through the real loader.
 
-One small sample of the demo data is loaded four ways that differ only from the cutoff on. Every file of the
+One small sample of the demo data is loaded three ways that differ only from the cutoff on. Every file of the
 bundles must be the same, and so must every list. That the comparison is not blind is shown by planted leaks.
 """
 

@@ -1,0 +1,82 @@
+"""The table of placements: what holds for every row, and for a row that somebody adds."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from serving.engine import RULES
+from serving.placements import PLACEMENTS, POPULAR, STORIES, Placement, Source, Step, models_in_use
+from serving.schemas import MAX_LIMIT
+from training.models import RECIPES
+from training.models.copurchase import CoPurchase
+from training.models.habit import Habit
+from training.split import AUDITS
+
+SLOTS = {"times", "last", "because", "category"}
+ASKS = {"popular": {"nobody"}, "newest": {"nobody"}, "habit": {"customer"}, "copurchase": {"products"}}
+ROWS = pytest.mark.parametrize("row", PLACEMENTS.values(), ids=list(PLACEMENTS))
+
+
+def sources(row: Placement) -> Iterator[Source]:
+    yield from row.sources
+    yield from (step.source for step in row.fill)
+
+
+def test_three_ship_under_their_names_and_others_beside_them() -> None:
+    assert list(PLACEMENTS)[:3] == ["next_best", "cross_sell", "upsell"]
+    assert {"discover", "buy_again", "similar", "trending", "new_arrivals"} == set(list(PLACEMENTS)[3:])
+    assert all(name == row.name for name, row in PLACEMENTS.items())
+
+
+@ROWS
+def test_a_row_names_what_there_is(row: Placement) -> None:
+    assert {source.model for source in sources(row)} <= set(RECIPES)
+    assert {source.story for source in sources(row)} <= set(STORIES)
+    assert {*row.rules, *(rule for step in row.fill for rule in step.rules)} <= set(RULES)
+    assert 1 <= row.limit <= MAX_LIMIT
+    assert row.about
+
+
+@ROWS
+def test_a_source_is_asked_as_its_model_can_answer(row: Placement) -> None:
+    for source in sources(row):
+        assert source.asks in ASKS.get(source.model, {"customer", "products"}), source
+
+
+@ROWS
+def test_a_row_asks_with_what_its_sources_need(row: Placement) -> None:
+    assert {source.asks for source in row.sources} <= {*row.asks, "nobody"}
+
+
+@ROWS
+def test_something_is_proposed_and_weighs(row: Placement) -> None:
+    assert any(source.take > 0 for source in row.sources)
+    assert all(source.weight > 0 and source.take >= 0 for source in sources(row))
+    assert all(step.source.take > 0 for step in row.fill)
+
+
+@ROWS
+def test_the_last_step_of_a_fill_is_open_to_all(row: Placement) -> None:
+    """So that a list is as long as asked."""
+    assert row.fill[-1].source.model == "popular" and row.fill[-1].rules == ()
+
+
+@ROWS
+def test_every_placement_is_audited(row: Placement) -> None:
+    assert row.name in {placement for placement, *_ in AUDITS}
+
+
+@pytest.mark.parametrize(("key", "text"), STORIES.items(), ids=list(STORIES))
+def test_a_story_is_a_line_for_people_with_slots_that_are_filled(key: str, text: str) -> None:
+    assert set(re.findall(r"{(\w+)}", text)) <= SLOTS
+    assert text[0].isupper() and "\n" not in text and not text.endswith(".")
+
+
+def test_only_models_in_use_are_fitted() -> None:
+    assert models_in_use(PLACEMENTS) == set(RECIPES) - {"bpr"}
+    own = Placement("own", "", ("products",), (POPULAR,), rules=("no_substitutes",))
+    assert own.models == {"popular", "complements"}
+    filled = Placement("own", "", (), (POPULAR,), fill=(Step(Source("als", "customer", "taste")),))
+    assert models_in_use({"own": filled}) == {"popular", "als"}
+    assert isinstance(RECIPES["habit"], Habit) and isinstance(RECIPES["copurchase"], CoPurchase)
