@@ -15,7 +15,7 @@ from features.catalog import Catalog
 from features.history import Store
 from features.interactions import Ids, Interactions, seconds
 from serving.fitted import Fitted, load_fitted, mapped
-from serving.placements import Placement
+from serving.placements import Placement, models_in_use
 
 FORMAT = 1
 CHAMPION = "champion"
@@ -61,11 +61,14 @@ class Bundle:
         check_files(folder, manifest, verify=verify)
         try:
             catalog, interactions = load_data(folder, until=seconds(manifest.data_until))
-            return cls(manifest, catalog, interactions, load_fitted(folder))
+            models = load_fitted(folder)
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise BundleError(
                 f"bundle {folder} is damaged ({error}): promote another version, or retrain"
             ) from error
+        if missing := models_in_use(manifest.placements) - models.keys():
+            raise BundleError(f"bundle {folder} lacks the models {', '.join(sorted(missing))}: retrain")
+        return cls(manifest, catalog, interactions, models)
 
 
 def read_manifest(folder: Path) -> Manifest:

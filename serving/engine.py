@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -262,9 +263,9 @@ class Engine:
 
     @lru_cache(maxsize=8)  # noqa: B019 - an engine lives as long as its worker
     def ordered(self, name: str) -> Array:
-        """Available items by falling bias."""
+        """Available items by falling bias; below 0 is no candidate."""
         bias = self.models[name].arrays()["bias"]
-        return top_k(bias, len(bias), self.available & (bias > 0))
+        return top_k(bias, len(bias), self.available & (bias >= 0))
 
     def stored(self, source: Source, model: Fitted, ask: Ask) -> tuple[Array, Scores]:
         """(items, scores) of a model that keeps its answers, sorted by position."""
@@ -357,6 +358,8 @@ class Engine:
             bought = self.history.at[rows][self.history.item[rows] == item]
             slots |= {"times": str(len(bought)), "last": self.day(int(bought.max()))}
             key = "regular" if len(bought) >= REGULAR else "again"
+        if key == "popular":
+            key = self.how_popular(source.model, item)
         if because:
             slots["because"] = self.catalog.title[because[0]]
         if key == "features" and not (because and self.alike(because[0], item)):
@@ -367,6 +370,11 @@ class Engine:
         """Whether two products are of one known finest category."""
         code = self.catalog.category
         return bool(code[held] == code[item] >= 0)
+
+    def how_popular(self, model: str, item: int) -> str:
+        """The story that the log of a product's buyers allows: several lately, some, none yet."""
+        bias = float(self.models[model].arrays()["bias"][item])
+        return "popular" if bias > np.log(2) else "bought" if bias > 0 else "first"
 
     def need(self, item: int) -> str:
         """The finest category's own name."""
@@ -419,16 +427,10 @@ class Engine:
     def search(self, text: str, most: int = 20) -> list[Product]:
         """Available products whose title holds every word of `text`, what sells best first."""
         words = text.casefold().split()
-        found: list[Product] = []
-        for item in self.by_popularity.tolist():
-            if len(found) < most and all(word in self.folded[item] for word in words):
-                found.append(self.product(item))
-        return found
-
-    @cached_property
-    def by_popularity(self) -> Array:
-        bias = self.models["popular"].arrays()["bias"]
-        return top_k(bias, len(bias), self.available)
+        matching = (
+            i for i in self.ordered("popular").tolist() if all(word in self.folded[i] for word in words)
+        )
+        return [self.product(item) for item in islice(matching, most)]
 
     @cached_property
     def folded(self) -> list[str]:

@@ -68,6 +68,8 @@ STORIES: Mapping[str, str] = {
     "similar": "Similar to {because}",
     "same_need": "Also chosen in {category}",
     "popular": "Popular with everybody right now",
+    "bought": "Others bought it too",
+    "first": "Be the first to try it",
     "new": "New, and already liked",
     "known": "You have bought it before",
 }

@@ -26,7 +26,9 @@ class RecommendRequest(Wire):
     """All fields may be missing: a stranger with an empty basket gets a list too."""
 
     customer_id: Id | None = None
-    product_ids: tuple[Id, ...] = Field((), max_length=MAX_IDS, description="the product looked at, or the basket")
+    product_ids: tuple[Id, ...] = Field(
+        (), max_length=MAX_IDS, description="the product looked at, or the basket"
+    )
     exclude: tuple[Id, ...] = Field((), max_length=MAX_IDS, description="never in the list")
     limit: int | None = Field(None, ge=1, le=MAX_LIMIT, description="missing: the placement's own")
     at: Moment | None = Field(None, description="answer as of this moment; missing: now")

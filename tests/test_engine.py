@@ -355,7 +355,7 @@ def test_every_story_can_be_told(engine: Engine) -> None:
     for placement, customer in [*asked, *((p, c) for p in PLACEMENTS for c in customers)]:
         for item in tried(engine, placement, customer_id=customer, product_ids=product, limit=100):
             told |= {key for key, pattern in patterns.items() if pattern.fullmatch(item.story)}
-    assert told >= set(STORIES) - {"like_you", "known"}
+    assert told >= set(STORIES) - {"like_you", "known", "bought", "first"}
 
 
 # --- moments, names, ids ----------------------------------------------------------------------------------
@@ -773,3 +773,15 @@ def test_a_bundle_loaded_and_one_in_hand_answer_alike(tmp_path: Path) -> None:
         assert tried(Engine(made), placement, customer_id="anna") == tried(
             Engine(Bundle.load(tmp_path / "1")), placement, customer_id="anna"
         )
+
+
+def test_popularity_is_told_as_it_is(corner: Callable[..., Engine]) -> None:
+    """Sold lately, sold long ago, never sold: a full list, and three stories."""
+    goods = {**tiny.GROCER, "relic": {"title": "Relic"}, "unsold": {"title": "Unsold"}}
+    engine = corner(goods, (*tiny.GROCERIES, ("bert", "98", 1, "relic")))
+    items = engine.recommend("trending", RecommendRequest(limit=10), at=tiny.UNTIL).items
+    told = {item.product_id: item.story for item in items}
+    assert len(told) == len(goods)
+    assert told["bread"] == STORIES["popular"]
+    assert told["relic"] == STORIES["bought"]
+    assert told["unsold"] == STORIES["first"]

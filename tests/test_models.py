@@ -434,10 +434,10 @@ def test_the_newest_were_first_bought_lately_and_not_at_the_start_of_the_records
         Newest(days=28), Event("ann", "old", "o1", 0), Event("ann", "old", "o2", 99), Event("ann", "edge", "o3", 72),
         Event("ann", "new", "o4", 73), Event("bob", "new", "o5", 99), Event("bob", "new", "o6", 99.5),
     )  # fmt: skip
-    assert found == {"old": 0, "edge": 0, "new": 2}
+    assert found == {"old": -1, "edge": -1, "new": 2}
     assert bias(Newest(days=28), Event("ann", "young shop", "o1", 90), Event("ann", "b", "o2", 99)) == {
-        "young shop": 0,
-        "b": 0,
+        "young shop": -1,
+        "b": -1,
     }
 
 

@@ -28,7 +28,7 @@ class Popular:
 
 @dataclass(frozen=True)
 class Newest:
-    """Items first bought in the last `days`, by how many customers bought them since."""
+    """Items first bought in the last `days`, by how many customers bought them since; the others get −1."""
 
     days: float = 28.0
 
@@ -39,7 +39,8 @@ class Newest:
         new = (first > data.until - self.days * DAY) & (
             first > data.at.min(initial=data.until) + self.days * DAY
         )
-        return everybody(data, np.where(new, buyers(data, np.ones(len(data), bool)), 0).astype(np.float32))
+        since = buyers(data, np.ones(len(data), bool))
+        return everybody(data, np.where(new, since, -1).astype(np.float32))
 
 
 def everybody(data: Interactions, bias: np.ndarray) -> Vectors:
