@@ -413,8 +413,8 @@ def demo(
     """The whole path on the demo data: load, train, print one household's lists, serve. Reuses what is there."""
     from serving.engine import Engine
 
-    history = History(home / "history")
-    if history.span() is None:
+    held = History(home / "history").counts()
+    if not all(held.get(table) for table in ("events", "products", "customers", "promotions")):
         load("completejourney", max_rejects=0.01, home=home)
     if not (home / "champion").exists():
         try:

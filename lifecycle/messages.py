@@ -38,15 +38,20 @@ TILE_COLOURS = ("#4b3fc4", "#0b7285", "#2b7a3d", "#a61e4d", "#8a4b08", "#1864ab"
 
 @dataclass(frozen=True)
 class Shelf:
-    """A list in a message. `fallback` is its heading where nothing in it is about this customer or order."""
+    """A list in a message. `fallback` is its heading where nothing in it is about this customer or order.
+
+    One `of_order` asks with the order alone, so that its heading holds for all of it; what the customer
+    buys anyway has its own list.
+    """
 
     placement: str
     heading: str
     fallback: str
+    of_order: bool = False
 
 
 SHELVES = (
-    Shelf("cross_sell", "Goes with what you bought", "Popular right now"),
+    Shelf("cross_sell", "Goes with what you bought", "Popular right now", of_order=True),
     Shelf("next_best", "Next on your list", "Others also like"),
 )
 
@@ -119,8 +124,8 @@ def embedded(
     shown: tuple[str, ...] = ()
     for shelf in SHELVES:
         request = RecommendRequest(
-            customer_id=customer_id,
-            product_ids=bought if shelf.placement == "cross_sell" else (),
+            customer_id=None if shelf.of_order else customer_id,
+            product_ids=bought if shelf.of_order else (),
             exclude=(*shown, *bought)[:MAX_IDS],
             limit=LIST_LENGTH,
         )

@@ -11,7 +11,10 @@ MAX_IDS = 500
 
 def in_utc(at: datetime) -> datetime:
     """A moment without a zone is UTC: the one reading that cannot depend on where the service runs."""
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    try:
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{at.isoformat()} lies outside the years 1 to 9999 in UTC") from error
 
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=200)]

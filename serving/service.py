@@ -313,7 +313,8 @@ async def read_json(request: Request) -> bytes:
 def invalid(error: ValidationError) -> tuple[int, ErrorBody]:
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     if faults[0]["type"] == "json_invalid":
-        return 400, ErrorBody(error=f"the body is not JSON: {faults[0]['msg']}")
+        field = FieldError(field="body", message=faults[0]["msg"])
+        return 400, ErrorBody(error=f"the body is not JSON: {field.message}", fields=(field,))
     fields = tuple(FieldError(field=dotted(f["loc"]), message=f["msg"]) for f in faults[:MAX_FAULTS])
     return 400, ErrorBody(error=f"{fields[0].field}: {fields[0].message}", fields=fields)
 
