@@ -17,7 +17,7 @@ setup: .venv/.ready   ## prepare .venv (and Chromium, by apt, where it may)
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --constraint constraints.txt --editable '.[training,demo,dev]'
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --compile-bytecode --constraint constraints.txt --editable '.[training,demo,dev]'
 	@bash docs/debian.sh
 	@touch $@
 

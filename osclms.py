@@ -41,10 +41,6 @@ class Exit(IntEnum):
     FAILED = 1
 
 
-def home_folder() -> Path:
-    return Path(os.environ.get("OSCLMS_HOME") or ".osclms")
-
-
 def moment(text: str) -> datetime:
     """2017-12-01 or 2017-12-01T09:30+01:00; UTC where it names no zone."""
     try:
@@ -196,7 +192,8 @@ def recipe_table(recipes: Mapping[str, Any]) -> Table:
     """NDCG@10 of what each recipe would answer by itself."""
     table = Table("recipe", "NDCG@10", "of what is novel")
     for name, tasks in recipes.items():
-        table.add_row(name, *(short(tasks[task].figure("ndcg", seed=7)) for task in ("purchases", "novel")))
+        given = (tasks.get(task) for task in ("purchases", "novel"))
+        table.add_row(name, *(short(a.figure("ndcg", seed=7)) if a else "" for a in given))
     return table
 
 
@@ -277,10 +274,16 @@ def recommend(
 
     engine = Engine.load(champion(home))
     if every or queries:
+        if customer or product or exclude or explain:
+            raise typer.BadParameter(
+                "--customer, --product, --exclude and --explain are for one list, not for --out"
+            )
         return bulk(engine, placement, every, queries, to, limit, as_of or engine.data_until, as_json)
+    if to is not None:
+        raise typer.BadParameter("--out needs --all or --queries")
     try:
         request = RecommendRequest(
-            customer_id=customer,
+            customer_id=customer and History(home / "history").resolve(customer),
             product_ids=tuple(product or ()),
             exclude=tuple(exclude or ()),
             limit=limit,
@@ -353,7 +356,9 @@ def message(
     if name != "thank_you":
         raise typer.BadParameter(f"{name!r} is no message; known: thank_you", param_hint="NAME")
     engine = Engine.load(champion(home))
-    profile = History(home / "history").row("customers", customer) if customer else None
+    history = History(home / "history")
+    customer = history.resolve(customer) if customer else None
+    profile = history.row("customers", customer) if customer else None
     made = thank_you(
         engine, customer_id=customer, order_id=order, profile=profile, at=as_of or datetime.now(UTC)
     )

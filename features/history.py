@@ -197,7 +197,11 @@ class History:
 
     def resolve(self, customer_id: str) -> str:
         """The customer whom this id names today: itself, unless identities say that it is an alias."""
-        return self._reading(self._canonical).get(customer_id, customer_id)
+        return self.aliases().get(customer_id, customer_id)
+
+    def aliases(self) -> dict[str, str]:
+        """The customer behind each alias."""
+        return self._reading(self._canonical)
 
     def fingerprint(self, until: datetime) -> str:
         """A hash of the events before `until`, their customers resolved, and the products known before it.

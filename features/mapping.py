@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
+import duckdb
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -16,6 +17,7 @@ from features.schema import FLAG, PATH, PRODUCTS, REAL, TABLES, TEXT, TIME, WORD
 
 Scalar = str | int | float | bool
 PLACEHOLDER = re.compile(r"\{([^{}:]+)(?::(title|upper|lower))?\}")
+TIMES = ("iso", "epoch", "epoch_ms")  # the ways to write a time that have a name
 DAY = "@day"  # in a template: the local day of the event in the store's time zone
 
 
@@ -56,6 +58,11 @@ class Format(Strict):
     def _one_time(cls, time: Any) -> Any:
         return [time] if isinstance(time, str) else time
 
+    @field_validator("time")
+    @classmethod
+    def _are_times(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        return known_times(formats)
+
     @field_validator("zone")
     @classmethod
     def _is_zone(cls, zone: str | None) -> str | None:
@@ -74,6 +81,8 @@ class Format(Strict):
     def _distinct(self) -> Self:
         if self.decimal == self.thousands:
             raise ValueError(f"decimal and thousands are both {self.decimal!r}")
+        if self.delimiter == self.quote:
+            raise ValueError(f"delimiter and quote are both {self.quote!r}")
         return self
 
 
@@ -100,6 +109,11 @@ class From(Strict):
     @classmethod
     def _one(cls, given: Any) -> Any:
         return [given] if isinstance(given, str) else given
+
+    @field_validator("time")
+    @classmethod
+    def _are_times(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        return known_times(formats)
 
     @field_validator("zone")
     @classmethod
@@ -186,10 +200,9 @@ class LeaveOut(Strict):
     @field_validator("pattern")
     @classmethod
     def _is_pattern(cls, pattern: str | None) -> str | None:
-        try:
-            return pattern if pattern is None else re.compile(pattern).pattern
-        except re.error as wrong:
-            raise ValueError(f"{pattern!r} is no regular expression: {wrong}") from None
+        if pattern is not None and (wrong := _refused("SELECT regexp_matches('', ?)", pattern)):
+            raise ValueError(f"{pattern!r} is no regular expression that RE2 knows: {wrong}")
+        return pattern
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
@@ -221,6 +234,8 @@ class Mapping(Strict):
             return cls.parse(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise MappingError(f"there is no mapping {path}") from None
+        except UnicodeDecodeError as wrong:
+            raise MappingError(f"{path}: not UTF-8, in which TOML is written: {wrong}") from None
         except MappingError as wrong:
             raise MappingError(f"{path}: {wrong}") from None
 
@@ -258,6 +273,24 @@ def known_zone(zone: str) -> str:
     if zone not in available_timezones():
         raise ValueError(f"{zone!r} is no time zone; give an IANA name such as Europe/Berlin")
     return ZoneInfo(zone).key
+
+
+def known_times(formats: tuple[str, ...]) -> tuple[str, ...]:
+    for written in formats:
+        wrong = "" if "%" in written else f"it is none of {', '.join(TIMES)} and has no %"
+        if written not in TIMES and (wrong := wrong or _refused("SELECT try_strptime('', ?)", written)):
+            raise ValueError(f"{written!r} is no time format: {wrong}")
+    return formats
+
+
+def _refused(sql: str, given: str) -> str:
+    """Why DuckDB, which will run what the mapping says, cannot take a pattern or format; "" where it can."""
+    try:
+        with duckdb.connect() as db:
+            db.execute(sql, [given])
+    except duckdb.Error as refused:
+        return str(refused).split("\n")[0]
+    return ""
 
 
 def _said(error: Any) -> str:

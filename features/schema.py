@@ -89,6 +89,13 @@ def one_of(column: str, words: Sequence[str]) -> Check:
     return Check(f"{column} IN ({listed})", f"{column} is not one of {' '.join(words)}")
 
 
+def below(most: float, *columns: str) -> tuple[Check, ...]:
+    """What is so large is a misread separator or an id in the wrong column, and would outweigh all the rest."""
+    return tuple(Check(f"{column} < {most:.0f}", f"{column} is {most:,.0f} or more") for column in columns)
+
+
+MOST_UNITS, MOST_MONEY = 1e9, 1e12  # a year's pay is 10⁹ in some currencies
+
 EVENTS = Table(
     "events",
     key=("event_id",),
@@ -102,9 +109,11 @@ EVENTS = Table(
         Column("event_type", WORD, True, "order, return, view, cart, click …"),
         Column("occurred_at", TIME, True, "UTC"),
         Column("order_id", WORD, about="the basket; required for an order"),
-        Column("quantity", REAL, about="> 0, also for a return"),
-        Column("unit_price", REAL, about="paid for a unit, after discount, ≥ 0"),
-        Column("discount", REAL, about="taken off a unit, ≥ 0; list price = unit_price + discount"),
+        Column("quantity", REAL, about="> 0 and < 10⁹, also for a return"),
+        Column("unit_price", REAL, about="paid for a unit, after discount, ≥ 0 and < 10¹²"),
+        Column(
+            "discount", REAL, about="taken off a unit, ≥ 0 and < 10¹²; list price = unit_price + discount"
+        ),
         Column("value", REAL, about="what the type says: stars of a rating, seconds of a view"),
         Column("channel", WORD),
         Column("store_id", WORD),
@@ -118,6 +127,8 @@ EVENTS = Table(
         Check("quantity > 0 AND isfinite(quantity)", "quantity is not above 0"),
         Check("unit_price >= 0 AND isfinite(unit_price)", "unit_price is below 0"),
         Check("discount >= 0 AND isfinite(discount)", "discount is below 0"),
+        *below(MOST_UNITS, "quantity"),
+        *below(MOST_MONEY, "unit_price", "discount"),
         Check("event_type NOT IN ('order', 'return') OR product_id IS NOT NULL", "product_id is missing"),
         Check("event_type NOT IN ('order', 'return') OR quantity IS NOT NULL", "quantity is missing"),
         Check("event_type <> 'order' OR order_id IS NOT NULL", "order_id is missing"),
@@ -154,6 +165,7 @@ PRODUCTS = Table(
     checks=(
         Check("price >= 0 AND isfinite(price)", "price is below 0"),
         Check("cost >= 0 AND isfinite(cost)", "cost is below 0"),
+        *below(MOST_MONEY, "price", "cost"),
         Check(r"regexp_matches(url, '^(https?://|/)[^\s]*$')", "url is neither http(s) nor a path"),
         Check(
             r"regexp_matches(image_url, '^(https?://|/)[^\s]*$')", "image_url is neither http(s) nor a path"

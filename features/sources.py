@@ -9,6 +9,7 @@ import csv
 import gzip
 import json
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,9 @@ from features.schema import EVENTS, FLAG, PATH, PRODUCTS, REAL, SQL, TABLES, TIM
 BATCH = 100_000  # rows
 SPACE = "e' \\t\\r\\n\u00a0'"  # what is trimmed, as SQL; the last is a no-break space
 ID_LENGTH = 200
-CSV_FIELD = 1_000_000  # characters; a field beyond it is a quote left open
+CSV_FIELD = 1_000_000  # characters
+CSV_LINES = 1_000  # of one record; what goes on beyond them is a quote left open
+STRAY_QUOTE = "a quote is neither closed nor doubled"
 UNREADABLE = (duckdb.Error, OSError, EOFError, UnicodeError, csv.Error, zlib.error, pa.ArrowException)
 Progress = Callable[[int, int | None], None]
 
@@ -149,8 +152,8 @@ def _stage(
 ) -> int:
     """Judge every row of a file into `staged`, numbered file by file and line by line; how many."""
     try:
-        parquet = path.suffix == ".parquet"
-        raw = _parquet(db, path) if parquet else _csv(db, path, mapping.source, before, progress)
+        parquet = path.suffix.lower() == ".parquet"
+        raw = _parquet(db, path) if parquet else _csv(db, path, mapping, before, progress)
         _check_reads(mapping, path, list(raw))
         sql = Select(table, mapping, raw, zone, ordinal).sql()
         (rows,) = first_row(db, f"INSERT INTO staged {sql}")
@@ -182,11 +185,15 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """SQL: its text without space around, null where empty. A whole float is written as an integer."""
-        if self.type in ("DOUBLE", "FLOAT"):
+        """SQL: its text without space around, null where empty.
+
+        Of floats, one that is whole is written as an integer, and NaN is missing, as pandas has it.
+        """
+        if self.type in FLOATS:
             whole = f"{self.name} = trunc({self.name}) AND abs({self.name}) < 1e15"
             written = f"WHEN NOT isnan({self.name}) THEN {self.name}::VARCHAR"
-            return f"CASE WHEN {whole} THEN {self.name}::BIGINT::VARCHAR {written} END"
+            # DuckDB may cast rows that the condition leaves out, NaN among them
+            return f"CASE WHEN {whole} THEN try_cast({self.name} AS BIGINT)::VARCHAR {written} END"
         if self.type in INTEGERS:
             return f"{self.name}::VARCHAR"
         return f"nullif(trim({self.name}::VARCHAR, {SPACE}), '')"
@@ -208,32 +215,98 @@ def _parquet(db: duckdb.DuckDBPyConnection, path: Path) -> Cells:
 
 
 def _csv(
-    db: duckdb.DuckDBPyConnection, path: Path, written: Format, before: int, progress: Progress | None
+    db: duckdb.DuckDBPyConnection, path: Path, mapping: Mapping, before: int, progress: Progress | None
 ) -> Cells:
-    rows = csv_rows(path, written)
-    header = [name.strip() for name in next(rows, (0, [], ""))[1]]
-    if len(set(header)) != len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise LoadError(f"{path} has two columns named {twice!r}: give each its own name")
+    rows = csv_rows(path, mapping.source)
+    header = _header(path, rows, mapping)
     cells = {name: Cell(f"c{i}", "VARCHAR") for i, name in enumerate(header)}
-    names = [*(cell.name for cell in cells.values()), "_line", "_problem", "_given"]
+    names = [*(f"c{i}" for i in range(len(header))), "_line", "_problem", "_given"]
     schema = pa.schema([(n, pa.int64() if n == "_line" else pa.string()) for n in names])
     batches = _counted(csv_batches(rows, len(header), schema), before, progress)
     db.register("raw", pa.RecordBatchReader.from_batches(schema, batches))
     return cells
 
 
+def _header(path: Path, rows: Iterator[tuple[int, list[str], str]], mapping: Mapping) -> list[str]:
+    """The names of the columns. Of those that share one, which the mapping may not read, the later tell their place."""
+    _, fields, problem = next(rows, (0, [], ""))
+    if not fields:
+        raise LoadError(f"{path} is empty: it has not even a header")
+    if problem == STRAY_QUOTE:
+        raise LoadError(f"the header of {path}: {problem}")
+    names = [name.strip() for name in fields]
+    for read, key in mapping.reads.items():
+        if names.count(read) > 1:
+            raise LoadError(
+                f"{key} reads {read!r}, but {path} has two columns of that name: give each its own"
+            )
+    return [f"{n} (column {i + 1})" if n in names[:i] else n for i, n in enumerate(names)]
+
+
 def csv_rows(path: Path, written: Format) -> Iterator[tuple[int, list[str], str]]:
-    """Rows of a CSV file, header first: physical line, fields, and what is wrong with its bytes, or ""."""
+    """Rows of a CSV file, header first: physical line, fields, and what is wrong with it, or ""."""
     csv.field_size_limit(CSV_FIELD)
     broken: dict[int, str] = {}
     with _opened(path, written.encoding) as file:
-        lines = csv.reader(_watched(file, broken), delimiter=written.delimiter, quotechar=written.quote)
-        end = 0
-        for fields in lines:
-            first, end = end + 1, lines.line_num
+        for first, end, fields, problem in _records(_watched(file, broken), written):
             if fields:
-                yield first, fields, _problem(broken, first, end) if broken else ""
+                found = _problem(broken, first, end) if broken else ""
+                yield first, fields, problem or found
+
+
+def _records(lines: Iterator[str], written: Format) -> Iterator[tuple[int, int, list[str], str]]:
+    """Records of a CSV file: first and last physical line, fields, and why the record is malformed, or "".
+
+    A malformed record is its first line alone, as one field: what a stray quote has swallowed is read again
+    from the next line on, and so costs no other row. That is also the way of a record of several lines that
+    has not as many fields as the header, or whose lines look like rows. At most CSV_LINES + 1 lines are held.
+    """
+    taken: list[str] = []
+    again: deque[str] = deque()
+    first, width = 1, 0
+    while True:
+        handed = _handed(lines, taken, again)
+        reader = csv.reader(handed, delimiter=written.delimiter, quotechar=written.quote, strict=True)
+        try:
+            for fields in reader:
+                width = width or len(fields)
+                if len(taken) > 1 and (problem := _joined(taken, fields, width, written.delimiter)):
+                    break
+                yield first, first + len(taken) - 1, fields, ""
+                first += len(taken)
+                taken.clear()
+            else:
+                return
+        except csv.Error as error:
+            problem = _malformed(error, len(taken))
+        yield first, first, [taken[0].rstrip("\r\n")], problem
+        first += 1
+        again.extendleft(reversed(taken[1:]))
+        taken.clear()
+
+
+def _handed(lines: Iterator[str], taken: list[str], again: deque[str]) -> Iterator[str]:
+    """Lines for one record after the other, first those to be read again; `taken` keeps those of the record."""
+    while line := again.popleft() if again else next(lines, ""):
+        taken.append(line)
+        if len(taken) > CSV_LINES:
+            raise csv.Error("too many lines")
+        yield line
+
+
+def _joined(lines: list[str], fields: list[str], width: int, delimiter: str) -> str:
+    """Why lines that quotes make one record are none: its width, or each has a row's delimiters, at least three."""
+    if len(fields) != width:
+        return f"has {len(fields)} fields, header has {width}"
+    rows = width > 3 and all(line.count(delimiter) == width - 1 for line in lines if line.strip())
+    return STRAY_QUOTE if rows else ""
+
+
+def _malformed(error: csv.Error, lines: int) -> str:
+    """What is wrong with a record of so many lines. A field that grows too long over several is an open quote."""
+    if lines == 1 and "field limit" in str(error):
+        return f"a field is longer than {CSV_FIELD:,} characters"
+    return STRAY_QUOTE
 
 
 def _problem(broken: dict[int, str], first: int, end: int) -> str:
@@ -242,7 +315,7 @@ def _problem(broken: dict[int, str], first: int, end: int) -> str:
 
 
 def _opened(path: Path, encoding: str) -> IO[str]:
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         return gzip.open(path, "rt", encoding=encoding, errors="surrogateescape", newline="")
     return path.open(encoding=encoding, errors="surrogateescape", newline="")
 
@@ -262,11 +335,11 @@ def _watched(file: IO[str], broken: dict[int, str]) -> Iterator[str]:
 def csv_batches(
     rows: Iterator[tuple[int, list[str], str]], width: int, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
-    """Rows as batches of columns; a row of a wrong width or with broken bytes is nulls and its problem."""
+    """Rows as batches of columns; a row that is malformed or of a wrong width is nulls and its problem."""
     nothing = [None] * width
     batch: list[tuple[object, ...]] = []
     for line, fields, problem in rows:
-        if len(fields) != width:
+        if not problem and len(fields) != width:
             problem = f"has {len(fields)} fields, header has {width}"
         if problem:
             batch.append((*nothing, line, problem, json.dumps(fields, ensure_ascii=False)))
@@ -351,8 +424,8 @@ class Select:
         return "s" + self.cells[name].name[1:]
 
     def _raw(self) -> str:
-        fields = ", ".join(f"{identifier(n)} := {c.name}" for n, c in self.cells.items())
-        return f"to_json(struct_pack({fields}))::VARCHAR"
+        fields = ", ".join(f"{quoted(n)}, {c.name}" for n, c in self.cells.items())
+        return f"json_object({fields})::VARCHAR"
 
     def _mapped(self) -> str:
         """Contract columns, `occurred_at` first, as {@day} is made from it; what is not mapped is null."""
@@ -393,6 +466,10 @@ class Select:
             return Value(self._time(source, given), given)
         if kind == FLAG:
             return Value(_flag(source, given), given)
+        if self._is_float(source):
+            return Value(
+                f"CASE WHEN isfinite({self.cells[source.column or ''].name}) THEN {given} END", given
+            )
         return Value(given, given)
 
     def _given(self, source: From) -> str:
@@ -500,13 +577,19 @@ class Select:
         read = [self.cells[n].type for n in source.reads if n in self.cells]
         return bool(read) and all(kind in INTEGERS for kind in read) and not source.values
 
+    def _is_float(self, source: From) -> bool:
+        """A cell of a float column may be infinite, which is no text."""
+        cell = self.cells.get(source.column or "")
+        return cell is not None and cell.type in FLOATS
+
     def _reason(self) -> str:
         """SQL of the first reason to reject the row, or null."""
         reasons = [("_problem IS NOT NULL", "_problem")]
         for c in self.table.columns:
-            if c.name in self.mapping.columns and c.type in (REAL, TIME, FLAG):
+            source = self.mapping.columns.get(c.name)
+            if source and c.type != PATH and (c.type in (REAL, TIME, FLAG) or self._is_float(source)):
                 unreadable = f"g_{c.name} IS NOT NULL AND {identifier(c.name)} IS NULL"
-                reasons.append((unreadable, quoted(f"{c.name} is not a {KINDS[c.type]}")))
+                reasons.append((unreadable, quoted(f"{c.name} is not a {KINDS.get(c.type, 'text')}")))
             if c.required and c.name in self.mapping.columns:
                 reasons.append((f"{identifier(c.name)} IS NULL", quoted(f"{c.name} is missing")))
             if (
@@ -523,6 +606,7 @@ class Select:
         return f"CASE {' '.join(f'WHEN {test} THEN {why}' for test, why in reasons)} END"
 
 
+FLOATS = ("DOUBLE", "FLOAT")
 INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
 KINDS = {REAL: "number", TIME: "time", FLAG: "flag"}
 TITLE = (
@@ -558,8 +642,10 @@ def _flag(source: From, given: str) -> str:
 
 def _dotted(text: str, written: Format) -> str:
     """SQL of a number's text with a decimal point. A stray separator makes it unreadable, not another one."""
-    if written.thousands:
-        text = f"replace({text}, {quoted(written.thousands)}, '')"
+    if mark := written.thousands:
+        grouped = quoted(f"[+-]?\\d{{1,3}}([{mark}]\\d{{3}})+([{written.decimal}]\\d*)?")
+        ungrouped = f"WHEN regexp_full_match({text}, {grouped}) THEN replace({text}, {quoted(mark)}, '')"
+        text = f"CASE WHEN NOT contains({text}, {quoted(mark)}) THEN {text} {ungrouped} END"
     if written.decimal == ",":
         text = f"CASE WHEN NOT contains({text}, '.') THEN replace({text}, ',', '.') END"
     return text

@@ -137,5 +137,7 @@ def champion(home: Path) -> Path:
     try:
         version = (home / CHAMPION).read_text().strip()
     except FileNotFoundError as error:
-        raise BundleError(f"{home} has no champion yet: run `osclms train`") from error
+        made = sorted((p.name for p in (home / "bundles").glob("[0-9]*")), key=int)
+        way = f"`osclms promote {made[-1]} --force`, as the gate kept it" if made else "run `osclms train`"
+        raise BundleError(f"{home} has no champion yet: {way}") from error
     return home / "bundles" / version

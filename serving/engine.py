@@ -25,6 +25,7 @@ Mask = NDArray[np.bool_]
 Scores = NDArray[np.float32]
 REGULAR = 3  # purchases that make a favourite
 FEW = 64  # items taken out of the available
+BEST_SELLERS = 200
 
 
 @dataclass(frozen=True)
@@ -252,11 +253,12 @@ class Engine:
 
     def nearest(self, source: Source, model: Vectors, allowed: Mask, ask: Ask) -> Array:
         if source.asks == "nobody":
-            return first(self.ordered(source.model), allowed, source.take)
+            return first(self.ordered(source.model), allowed, max(source.take, ask.limit))
         index = self.indexes[source.model]
         gone = self.n_available - int(np.count_nonzero(allowed))
         # to pass a filter costs more than to fetch a few more, which `rank` drops
-        take, only = (source.take + gone, None) if gone <= FEW else (source.take, allowed)
+        take = max(source.take, ask.limit)
+        take, only = (take + gone, None) if gone <= FEW else (take, allowed)
         if source.asks == "customer":
             return index.of_customer(ask.customer, take, only)
         return index.like_items(ask.products, take, only) if len(ask.products) else NOTHING[0]
@@ -372,9 +374,10 @@ class Engine:
         return bool(code[held] == code[item] >= 0)
 
     def how_popular(self, model: str, item: int) -> str:
-        """The story that the log of a product's buyers allows: several lately, some, none yet."""
-        bias = float(self.models[model].arrays()["bias"][item])
-        return "popular" if bias > np.log(2) else "bought" if bias > 0 else "first"
+        """The story that its sales allow: bought lately and among the best sellers, bought, not bought yet."""
+        bias = self.models[model].arrays()["bias"]
+        least = max(float(bias[self.ordered(model)[:BEST_SELLERS][-1]]), np.log(2))
+        return "popular" if bias[item] >= least else "bought" if bias[item] > 0 else "first"
 
     def need(self, item: int) -> str:
         """The finest category's own name."""
@@ -391,7 +394,7 @@ class Engine:
     def order(self, customer_id: str | None, order_id: str | None) -> Order | None:
         """An order with its lines, a customer's latest where no id is given; None where it is unknown.
 
-        An order of somebody else is unknown too.
+        An order of somebody else is unknown too; a guest's is known by its id alone.
         """
         customer = self.position(customer_id)
         number = (
@@ -404,7 +407,7 @@ class Engine:
         by_order, start = self.history.order_rows
         rows = by_order[start[number] : start[number + 1]]
         owner = int(self.history.customer[rows[0]])
-        if customer_id is not None and owner != customer:
+        if owner != customer or (customer_id is not None and customer < 0):
             return None
         lines = tuple(
             Line(self.product(int(self.history.item[r])), float(self.history.quantity[r])) for r in rows

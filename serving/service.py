@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import bentoml
 import faiss
@@ -111,6 +111,7 @@ class MessageAnswer(Wire):
     lists: tuple[RecommendResponse, ...]
 
 
+Asked = TypeVar("Asked", RecommendRequest, MessageQuery)
 PARTS: Mapping[str, str] = {"html": HTML, "text": TEXT}
 OPERATIONS = (
     Operation(
@@ -170,17 +171,23 @@ class Site:
     def __init__(self, engine: Engine, *, as_of: datetime | None, history: Path | None) -> None:
         self.engine, self.as_of = engine, as_of
         self.history = History(history) if history else None
+        self.aliases = self.history.aliases() if self.history else {}
         self.model = metrics.Model(engine.version, engine.data_until.timestamp())
 
     def at(self, wanted: datetime | None) -> datetime:
         return wanted or self.as_of or datetime.now(UTC)
 
     async def recommend(self, request: Request) -> Response:
-        asked = RecommendRequest.model_validate_json(await read_json(request))
+        asked = self.known(RecommendRequest.model_validate_json(await read_json(request)))
         started = time.perf_counter()
         response = self.engine.recommend(request.path_params["placement"], asked, at=self.at(asked.at))
         spent = (time.perf_counter() - started) * 1000
         return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}"})
+
+    def known(self, asked: Asked) -> Asked:
+        """The same question by the customer behind an alias."""
+        customer = self.aliases.get(asked.customer_id or "")
+        return asked.model_copy(update={"customer_id": customer}) if customer else asked
 
     async def placements(self, _: Request) -> Response:
         found = self.engine.placements.values()
@@ -188,7 +195,7 @@ class Site:
         return answer(Placements(placements=tuple(rows)))
 
     async def thank_you(self, request: Request) -> Response:
-        asked = MessageQuery.model_validate(query(request))
+        asked = self.known(MessageQuery.model_validate(query(request)))
         message = thank_you(
             self.engine,
             customer_id=asked.customer_id,
@@ -201,7 +208,7 @@ class Site:
     async def profile(self, customer_id: str | None) -> Mapping[str, Any] | None:
         if self.history is None or customer_id is None:
             return None
-        return await to_thread.run_sync(known, self.history, customer_id)
+        return await to_thread.run_sync(self.history.row, "customers", customer_id)
 
     async def products(self, request: Request) -> Response:
         asked = ProductQuery.model_validate(query(request))
@@ -243,10 +250,6 @@ class Site:
 
     async def script(self, _: Request) -> Response:
         return asset("script")
-
-
-def known(history: History, customer_id: str) -> dict[str, Any] | None:
-    return history.row("customers", history.resolve(customer_id))
 
 
 def listed(products: Any) -> tuple[ProductAbout, ...]:

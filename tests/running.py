@@ -84,7 +84,8 @@ def wait(server: Server) -> None:
             if httpx.get(server.url + "/readyz", timeout=5).status_code == 200:
                 return
         except httpx.TransportError:
-            time.sleep(0.1)
+            pass
+        time.sleep(0.1)
     stop(server)
     raise RuntimeError(f"the server did not come up:\n{server.log.read_text()}")
 

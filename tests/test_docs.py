@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -12,18 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running import AS_OF, ROOT, free_port, shop
+from running import AS_OF, ROOT, Server, free_port, shop, stop
 
 from features.schema import TABLES
 
 PAGES = ("README.md", "docs/data.md", "docs/decisions.md")
 BIN = Path(sys.executable).parent
 KEPT = 3
-# run as they stand by the long tests instead
+# run as they stand elsewhere: by the long tests, or by who runs these
 ELSEWHERE = {
     "make run": "test_newcomer.py",
     "make test": "continuous integration itself",
-    "make bench": "test_newcomer.py",
     "python -m serving.build": "test_service.py",
     "bentoml serve osclms:latest": "test_service.py",
 }
@@ -34,8 +32,10 @@ MAY_END = {"osclms train": (0, KEPT)}
 def commands() -> list[str]:
     found = []
     for page in PAGES:
-        for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+        text = (ROOT / page).read_text()
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
             found += [line.split("  #")[0].strip() for line in block.splitlines() if line.strip()]
+        found += re.findall(r"`(make [a-z-]+)`", text)
     return found
 
 
@@ -48,20 +48,42 @@ def desk(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def environment() -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OSCLMS_")}
-    return kept | {"PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "200"}
+    return kept | {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "COLUMNS": "200",
+        "BENTOML_HOME": str(folder / "bentoml"),
+    }
 
 
 def ran(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environment(), capture_output=True, text=True, timeout=600
+        ["bash", "-c", command],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
 
 
 def test_the_documentation_has_commands() -> None:
     assert len(commands()) > 20
-    assert {c.split()[0] for c in commands()} <= {"make", "curl", "osclms", "mlflow", "python", "bentoml"}
+    assert {c.split()[0] for c in commands()} <= {
+        "make",
+        "curl",
+        "osclms",
+        "mlflow",
+        "python",
+        "bentoml",
+        ".",
+    }
+
+
+def test_no_figure_is_left_to_fill_in() -> None:
+    for page in PAGES:
+        assert not re.findall(r"\b[A-Z]+_TABLE\b", (ROOT / page).read_text()), page
 
 
 @pytest.mark.parametrize("command", sorted({c for c in commands() if c.startswith("make ")}))
@@ -69,20 +91,19 @@ def test_make(command: str) -> None:
     assert ran(f"{command} --dry-run", ROOT).returncode == 0
 
 
-def test_curl(shop_home: Path) -> None:
+def test_curl(shop_home: Path, tmp_path: Path) -> None:
     assert shutil.which("curl"), "curl is missing: apt-get install curl"
     url = shop(shop_home).url
     for command in (c for c in commands() if c.startswith("curl ")):
-        done = ran(
-            command.replace("http://127.0.0.1:3000", url).replace("curl -s", "curl -s --fail-with-body"), ROOT
-        )
+        asked = command.replace("http://127.0.0.1:3000", url).replace("curl -s", "curl -s --fail-with-body")
+        done = ran(asked, tmp_path)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
 
 
 def test_osclms_and_mlflow(desk: Path) -> None:
     """One after the other, as a reader would."""
     for command in commands():
-        if command in ELSEWHERE or command.split()[0] in ("make", "curl"):
+        if command in ELSEWHERE or command.split()[0] in ("make", "curl", "."):
             continue
         server = next((path for start, path in SERVERS.items() if command.startswith(start)), None)
         if server:
@@ -97,14 +118,13 @@ def answers(command: str, path: str, folder: Path) -> bool:
     """Whether a server starts and answers. It is stopped again."""
     port = free_port()
     process = subprocess.Popen(
-        ["bash", "-c", f"exec {command} --port {port}"], cwd=folder, env=environment(), start_new_session=True,
+        ["bash", "-c", f"exec {command} --port {port}"], cwd=folder, env=environment(folder), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         return eventually(lambda: reached(f"http://127.0.0.1:{port}{path}"), 90)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        stop(Server(path, folder, process))
 
 
 def eventually(holds: Callable[[], bool], patience: float) -> bool:

@@ -689,8 +689,13 @@ def test_the_latest_order_of_a_customer(grocer: Engine) -> None:
 
 
 def test_a_named_order(grocer: Engine) -> None:
-    mine, anybodys = grocer.order("bert", "4"), grocer.order(None, "4")
-    assert mine == anybodys is not None and mine and mine.customer_id == "bert"
+    mine = grocer.order("bert", "4")
+    assert mine and mine.customer_id == "bert"
+
+
+def test_an_order_id_alone_opens_no_customers_order(grocer: Engine) -> None:
+    assert grocer.order(None, "4") is None
+    assert grocer.order("nobody-we-know", "9") is None, "a guest's order is not anybody's"
 
 
 @pytest.mark.parametrize(

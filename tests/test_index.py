@@ -115,7 +115,7 @@ def test_customers_ask_among_the_most_ordered_and_items_among_all(monkeypatch: p
     assert index.of_customer(0, 10).tolist() == by_score(MODEL, 0, 10, head).tolist()
     assert index.of_customer(0, 10, few(0.5)).tolist() == by_score(MODEL, 0, 10, head & few(0.5)).tolist()
     assert len(index.like_items(np.array([0]), EVERY)) == EVERY
-    assert recall(index, np.arange(20)) == 1.0
+    assert recall(index, np.arange(20)) < 0.5, "what the bound leaves out is missed, and counted"
 
 
 @given(st.integers(1, 60), st.integers(0, 30), st.integers(0, 10_000), st.floats(0, 1))

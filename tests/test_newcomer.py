@@ -3,17 +3,15 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
-from running import ROOT, free_port
+from running import ROOT, Server, free_port, stop
 
 pytestmark = pytest.mark.long
-BARE = ("HOME", "LANG", "TERM")  # of the environment, beside what a network or a mirror needs
 
 
 def clone(folder: Path) -> Path:
@@ -23,7 +21,7 @@ def clone(folder: Path) -> Path:
 
 def environment() -> dict[str, str]:
     """The machine's own: no setting of ours, no virtual environment."""
-    dropped = ("OSCLMS_", "VIRTUAL_ENV", "BENTOML_", "MLFLOW_", "PYTEST_")
+    dropped = ("OSCLMS_", "VIRTUAL_ENV", "BENTOML_", "MLFLOW_", "PYTEST_", "PYTHON")
     return {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
 
 
@@ -47,8 +45,7 @@ def served(folder: Path, patience: float) -> tuple[str, float]:
             time.sleep(0.5)
         raise AssertionError(f"not ready after {patience} s: {log.read_text()[-4000:]}")
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        stop(Server("", log, process))
 
 
 def page(url: str) -> str | None:

@@ -6,7 +6,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from features.schema import EVENTS, PROMOTIONS, SQL, TABLES, Table
+from features.schema import EVENTS, PRODUCTS, PROMOTIONS, SQL, TABLES, Table
 
 DOCS = Path(__file__).parent.parent / "docs" / "data.md"
 
@@ -23,6 +23,26 @@ def test_checks_are_sql_and_hold_for_what_is_missing(table: Table) -> None:
             assert db.execute(f"SELECT ({check.holds}) IS FALSE FROM ({empty(table)})").fetchall() == [
                 (False,)
             ]
+
+
+@pytest.mark.parametrize(
+    ("column", "most"),
+    [("quantity", 1e9), ("unit_price", 1e12), ("discount", 1e12), ("price", 1e12), ("cost", 1e12)],
+)
+def test_amounts_are_bounded(column: str, most: float) -> None:
+    table = next(t for t in (EVENTS, PRODUCTS) if column in t.names)
+    assert reasons(table, f"{most / 2} AS {column}") == []
+    assert reasons(table, f"{most} AS {column}") == [f"{column} is {most:,.0f} or more"]
+
+
+def reasons(table: Table, given: str) -> list[str]:
+    """Why a row that is empty but for `given` breaks the checks of a table."""
+    with duckdb.connect() as db:
+        row = f"SELECT * REPLACE ({given}) FROM ({empty(table)})"
+        broken = (f"SELECT ({check.holds}) IS FALSE FROM ({row})" for check in table.checks)
+        return [
+            c.reason for c, sql in zip(table.checks, broken, strict=True) if db.execute(sql).fetchall()[0][0]
+        ]
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)

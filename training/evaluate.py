@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from features.customers import facts
 from serving.bundle import Bundle
-from serving.engine import Engine
+from serving.engine import Chosen, Engine
 from serving.fitted import Candidates, Fitted, Neighbors, held_by, top_k
 from serving.index import recall
-from serving.schemas import RecommendResponse
+from serving.schemas import RecommendRequest, RecommendResponse
 from training.intervals import Interval, clustered_interval
 from training.split import AUDITS, Future, Task
 
@@ -187,7 +187,9 @@ def beside_accuracy(
     """Coverage, exposure, variety, novelty, fullness, and lists that break a rule."""
     shown = answers.lists[answers.lists >= 0]
     filled = [item.filled for response in responses for item in response.items]
-    possible = min(answers.task.k, int(engine.available.sum()))
+    possible = np.array(
+        [longest(engine, placement, request, answers.task.k) for request in answers.task.requests]
+    )
     lengths = (answers.lists >= 0).sum(axis=1)
     return {
         "coverage": float(len(np.unique(shown))),
@@ -198,6 +200,14 @@ def beside_accuracy(
         "filled": float(np.mean(filled)) if filled else 0.0,
         "violations": float(sum(map(violations(engine, placement), answers.task.requests, responses))),
     }
+
+
+def longest(engine: Engine, placement: str, request: RecommendRequest, k: int) -> int:
+    """How long a list can be: k, or how many products and style groups are neither excluded nor asked about."""
+    allowed = engine.allowed((), engine.ask(engine.placements[placement], request), Chosen())
+    group = engine.catalog.group[allowed] if engine.has_groups else np.empty(0, np.int32)
+    variants = int((group >= 0).sum()) - len(np.unique(group[group >= 0]))
+    return min(k, int(np.count_nonzero(allowed)) - variants)
 
 
 def violations(engine: Engine, placement: str) -> Callable[..., int]:
@@ -257,7 +267,16 @@ def index_recall(engine: Engine, *, seed: int) -> dict[str, float]:
     return {name: recall(index, who) for name, index in engine.indexes.items()}
 
 
-def gate_figures(audits: Sequence[Audit], recalls: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Place → figure → value, as the gate weighs them."""
+def gate_figures(
+    audits: Sequence[Audit], recalls: Mapping[str, float], *, doubt: bool = False
+) -> dict[str, dict[str, float]]:
+    """Place → figure → value, as the gate weighs them.
+
+    With `doubt` a placement's accuracy is the upper end of its interval: a rail breaks only where even that
+    is too low, as a few hundred questions cannot tell 5 % apart.
+    """
     indexes = {f"index.{name}": {"index_recall": value} for name, value in recalls.items()}
-    return {a.name: a.figures for a in audits} | indexes
+    placed = {
+        a.name: a.figures | ({"accuracy": a.intervals[a.primary].high} if doubt else {}) for a in audits
+    }
+    return placed | indexes

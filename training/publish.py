@@ -1,11 +1,11 @@
-"""Where runs are recorded and bundles become versions: MLflow on SQLite, and the files that serving watches.
+"""Where runs are recorded and bundles become versions: MLflow on SQLite, and the files that serving reads.
 
 The one file that imports mlflow. Everything lives below one folder, `$OSCLMS_HOME`:
 
     mlflow.db, mlruns/     runs, model versions, the alias `champion`, and the artifacts: the truth
     bundles/<version>/     a copy of a version's artifacts, whole or absent: what serving opens
     champions.jsonl        who was champion, when and why: what `previous` reads
-    champion               the version to serve: what serving watches; follows the alias
+    champion               the version to serve: what serving reads at start; follows the alias
 
 A promotion takes four steps, each of them atomic: folder, log, alias, file. Whichever a crash comes
 after, `sync` finishes or takes back what was begun: the alias decides, the log and the file follow it.

@@ -11,7 +11,7 @@ from serving.engine import Engine
 from training import jobs
 from training.evaluate import Answers, Audit, index_recall
 from training.split import AUDITS, Future, known
-from training.train import COMPARED, SEED, Say, TrainError, as_dicts, finished, silent
+from training.train import COMPARED, SEED, Say, TrainError, as_dicts, asked, finished, silent
 
 ALL = 10**9
 
@@ -66,7 +66,7 @@ def read_window(
     with jobs.workers(processes) as pool:
         alone = [pool.submit(jobs.recipe_answers, folder, future, n, most=ALL, seed=seed) for n in names]
         placed = [pool.submit(jobs.audit, folder, future, n, at=start, most=ALL, seed=seed) for n in rows]
-        recipes = dict(zip(names, finished(alone, "comparing recipes", say), strict=True))
+        recipes = asked(dict(zip(names, finished(alone, "comparing recipes", say), strict=True)))
         audits = [a for a in finished(placed, "auditing placements", say) if a is not None]
     return Reading(engine.version, start, end, recipes, audits, index_recall(engine, seed=seed))
 

@@ -1,5 +1,6 @@
 """The past, its future, and the questions that the future answers."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -236,8 +237,14 @@ AUDITS: tuple[tuple[str, str, Callable[[Bundle, Future], Task], str], ...] = (
 
 
 def sampled(task: Task, most: int, *, seed: int) -> Task:
-    """At most so many of the questions, in their order."""
+    """At most so many of the questions, in their order.
+
+    Drawn by a hash of each question, so that two bundles with other customers are asked the same ones.
+    """
     if len(task) <= most:
         return task
-    keep = np.sort(np.random.default_rng(seed).choice(len(task), most, replace=False))
+    drawn = [
+        hashlib.blake2b(r.model_dump_json().encode(), digest_size=8, salt=b"%d" % seed) for r in task.requests
+    ]
+    keep = np.sort(np.argsort([d.digest() for d in drawn], kind="stable")[:most])
     return subset(task, task.truth, keep)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from features.history import History
 from features.interactions import DAY, EVENT_COLUMNS, seconds
-from serving.bundle import Bundle, Manifest, read_manifest, save_data, write_manifest
+from serving.bundle import Bundle, BundleError, Manifest, read_manifest, save_data, write_manifest
 from serving.engine import Engine
 from serving.placements import PLACEMENTS, Placement, models_in_use
 from training import jobs
@@ -152,10 +152,11 @@ def train(
         clock, history, registry = Clock(), History(home / "history"), Registry(home)
         registry.repair()
         version = registry.next_version()
-        end = until or end_of(history)
+        end = min(until, end_of(history)) if until else end_of(history)
         work = fresh(home / "staging" / "train")
         past, full = sides_of(history, end, work, recipes, placements)
-        contest, rival = rival_of(past, registry.champion(), home)
+        champion = champion_of(registry.champion(), home)
+        contest, rival = rival_of(past, champion, home)
         making = [side for side in (full, past, rival) if side is not None and side.data is not None]
         about = {"store": history.store, "fingerprint": history.fingerprint(end), "git_revision": revision()}
         clock.lap("read")
@@ -164,7 +165,7 @@ def train(
             for side in making:
                 seal(side, version=side.folder.name, metrics={}, **about)
             clock.lap("fit")
-            newer = knows_no_less(end, registry.champion(), home)
+            newer = knows_no_less(end, champion)
             outcome = judge(pool, past, full, contest, rival, fits, also=newer, seed=seed, say=say)
             clock.lap("evaluate")
         outcome = replace(outcome, version=version, seconds=clock.seconds)
@@ -213,7 +214,21 @@ def sides_of(
     return Side(work / "past", cutoff, recipes, placements, early), full
 
 
-def rival_of(past: Side, champion: str | None, home: Path) -> tuple[Contest, Side | None]:
+def champion_of(version: str | None, home: Path) -> Manifest | None:
+    """The champion's manifest; None where there is none, or none that this version of the code understands:
+    what cannot be served or fitted any more must not keep its successor out."""
+    if version is None:
+        return None
+    try:
+        manifest = read_manifest(home / "bundles" / version)
+        for params in manifest.recipes.values():
+            recipe_of(params)
+    except (BundleError, KeyError, TypeError):
+        return None
+    return manifest
+
+
+def rival_of(past: Side, champion: Manifest | None, home: Path) -> tuple[Contest, Side | None]:
     """What the candidate is held against on the same past.
 
     The champion's configuration is fitted anew where it differs. Where it is the same, the champion itself is
@@ -221,21 +236,21 @@ def rival_of(past: Side, champion: str | None, home: Path) -> tuple[Contest, Sid
     """
     if champion is None:
         return FIRST, None
-    manifest = read_manifest(home / "bundles" / champion)
-    recipes = {name: recipe_of(params) for name, params in manifest.recipes.items()}
-    theirs = Side(past.folder.with_name("rival"), past.until, recipes, manifest.placements, past.data)
+    recipes = {name: recipe_of(params) for name, params in champion.recipes.items()}
+    theirs = Side(past.folder.with_name("rival"), past.until, recipes, champion.placements, past.data)
     contest = contest_of(past.configuration, theirs.configuration)
     if contest is not REFRESHED:
         return contest, theirs
-    unseen = manifest.data_until <= past.until
-    return contest, replace(theirs, folder=home / "bundles" / champion, data=None) if unseen else past
+    if champion.data_until > past.until:
+        return replace(contest, rival="itself: the champion's configuration is the same"), past
+    return contest, replace(theirs, folder=home / "bundles" / champion.version, data=None)
 
 
-def knows_no_less(end: datetime, champion: str | None, home: Path) -> tuple[Check, ...]:
+def knows_no_less(end: datetime, champion: Manifest | None) -> tuple[Check, ...]:
     """A version that ends before the champion does is for measuring, not for serving."""
     if champion is None:
         return ()
-    theirs = read_manifest(home / "bundles" / champion).data_until
+    theirs = champion.data_until
     says = f"it knows all before {end.isoformat()}, the champion all before {theirs.isoformat()}"
     return (Check(end >= theirs, says),)
 
@@ -291,10 +306,11 @@ def judge(
         for name in compared
     ]
     ours = audits_of(pool, past, full.data, most=MOST_QUESTIONS, seed=seed, say=say)
+    enough(ours, past, full)
     theirs = ours
     if rival is not None and rival is not past:
         theirs = audits_of(pool, rival, full.data, start=past.until, most=MOST_QUESTIONS, seed=seed, say=say)
-    recipes = dict(zip(compared, finished(alone, "comparing recipes", say), strict=True))
+    recipes = asked(dict(zip(compared, finished(alone, "comparing recipes", say), strict=True)))
     found = index_recall(engine, seed=seed)
     against = by_customer(recipes["popular"]["purchases"] if rival is None else primary(theirs).answers)
     candidate = by_customer(primary(ours).answers)
@@ -304,7 +320,7 @@ def judge(
         metric="next_best NDCG@10",
         candidate=[candidate[c] for c in both],
         rival=[against[c] for c in both],
-        figures=gate_figures(ours, found),
+        figures=gate_figures(ours, found, doubt=True),
         champion_figures=None if rival is None else gate_figures(theirs, {}),
         also=also,
         seed=seed,
@@ -328,6 +344,19 @@ def audits_of(
     rows = range(len(AUDITS))
     running = [pool.submit(jobs.audit, side.folder, future, n, at=since, most=most, seed=seed) for n in rows]
     return [audit for audit in finished(running, "auditing placements", say) if audit is not None]
+
+
+def enough(audits: Sequence[Audit], past: Side, full: Side) -> None:
+    if not any((a.placement, a.task_name) == PRIMARY for a in audits):
+        raise TrainError(
+            f"no customer who bought before {past.until.isoformat()} bought again before {full.until.isoformat()}, so "
+            "nothing can be judged: load purchases of known customers over a longer time; see `osclms check`"
+        )
+
+
+def asked(recipes: Mapping[str, dict[str, Answers]]) -> dict[str, dict[str, Answers]]:
+    """Without the tasks that had no question."""
+    return {name: {task: a for task, a in tasks.items() if len(a.task)} for name, tasks in recipes.items()}
 
 
 def primary(audits: Sequence[Audit]) -> Audit:
