@@ -146,7 +146,10 @@ def test_the_basket_is_what_cross_sell_is_asked_with() -> None:
     (first, cross_sell), (second, next_best) = counter.asked
     assert (first, second) == ("cross_sell", "next_best")
     assert cross_sell.product_ids == ("1", "2")
-    assert (cross_sell.customer_id, next_best.customer_id) == (None, "anna")  # the order's; who is known from it
+    assert (cross_sell.customer_id, next_best.customer_id) == (
+        None,
+        "anna",
+    )  # the order's; who is known from it
 
 
 def test_lists_that_know_nothing_do_not_claim_to() -> None:
