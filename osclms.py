@@ -426,8 +426,7 @@ def demo(
     from serving.bundle import champion
     from serving.engine import Engine
 
-    held = History(home / "history").counts()
-    if not all(held.get(table) for table in ("events", "products", "customers", "promotions")):
+    if History(home / "history").span() is None:
         load("completejourney", max_rejects=0.01, home=home)
     if not (home / "champion").exists():
         try:

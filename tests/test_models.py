@@ -265,7 +265,7 @@ class Floor(NamedTuple):
 FLOORS = (
     Floor("popular", "purchases", 0.14),
     Floor("popular", "novel", 0.033),
-    Floor("popular", "basket", 0.025),
+    Floor("popular", "basket", 0.03),
     Floor("newest", "purchases", 0.004),
     Floor("newest", "novel", 0.003),
     Floor("habit", "purchases", 0.36, beats_popular=True),

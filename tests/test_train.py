@@ -187,7 +187,9 @@ def test_unchanged_on_the_same_data_it_is_promoted_as_no_worse(story: dict[str, 
     again = story["again"]
     assert again["promoted"] and again["champion"] == "2"
     assert "difference 0.0000 [0.0000, 0.0000] is above −" in again["reason"]
-    assert again["reason"].endswith("−2 % of the rival's, against the champion")
+    assert again["reason"].endswith(
+        "−2 % of the rival's, against itself: the champion's configuration is the same"
+    )
 
 
 def test_the_same_training_twice_makes_the_same_files_and_figures(story: dict[str, Any], home: Path) -> None:
