@@ -367,6 +367,6 @@ def test_killed_at_any_instant_it_is_as_before_or_as_after(tmp_path: Path, histo
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     instants = [random.Random(seed + n).uniform(0, 0.4) for n in range(15)]
-    tries = killed(tmp_path, history, "instants", [f"at_{instant:.4f}" for instant in instants])
+    tries = killed(tmp_path, history, "instants", [f"at_{instant:.12f}" for instant in instants])
     assert [code for code, _ in tries].count(-9) >= 3
     check_all_or_nothing(tmp_path, history, tries)
