@@ -11,7 +11,7 @@ from serving.engine import Engine
 from training import jobs
 from training.evaluate import Answers, Audit, index_recall
 from training.split import AUDITS, Future, known
-from training.train import COMPARED, SEED, Say, TrainError, as_dicts, asked, finished, silent
+from training.train import COMPARED, SEED, Say, TrainError, as_dicts, asked, finished, recipe_dicts, silent
 
 ALL = 10**9
 
@@ -29,10 +29,7 @@ class Reading:
         return {
             "version": self.version,
             "window": [self.start.isoformat(), self.end.isoformat()],
-            "recipes": {
-                name: {task: vars(a.figure("ndcg", seed=SEED)) for task, a in tasks.items()}
-                for name, tasks in self.recipes.items()
-            },
+            "recipes": recipe_dicts(self.recipes),
             "placements": as_dicts(self.audits),
             "faiss_recall_at_10": self.recall,
         }

@@ -92,15 +92,20 @@ class Outcome:
             "reason": self.verdict.reason,
             "data_until": self.data_until.isoformat(),
             "validation_from": self.cutoff.isoformat(),
-            "recipes": {
-                name: {task: vars(a.figure("ndcg", seed=SEED)) for task, a in tasks.items()}
-                for name, tasks in self.recipes.items()
-            },
+            "recipes": recipe_dicts(self.recipes),
             "placements": as_dicts(self.audits),
             "faiss_recall_at_10": self.recall,
             "seconds": {k: round(v, 1) for k, v in self.seconds.items()},
             "peak_mb": round(max(f.peak_mb for f in self.fits)),
         }
+
+
+def recipe_dicts(recipes: Mapping[str, Mapping[str, Answers]]) -> dict[str, Any]:
+    """Recipes as JSON: NDCG of each task with its interval."""
+    return {
+        name: {task: vars(a.figure("ndcg", seed=SEED)) for task, a in tasks.items()}
+        for name, tasks in recipes.items()
+    }
 
 
 def as_dicts(audits: Sequence[Audit]) -> dict[str, Any]:
