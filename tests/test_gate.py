@@ -70,13 +70,26 @@ def test_the_same_model_again_is_refreshed_but_is_no_improvement() -> None:
     assert not decide(CHANGED, champion_figures=SOUND, **same).promote  # type: ignore[arg-type]
 
 
+def test_where_both_get_nothing_right_newer_data_wins_and_a_new_configuration_does_not() -> None:
+    def among(contest: Contest, candidate: float) -> Verdict:
+        nothing = np.zeros(FEWEST_CUSTOMERS)
+        return decide(
+            contest, metric=METRIC, candidate=nothing + candidate, rival=nothing, figures=SOUND, seed=1,
+            champion_figures=SOUND,
+        )  # fmt: skip
+
+    assert [among(contest, 0.1).promote for contest in (FIRST, CHANGED, REFRESHED)] == [True, True, True]
+    assert [among(contest, 0.0).promote for contest in (FIRST, CHANGED, REFRESHED)] == [False, False, True]
+    assert among(REFRESHED, 0.0).reason.endswith("is at least 0, −2 % of the rival's, against the champion")
+
+
 def test_the_reasons_read_as_sentences() -> None:
     assert verdict(CHANGED, -0.002).reason == (
         "kept: next_best NDCG@10 0.4025 → 0.4005, difference −0.0020 [−0.0024, −0.0016] "
         "is not above 0, against the champion"
     )
     assert verdict(REFRESHED, -0.002).reason.endswith(
-        "is above −0.008051, −2 % of the rival's, against the champion"
+        "is at least −0.008051, −2 % of the rival's, against the champion"
     )
     assert verdict(FIRST, 0.01).reason.endswith("is above 0, against Popular")
 

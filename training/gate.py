@@ -32,7 +32,7 @@ class Contest:
 
     `bound` is a share of the rival's mean: the whole 95 % interval of the difference must lie above it. A new
     configuration must be better. The old one on newer data need only not be worse: it is wanted because the
-    data is newer, which the past cannot show.
+    data is newer, which the past cannot show. So where both get nothing right at all, the newer one wins.
     """
 
     rival: str
@@ -181,11 +181,13 @@ def _enough(customers: int) -> Check:
 
 
 def _won(contest: Contest, compared: Comparison) -> Check:
-    bound = contest.bound * compared.rival
-    holds = compared.difference.low > bound
-    share = f", {_short(100 * contest.bound)} % of the rival's" if contest.bound else ""
-    says = f"{compared} is {'' if holds else 'not '}above {_short(bound)}{share}, against {contest.rival}"
-    return Check(holds, says)
+    low, bound = compared.difference.low, contest.bound * compared.rival
+    if contest.bound == 0:
+        holds, wanted = low > 0, "above 0"
+    else:
+        share = f"{_short(100 * contest.bound)} % of the rival's"
+        holds, wanted = low >= bound, f"at least {_short(bound)}, {share}"
+    return Check(holds, f"{compared} is {'' if holds else 'not '}{wanted}, against {contest.rival}")
 
 
 def _mean(values: ArrayLike) -> float:
@@ -193,7 +195,7 @@ def _mean(values: ArrayLike) -> float:
 
 
 def _short(value: float) -> str:
-    return f"{value:.4g}".replace("-", "−")
+    return f"{value + 0.0:.4g}".replace("-", "−")  # adding 0.0 takes the sign off a zero
 
 
 def _as_json(configuration: object) -> object:
