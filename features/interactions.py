@@ -37,7 +37,8 @@ def moment(of: int | np.integer[Any]) -> datetime:
 class Ids:
     """Outside ids, sorted as bytes; a position is the row of that id in every array that speaks of it.
 
-    `values` is a sorted array of unique fixed-width bytes, so that workers share it by memory-mapping.
+    `values` is a sorted array of fixed-width bytes, so that workers share it by memory-mapping. They are
+    unique, but for the orders of `Interactions`: there an id stands once for each customer who used it.
     """
 
     values: NDArray[np.bytes_]
@@ -51,7 +52,7 @@ class Ids:
         return len(self.values)
 
     def positions(self, ids: Sequence[str]) -> Ints:
-        """Positions of these ids, −1 where unknown: int32 [len(ids)]."""
+        """Positions of these ids, the first where an id stands twice, −1 where unknown: int32 [len(ids)]."""
         width = self.values.dtype.itemsize
         # numpy drops trailing NULs and cuts what is too wide, so such ids are unknown before it sees them
         raw = [NEVER if "\0" in i or len(b := i.encode("utf-8", "surrogatepass")) > width else b for i in ids]
@@ -91,6 +92,9 @@ class Interactions:
     customer, item, order: positions in `customers`, `items`, `orders`, int32 [n]; customer −1: anonymous.
     at: the order's first moment, seconds since 1970 UTC, int64 [n]. quantity, paid (money for the line):
     float32 [n]. Nothing in here happened at or after `until`.
+
+    An order is one customer's: an id that several used, as tills do that count receipts anew each day, names
+    an order for each of them, side by side in `orders`. All anonymous rows of an id are one order.
     """
 
     customers: Ids
@@ -111,8 +115,8 @@ class Interactions:
         """Paid order lines of products in `keep` (bool [len(items)]) strictly before `until`.
 
         `events` holds EVENT_COLUMNS of the contract, in any order. A line given away for nothing is no choice
-        and is left out; a return takes back its purchase: first in the order that it names, whoever brings it, then
-        the latest of its customer before it.
+        and is left out; a return takes back its purchase: first in the order that it names, its customer's own
+        before whoever else's, then the latest of its customer before it.
         """
         bought = before(events, until, "order")
         free = pc.fill_null(pc.equal(bought["unit_price"], 0.0), False)
@@ -140,6 +144,16 @@ class Interactions:
         """(rows sorted by order, where each order starts in them)."""
         by_order = np.argsort(self.order, kind="stable")
         return by_order, np.searchsorted(self.order[by_order], np.arange(len(self.orders) + 1))
+
+    def order_of(self, order_id: str, customer: int) -> int:
+        """The position of a customer's order of that id, −1 where there is none; customer −1 asks for a guest's."""
+        first = int(self.orders.positions([order_id])[0])
+        if first < 0:
+            return -1
+        end = int(np.searchsorted(self.orders.values, self.orders.values[first], side="right"))
+        by_order, start = self.order_rows
+        own = np.flatnonzero(self.customer[by_order[start[first:end]]] == customer)
+        return first + int(own[0]) if len(own) else -1
 
     def age(self) -> Floats:
         """Days from each row to `until`."""
@@ -213,20 +227,33 @@ class Lines:
         if not len(returns.item):
             return self
         left = self.quantity.copy()
-        in_order, of_customer = rows_of(self, returns, "order"), rows_of(self, returns, "customer")
+        turns = [rows_of(self, returns, key) for key in (Lines.own_order, Lines.of_order, Lines.of_customer)]
         # at one moment a return that names an order goes first: it has the fewest purchases to choose from
         for row in np.lexsort((returns.customer, returns.order, returns.order < 0, returns.at)):
-            take_back(left, self, returns, row, in_order[row] + of_customer[row])
+            take_back(left, self, returns, row, [bought for turn in turns for bought in turn[row]])
         paid = self.paid * left / np.maximum(self.quantity, 1e-12)
         return replace(self, quantity=left, paid=paid).where(left > 1e-9)
 
+    def of_order(self) -> NDArray[np.int64]:
+        return self.order.astype(np.int64)
+
+    def of_customer(self) -> NDArray[np.int64]:
+        return self.customer.astype(np.int64)
+
+    def own_order(self) -> NDArray[np.int64]:
+        """A number for each pair of order id and customer, sorted like them; below 0 without an order id."""
+        return self.of_order() * (len(self.customers) + 1) + self.customer + (self.order >= 0)
+
     def merged(self, items: Ids, until: int) -> Interactions:
         """One row for a customer, an order and an item, at the order's first moment."""
-        first = np.full(len(self.orders), np.iinfo(np.int64).max)
-        np.minimum.at(first, self.order, self.at)
-        at = first[self.order]
-        by = np.lexsort((self.item, self.order, at, self.customer))
-        columns = [column[by] for column in (self.customer, self.item, self.order)]
+        pairs, inverse = np.unique(self.own_order(), return_inverse=True)
+        order: Ints = inverse.astype(np.int32)
+        orders = Ids(self.orders.values[pairs // (len(self.customers) + 1)])
+        first = np.full(len(orders), np.iinfo(np.int64).max)
+        np.minimum.at(first, order, self.at)
+        at = first[order]
+        by = np.lexsort((self.item, order, at, self.customer))
+        columns = [column[by] for column in (self.customer, self.item, order)]
         new = np.ones(len(by), bool)
         if len(by):
             new[1:] = np.any([c[1:] != c[:-1] for c in columns], axis=0)
@@ -234,16 +261,16 @@ class Lines:
         total = [np.add.reduceat(v[by], start) if len(by) else v for v in (self.quantity, self.paid)]
         customer, item, order = (c[start] for c in columns)
         merged = Interactions(
-            self.customers, items, self.orders, customer, item, order, at[by][start],
+            self.customers, items, orders, customer, item, order, at[by][start],
             total[0].astype(np.float32), total[1].astype(np.float32), until,
         )  # fmt: skip
         return compact(merged)
 
 
-def rows_of(lines: Lines, returns: Lines, who: str) -> list[list[int]]:
-    """For each return the rows of `lines` with its item and its customer or order, latest first; of −1, none."""
+def rows_of(lines: Lines, returns: Lines, whose: Callable[[Lines], NDArray[np.int64]]) -> list[list[int]]:
+    """For each return the rows of `lines` with its item that are `whose`, latest first; none where that is below 0."""
     n_items = int(max(lines.item.max(initial=0), returns.item.max(initial=0))) + 1
-    key, wanted = (getattr(part, who).astype(np.int64) * n_items + part.item for part in (lines, returns))
+    key, wanted = (whose(part) * n_items + part.item for part in (lines, returns))
     rows = np.flatnonzero(np.isin(key, wanted[wanted >= 0]))  # keys of −1 are below 0
     rows = rows[np.lexsort((lines.paid[rows], lines.quantity[rows], lines.order[rows], -lines.at[rows]))]
     held: dict[int, list[int]] = {}

@@ -397,23 +397,20 @@ class Engine:
         An order of somebody else is unknown too; a guest's is known by its id alone.
         """
         customer = self.position(customer_id)
+        if customer_id is not None and customer < 0:
+            return None
         number = (
-            self.latest_order(customer)
-            if order_id is None
-            else int(self.history.orders.positions([order_id])[0])
+            self.latest_order(customer) if order_id is None else self.history.order_of(order_id, customer)
         )
         if number < 0:
             return None
         by_order, start = self.history.order_rows
         rows = by_order[start[number] : start[number + 1]]
-        owner = int(self.history.customer[rows[0]])
-        if owner != customer or (customer_id is not None and customer < 0):
-            return None
         lines = tuple(
             Line(self.product(int(self.history.item[r])), float(self.history.quantity[r])) for r in rows
         )
-        name = self.history.customers.at([owner])[0] if owner >= 0 else None
-        return Order(self.history.orders.at([number])[0], name, moment(self.history.at[rows[0]]), lines)
+        at = moment(self.history.at[rows[0]])
+        return Order(self.history.orders.at([number])[0], customer_id, at, lines)
 
     def latest_order(self, customer: int) -> int:
         rows = self.history.rows(customer)

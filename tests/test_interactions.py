@@ -359,10 +359,12 @@ def test_a_naive_count_agrees(world: list[Event]) -> None:
         total = sums.setdefault((e.customer, e.product, e.order), [0.0, 0.0])
         total[0] += e.quantity or 0
         total[1] += (e.quantity or 0) * (e.price or 0)
-    first = {e.order: min(f.on for f in bought if f.order == e.order) for e in bought}
+    first = {
+        e[:3:2]: min(f.on for f in bought if (f.order, f.customer) == (e.order, e.customer)) for e in bought
+    }
     found = told(shop(*(e for e in world if e.type == "order"), until=4).interactions)
     assert {row[:3]: list(row[4:]) for row in found} == sums
-    assert all(row[3] == first[row[2]] for row in found)
+    assert all(row[3] == first[row[:3:2]] for row in found)
 
 
 @given(WORLDS)
@@ -382,7 +384,9 @@ def test_the_views_agree_with_the_rows(world: list[Event]) -> None:
         held = by_order[start[order] : start[order + 1]]
         assert held.tolist() == np.flatnonzero(data.order == order).tolist()
         assert sorted(set(data.item[held].tolist())) == data.baskets()[[order]].indices.tolist()
-    assert set(data.baskets().data.tolist()) <= {1.0}, "two customers of one order too"
+        assert len(set(data.customer[held].tolist())) == 1, "an order is one customer's"
+        assert data.order_of(data.orders.at([order])[0], int(data.customer[held[0]])) == order
+    assert set(data.baskets().data.tolist()) <= {1.0}
     matrix = data.matrix(lambda d: d.paid)
     assert matrix.dtype == np.float32
     assert matrix.sum() == pytest.approx(data.paid[data.customer >= 0].sum())
@@ -399,10 +403,49 @@ def test_the_matrix_adds_orders_and_baskets_do_not() -> None:
     assert data.baskets().toarray().tolist() == [[1], [1]]
 
 
-def test_an_order_of_two_customers_holds_an_item_once() -> None:
-    data = shop(Event("ann", "milk", "o1", 1), Event("bob", "milk", "o1", 1), until=5).interactions
-    assert len(data) == 2
-    assert data.baskets().toarray().tolist() == [[1]]
+REUSED = (
+    Event("bob", "milk", "o1", 3),
+    Event("ann", "milk", "o1", 1),
+    Event("ann", "bread", "o1", 1),
+    Event(None, "soap", "o1", 2),
+    Event("bob", "soap", "o2", 4),
+)
+
+
+def test_strangers_who_share_an_order_id_share_no_basket_and_no_moment() -> None:
+    data = shop(*REUSED, until=5).interactions
+    assert [row[:4] for row in told(data)] == [
+        (None, "soap", "o1", 2), ("ann", "bread", "o1", 1), ("ann", "milk", "o1", 1),
+        ("bob", "milk", "o1", 3), ("bob", "soap", "o2", 4),
+    ]  # fmt: skip
+    assert data.baskets().toarray().tolist() == [[0, 0, 1], [1, 1, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_an_order_is_found_by_its_id_and_whose_it_is() -> None:
+    data = shop(*REUSED, Event("cem", "soap", "o3", 4), until=5).interactions
+    who = [*data.customers.at([0, 1, 2]), "a guest"]
+    found = {
+        (name, order): data.order_of(order, customer)
+        for name, customer in zip(who, (0, 1, 2, -1), strict=True)
+        for order in ("o1", "o2", "o3", "o9", "")
+    }
+    assert {key: place for key, place in found.items() if place >= 0} == {
+        ("a guest", "o1"): 0, ("ann", "o1"): 1, ("bob", "o1"): 2, ("bob", "o2"): 3, ("cem", "o3"): 4,
+    }  # fmt: skip
+
+
+def test_a_return_to_a_shared_order_id_takes_back_ones_own() -> None:
+    for name, left in (("ann", ["bob"]), ("bob", ["ann"])):
+        kept = rows(*REUSED, returned(name, "milk", "o1", 4))
+        assert [row[0] for row in kept if row[1] == "milk"] == left
+
+
+def test_who_uses_an_order_id_later_changes_nothing_before() -> None:
+    """What an id names at a cutoff is what it named when only that was known."""
+    known = [event for event in REUSED if event.on < 3]
+    assert dict(contents(shop(*REUSED, until=3).interactions)) == dict(
+        contents(shop(*known, until=3).interactions)
+    )
 
 
 def test_only_what_the_catalogue_keeps_is_read() -> None:

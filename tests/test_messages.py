@@ -1,12 +1,14 @@
 """The message that a customer gets, kept byte for byte in tests/golden; UPDATE_GOLDEN=1 writes it anew."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import tiny
 
 from features.history import Store
 from lifecycle.messages import MAX_LINES, Message, initials, one_line, safe_url, thank_you
@@ -150,6 +152,23 @@ def test_the_basket_is_what_cross_sell_is_asked_with() -> None:
         None,
         "anna",
     )  # the order's; who is known from it
+
+
+def test_an_order_id_that_strangers_share_shows_each_their_own_lines(tmp_path: Path) -> None:
+    baskets = (
+        ("anna", "1", 0, "bread butter"), ("bert", "1", 1, "soap"), (None, "1", 2, "towel"), ("bert", "2", 0, "milk"),
+    )  # fmt: skip
+    engine = Engine(tiny.bundle(tmp_path / "1", baskets, tiny.GROCER))
+
+    def lines(customer: str | None, order: str | None) -> set[str]:
+        message = thank_you(engine, customer_id=customer, order_id=order, profile=None, at=tiny.UNTIL)
+        return set(re.findall(r"^  1 x (.+)$", message.text, re.MULTILINE))
+
+    assert lines("anna", "1") == lines("anna", None) == {"Bread", "Butter"}
+    assert lines("bert", "1") == lines("bert", None) == {"Soap"}
+    assert lines(None, "1") == {"Towel"}
+    assert lines("bert", "2") == {"Milk"}
+    assert lines("anna", "2") == lines("nobody", "1") == lines(None, "2") == set()
 
 
 def test_lists_that_know_nothing_do_not_claim_to() -> None:
