@@ -161,14 +161,15 @@ def popular_baskets(home: Path) -> float:
     from features.history import History
     from serving.bundle import champion
     from serving.engine import Engine
-    from training.evaluate import audit_one
-    from training.split import Future, baskets, known
+    from training.evaluate import audit_task
+    from training.split import Future, Row, baskets, known
 
     engine = Engine.load(champion(home))
     start, end = (datetime.fromisoformat(day).replace(tzinfo=UTC) for day in WINDOW.split(":"))
     future = Future.of(engine.bundle, known(History(home / "history"), end), start)
     task = baskets(engine.bundle, future)
-    return audit_one(engine, "trending", "basket", task, "hit_rate", at=start, seed=7).figures["hit_rate"]
+    row = Row("trending", "basket", baskets, "hit_rate")
+    return audit_task(engine, row, task, at=start, seed=7).figures["hit_rate"]
 
 
 def bulk(home: Path) -> list[Figure]:

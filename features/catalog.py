@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from features.interactions import Floats, Ids, Ints, before
 
 PATH_SEPARATOR = " > "
-PRICE_DAYS = 84
-TEXTS = ("title", "brand", "size", "url", "image_url", "group_id")
+PRICE_DAYS = 365
+TEXTS = ("title", "brand", "size", "url", "image_url", "group_id", "need")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Catalog:
     """One row a product, in the order of `items`.
 
     table: arrow columns title, brand, size, url, image_url, group_id, category ("a > b > c", null unknown),
+    need (the category where the source names none, null unknown),
     price (float32, null unknown), in_stock, eligible (bool).
     """
 
@@ -80,6 +81,15 @@ class Catalog:
         return codes(self.table["category"])[1]
 
     @cached_property
+    def need(self) -> Ints:
+        """What a product is bought for, as a code into `needs`, −1 where unknown."""
+        return codes(self.table["need"])[0]
+
+    @cached_property
+    def needs(self) -> list[str]:
+        return codes(self.table["need"])[1]
+
+    @cached_property
     def brand(self) -> Ints:
         return codes(self.table["brand"])[0]
 
@@ -107,6 +117,7 @@ def aligned(products: pa.Table, items: Ids, prices: Floats) -> pa.Table:
     rows = pa.array(place, mask=place < 0)
     columns: dict[str, Any] = {name: products[name].cast(pa.string()).take(rows) for name in TEXTS}
     columns["category"] = joined(products["category"]).take(rows)
+    columns["need"] = pc.coalesce(columns["need"], columns["category"])
     given = products["price"].take(rows).cast(pa.float32())
     columns["price"] = pc.coalesce(given, pa.array(prices, mask=np.isnan(prices)))
     for name in ("in_stock", "eligible"):

@@ -142,7 +142,12 @@ PRODUCTS = Table(
     columns=(
         Column("product_id", TEXT, True),
         Column("title", TEXT),
-        Column("category", PATH, about="path, root first; its last level is the finest category: one need"),
+        Column("category", PATH, about="path, root first"),
+        Column(
+            "need",
+            TEXT,
+            about="what it is bought for: products of one need stand for each other; missing means the whole path",
+        ),
         Column("brand", TEXT),
         Column(
             "price", REAL, about="list price now; where missing, the median list price of recent purchases"

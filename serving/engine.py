@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -94,6 +94,7 @@ class Engine:
         self.models = bundle.models
         self.available = np.asarray(self.catalog.available)
         self.n_available = int(np.count_nonzero(self.available))
+        self.order_of: dict[str, Array] = {}
         self.zone = ZoneInfo(self.store.time_zone)
         orders = np.bincount(self.history.item, minlength=len(self.catalog))
         self.indexes = {
@@ -263,11 +264,12 @@ class Engine:
             return index.of_customer(ask.customer, take, only)
         return index.like_items(ask.products, take, only) if len(ask.products) else NOTHING[0]
 
-    @lru_cache(maxsize=8)  # noqa: B019 - an engine lives as long as its worker
     def ordered(self, name: str) -> Array:
         """Available items by falling bias; below 0 is no candidate."""
-        bias = self.models[name].arrays()["bias"]
-        return top_k(bias, len(bias), self.available & (bias >= 0))
+        if name not in self.order_of:
+            bias = self.models[name].arrays()["bias"]
+            self.order_of[name] = top_k(bias, len(bias), self.available & (bias >= 0))
+        return self.order_of[name]
 
     def stored(self, source: Source, model: Fitted, ask: Ask) -> tuple[Array, Scores]:
         """(items, scores) of a model that keeps its answers, sorted by position."""
@@ -346,7 +348,7 @@ class Engine:
             return np.array([looked_up(*row_of(model.items, int(h)), row)[0] for h in held])
         assert isinstance(model, Vectors)
         near = unit(model.items[held]) @ unit(model.items[[item]])[0]
-        return near + 2 * (self.catalog.category[held] == self.catalog.category[item])
+        return near + 2 * (self.catalog.need[held] == self.catalog.need[item])
 
     def often(self, customer: int, most: int = 50) -> Array:
         """The items that a customer bought most often."""
@@ -369,8 +371,8 @@ class Engine:
         return STORIES[key if key not in NEED_A_REASON or because else "like_you"].format(**slots)
 
     def alike(self, held: int, item: int) -> bool:
-        """Whether two products are of one known finest category."""
-        code = self.catalog.category
+        """Whether two products are of one known need."""
+        code = self.catalog.need
         return bool(code[held] == code[item] >= 0)
 
     def how_popular(self, model: str, item: int) -> str:
@@ -380,9 +382,9 @@ class Engine:
         return "popular" if bias[item] >= least else "bought" if bias[item] > 0 else "first"
 
     def need(self, item: int) -> str:
-        """The finest category's own name."""
-        code = int(self.catalog.category[item])
-        name = self.catalog.categories[code].split(PATH_SEPARATOR)[-1] if code >= 0 else "this category"
+        """What the item is bought for, in the shop's own words."""
+        code = int(self.catalog.need[item])
+        name = self.catalog.needs[code].split(PATH_SEPARATOR)[-1] if code >= 0 else "this category"
         return name.title() if name.isupper() else name
 
     def day(self, at: int) -> str:
@@ -438,13 +440,13 @@ class Engine:
 
     @cached_property
     def members(self) -> tuple[Array, Array]:
-        """(items sorted by finest category, where each category starts in them)."""
-        by = np.argsort(self.catalog.category, kind="stable")
-        return by, np.searchsorted(self.catalog.category[by], np.arange(len(self.catalog.categories) + 1))
+        """(items sorted by need, where each need starts in them)."""
+        by = np.argsort(self.catalog.need, kind="stable")
+        return by, np.searchsorted(self.catalog.need[by], np.arange(len(self.catalog.needs) + 1))
 
     def same_need(self, item: int) -> Array:
-        """Items of this item's finest category; of an unknown category, the item alone."""
-        code = int(self.catalog.category[item])
+        """Items of this item's need; where that is unknown, the item alone."""
+        code = int(self.catalog.need[item])
         by, start = self.members
         return by[start[code] : start[code + 1]] if code >= 0 else np.array([item])
 
@@ -506,13 +508,14 @@ def dearer(engine: Engine, ask: Ask, mask: Mask) -> None:
     steps = []
     for item in ask.products.tolist():
         near = engine.same_need(item)
-        ratio = engine.catalog.price[near] / engine.catalog.price[item]
-        steps.append(near[(ratio >= low) & (ratio <= high)])
+        price = engine.catalog.price[near]
+        own = engine.catalog.price[item]
+        steps.append(near[(own > 0) & (price >= low * own) & (price <= high * own)])
     only(mask, steps)
 
 
 def no_substitutes(engine: Engine, ask: Ask, mask: Mask) -> None:
-    """Bar what shares a finest category with an asked product but not, more often than chance, a basket."""
+    """Bar what shares a need with an asked product but not, more often than chance, a basket."""
     together = engine.models["complements"]
     assert isinstance(together, Neighbors)
     for item in ask.products.tolist():

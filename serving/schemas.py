@@ -36,7 +36,7 @@ class RecommendRequest(Wire):
     limit: int | None = Field(None, ge=1, le=MAX_LIMIT, description="missing: the placement's own")
     at: Moment | None = Field(None, description="answer as of this moment; missing: now")
     complements_only: bool | None = Field(
-        None, description="bar every finest category in product_ids; missing: the placement's own"
+        None, description="bar every need that product_ids serve; missing: the placement's own"
     )
     explain: bool = Field(False, description="add what each source scored")
 

@@ -52,10 +52,10 @@ def test_what_a_list_does_not_say_is_available_and_otherwise_unknown() -> None:
     found = catalog(Event("ann", "sold", "o1", 1, price=None), listed=products({"product_id": "listed"}))
     assert found.available.tolist() == found.eligible.tolist() == [True, True]
     assert np.isnan(found.price).all()
-    for codes in (found.category, found.brand, found.group):
+    for codes in (found.category, found.need, found.brand, found.group):
         assert codes.tolist() == [-1, -1]
         assert codes.dtype == np.int32
-    assert found.categories == found.brands == []
+    assert found.categories == found.needs == found.brands == []
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_available_means_eligible_and_in_stock(
     assert found.eligible.tolist() == [eligible is not False]
 
 
-OLD, RECENT = 100 - PRICE_DAYS, 100 - PRICE_DAYS + 1  # the cutoff is day 100
+OLD, RECENT = 500 - PRICE_DAYS, 500 - PRICE_DAYS + 1  # the cutoff is day 500
 
 
 @pytest.mark.parametrize(
@@ -85,16 +85,16 @@ OLD, RECENT = 100 - PRICE_DAYS, 100 - PRICE_DAYS + 1  # the cutoff is day 100
         ([], math.nan),
         ([(1, 2.0, None)], 2.0),
         ([(1, 2.0, 0.5)], 2.5),  # the list price: paid and discount
-        ([(50, 1.0, None), (60, 2.0, None), (70, 9.0, None)], 2.0),
-        ([(50, 1.0, None), (60, 2.0, None)], 1.5),
-        ([(1, 8.0, None), (2, 8.0, None), (50, 1.0, None)], 1.0),  # lately counts alone
+        ([(450, 1.0, None), (460, 2.0, None), (470, 9.0, None)], 2.0),
+        ([(450, 1.0, None), (460, 2.0, None)], 1.5),
+        ([(1, 8.0, None), (2, 8.0, None), (450, 1.0, None)], 1.0),  # lately counts alone
         ([(OLD, 8.0, None), (RECENT, 1.0, None)], 1.0),
         ([(OLD, 8.0, None), (OLD + 0.001, 1.0, None)], 1.0),
         ([(OLD, 8.0, None), (OLD - 1, 6.0, None)], 7.0),  # else all the time before
-        ([(50, 0.0, None), (60, 3.0, None)], 3.0),  # a gift says nothing of a price
-        ([(50, 0.0, 3.0)], 3.0),  # unless its discount does
-        ([(50, None, None)], math.nan),
-        ([(50, 2.0, None), (100, 99.0, None), (101, 99.0, None)], 2.0),  # the future says nothing
+        ([(450, 0.0, None), (460, 3.0, None)], 3.0),  # a gift says nothing of a price
+        ([(450, 0.0, 3.0)], 3.0),  # unless its discount does
+        ([(450, None, None)], math.nan),
+        ([(450, 2.0, None), (500, 99.0, None), (501, 99.0, None)], 2.0),  # the future says nothing
     ],
 )
 def test_a_price_is_the_median_of_recent_purchases(
@@ -103,9 +103,21 @@ def test_a_price_is_the_median_of_recent_purchases(
     lines = [
         Event("ann", "milk", f"o{n}", on, price=paid, discount=off) for n, (on, paid, off) in enumerate(sold)
     ]
-    found = catalog(*lines, listed=products({"product_id": "milk"}))
+    found = catalog(*lines, until=500, listed=products({"product_id": "milk"}))
     assert found.price.tolist() == pytest.approx([price], nan_ok=True)
     assert found.price.dtype == np.float32
+
+
+def test_a_need_is_the_category_where_the_list_names_none() -> None:
+    listed = products(
+        {"product_id": "a", "category": ["sweets", "bars"]},
+        {"product_id": "b", "category": ["till", "bars"], "need": "bars"},
+        {"product_id": "c", "category": ["sweets", "singles"], "need": "bars"},
+        {"product_id": "d"},
+    )
+    found = catalog(listed=listed)
+    assert found.needs == ["bars", "sweets > bars"]
+    assert found.need.tolist() == [1, 0, 0, -1]
 
 
 def test_a_price_given_wins() -> None:

@@ -69,9 +69,9 @@ def own(items: tuple[Recommendation, ...]) -> list[str]:
 
 
 def need(engine: Engine, product: str) -> str | None:
-    """The finest category's path, None where the product or its category is unknown."""
+    """What a product is bought for, None where the product or its need is unknown."""
     place = int(engine.catalog.items.positions([product])[0])
-    path: str | None = engine.catalog.table["category"][place].as_py() if place >= 0 else None
+    path: str | None = engine.catalog.table["need"][place].as_py() if place >= 0 else None
     return path
 
 
@@ -454,8 +454,8 @@ def test_the_index_filters_before_it_takes_the_top(engine: Engine) -> None:
 
 @pytest.fixture(scope="module")
 def styled(engine: Engine) -> Engine:
-    """The shop with every product of a finest category a variant of one style, for every second category."""
-    table = engine.catalog.table["category"].to_pylist()
+    """The shop with every product of a need a variant of one style, for every second need."""
+    table = engine.catalog.table["need"].to_pylist()
     groups = [path if path and len(path) % 2 else None for path in table]
     return altered(engine, group_id=pa.array(groups, pa.string()))
 
@@ -624,10 +624,10 @@ def test_trending_counts_customers_of_the_last_14_days(grocer: Engine) -> None:
     assert set(ids(tried(grocer, "trending"))[-1:]) <= {"towel", "gold", "spelt"}
 
 
-def test_similar_to_a_product_without_purchases_is_of_its_category(engine: Engine) -> None:
-    """Hybrid knows it by its content alone: neighbours share its finest category."""
+def test_similar_to_a_product_without_purchases_is_for_its_need(engine: Engine) -> None:
+    """Hybrid knows it by its content alone: neighbours share its need."""
     bought = np.bincount(engine.history.item, minlength=len(engine.catalog)) > 0
-    code = engine.catalog.category
+    code = engine.catalog.need
     sizes = np.bincount(code[engine.available & (code >= 0)], minlength=len(engine.catalog.categories))
     fresh = np.flatnonzero(engine.available & ~bought & (code >= 0) & (sizes[code] >= 40))
     asked = np.random.default_rng(3).choice(fresh, 20, replace=False)

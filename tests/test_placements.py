@@ -64,7 +64,7 @@ def test_the_last_step_of_a_fill_is_open_to_all(row: Placement) -> None:
 
 @ROWS
 def test_every_placement_is_audited(row: Placement) -> None:
-    assert row.name in {placement for placement, *_ in AUDITS}
+    assert row.name in {audit.placement for audit in AUDITS}
 
 
 @pytest.mark.parametrize(("key", "text"), STORIES.items(), ids=list(STORIES))

@@ -93,7 +93,7 @@ def test_a_product_listed_only_later_is_a_miss() -> None:
 
 def test_an_empty_future_asks_nothing() -> None:
     made, later = world(PAST, ())
-    assert all(len(make(made, later)) == 0 for _, _, make, _ in AUDITS)
+    assert all(len(row.make(made, later)) == 0 for row in AUDITS)
 
 
 # --- baskets ----------------------------------------------------------------------------------------------
@@ -125,8 +125,28 @@ def test_of_every_basket_of_four_one_product_is_hidden() -> None:
         expected.append((products[:hidden] + products[hidden + 1 :], products[hidden]))
     task = baskets(made, later)
     assert [list(r.product_ids) for r in task.requests] == [rest for rest, _ in expected]
-    truth = [hidden if hidden in NUMBERED else "?" for _, hidden in expected]
-    assert [products for _, products in named(made, task)] == [[hidden] for hidden in truth]
+    assert [products for _, products in named(made, task)] == [["?"]] * 3  # all sold too rarely
+
+
+def test_a_hidden_product_counts_from_three_baskets_of_the_past_on() -> None:
+    """The draws hide 3 of the order 9, then 500, then 10."""
+    sold = tuple((None, f"4{n}", 1.0, "3" if n < 1 else "3 10") for n in range(4))
+    for fewer, found in ((0, ["3", "10"]), (1, ["3", "10"]), (2, ["?", "?"])):
+        made, later = world((*EARLIER[:1], *sold[fewer:]), NUMBERS, NUMBERED)
+        assert [products for _, products in named(made, baskets(made, later))] == [
+            [found[0]],
+            ["?"],
+            [found[1]],
+        ]
+
+
+def test_complements_hide_a_need_that_the_rest_of_the_basket_does_not_serve() -> None:
+    alike = {**NUMBERED, "3": {"title": "3", "need": "bread"}, "8": {"title": "8", "need": "bread"}}
+    made, later = world(EARLIER, NUMBERS, alike)
+    asked = baskets(made, later, complements=True)
+    assert [r.product_ids for r in asked.requests] == [("5", "6", "50"), ("1", "2", "30")]
+    assert all(r.complements_only for r in asked.requests)
+    assert len(baskets(made, later)) == 3
 
 
 def test_the_draws_of_the_protocol() -> None:
@@ -234,4 +254,4 @@ def test_a_sample_keeps_the_order_and_the_pairs() -> None:
 def test_every_placement_is_asked_something() -> None:
     from serving.placements import PLACEMENTS
 
-    assert {placement for placement, *_ in AUDITS} == set(PLACEMENTS)
+    assert {row.placement for row in AUDITS} == set(PLACEMENTS)

@@ -1,7 +1,8 @@
 """How good lists are: figures of ranked lists, recipes compared, and every placement audited through the engine."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -14,7 +15,7 @@ from serving.fitted import Candidates, Fitted, Neighbors, held_by, top_k
 from serving.index import recall
 from serving.schemas import RecommendRequest, RecommendResponse
 from training.intervals import Interval, clustered_interval
-from training.split import AUDITS, Future, Task
+from training.split import Future, Row, Task, sampled
 
 Hits = NDArray[np.bool_]
 Counts = NDArray[np.int64]
@@ -120,20 +121,6 @@ def sparse_scores(fitted: Fitted) -> bool:
     return isinstance(fitted, Neighbors | Candidates)
 
 
-def compare_recipes(
-    bundle: Bundle, future: Future, recipes: Iterable[str], *, seed: int
-) -> dict[str, dict[str, Answers]]:
-    """Recipe → task → answers, for the recipes that score every customer's items."""
-    tasks = {name: make(bundle, future) for _, name, make, _ in AUDITS if name in ("purchases", "novel")}
-    return {
-        name: {
-            "purchases": answers_of(bundle.models[name], bundle, tasks["purchases"]),
-            "novel": answers_of(bundle.models[name], bundle, tasks["novel"], owned=False),
-        }
-        for name in recipes
-    }
-
-
 # --- placements, through the shipped engine -----------------------------------------------------------------
 
 
@@ -154,31 +141,40 @@ class Audit:
         return f"{self.placement}.{self.task_name}"
 
 
-def audit(engine: Engine, future: Future, *, at: datetime, seed: int) -> list[Audit]:
-    """Every placement asked every task of AUDITS that has a question."""
-    made: dict[str, Task] = {}
-    audits = []
-    for placement, task_name, make, primary in AUDITS:
-        task = made.setdefault(task_name, make(engine.bundle, future))
-        if len(task):
-            audits.append(audit_one(engine, placement, task_name, task, primary, at=at, seed=seed))
-    return audits
+def audit(
+    engine: Engine, row: Row, future: Future, *, at: datetime, seed: int, most: int | None = None
+) -> Audit | None:
+    """What the engine answers to one row of AUDITS, at most so many questions; None where there are none."""
+    if row.placement not in engine.placements:
+        return None
+    task = row.make(engine.bundle, future)
+    task = task if most is None else sampled(task, most, seed=seed)
+    return audit_task(lifted(engine, row), row, task, at=at, seed=seed) if len(task) else None
 
 
-def audit_one(
-    engine: Engine, placement: str, task_name: str, task: Task, primary: str, *, at: datetime, seed: int
-) -> Audit:
+def lifted(engine: Engine, row: Row) -> Engine:
+    """The engine itself, or one whose placement does without some of its rules."""
+    if not row.without:
+        return engine
+    own = engine.placements[row.placement]
+    rules = tuple(rule for rule in own.rules if rule not in row.without)
+    other = copy(engine)
+    other.placements = {**engine.placements, row.placement: replace(own, rules=rules)}
+    return other
+
+
+def audit_task(engine: Engine, row: Row, task: Task, *, at: datetime, seed: int) -> Audit:
     requests = [request.model_copy(update={"limit": task.k}) for request in task.requests]
-    responses = engine.recommend_many(placement, requests, at=at)
+    responses = engine.recommend_many(row.placement, requests, at=at)
     find = engine.catalog.items.positions
     answers = Answers(task, padded((find([i.product_id for i in r.items]) for r in responses), task.k))
     intervals = {name: answers.figure(name, seed=seed) for name in METRICS}
     figures = {name: i.mean for name, i in intervals.items()} | beside_accuracy(
-        engine, placement, answers, responses
+        engine, row.placement, answers, responses
     )
-    figures["accuracy"] = figures[primary]
-    stages = by_stage(engine.bundle, answers, primary, seed=seed)
-    return Audit(placement, task_name, primary, answers, figures, intervals, stages)
+    figures["accuracy"] = figures[row.primary]
+    stages = by_stage(engine.bundle, answers, row.primary, seed=seed)
+    return Audit(row.placement, row.task, row.primary, answers, figures, intervals, stages)
 
 
 def beside_accuracy(

@@ -15,7 +15,8 @@ from threading import Thread
 from serving.bundle import load_data
 from serving.engine import Engine
 from serving.fitted import save_fitted
-from training.evaluate import Answers, Audit, answers_of, audit_one
+from training import evaluate
+from training.evaluate import Answers, Audit, answers_of
 from training.models import Recipe
 from training.split import AUDITS, Future, novel, purchases, sampled
 
@@ -70,12 +71,7 @@ def peak_mb() -> float:
 
 def audit(folder: Path, future: Future, row: int, *, at: datetime, most: int, seed: int) -> Audit | None:
     """One row of AUDITS through the engine on a bundle; None where the window asks no such question."""
-    placement, task_name, make, primary = AUDITS[row]
-    engine = Engine.load(folder)
-    if placement not in engine.placements:
-        return None
-    task = sampled(make(engine.bundle, future), most, seed=seed)
-    return audit_one(engine, placement, task_name, task, primary, at=at, seed=seed) if len(task) else None
+    return evaluate.audit(Engine.load(folder), AUDITS[row], future, at=at, most=most, seed=seed)
 
 
 def recipe_answers(folder: Path, future: Future, name: str, *, most: int, seed: int) -> dict[str, Answers]:

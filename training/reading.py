@@ -58,7 +58,7 @@ def read_window(
         raise TrainError(
             f"nothing was bought from {start.isoformat()} to {end.isoformat()}: choose another window"
         )
-    rows = [n for n, row in enumerate(AUDITS) if not placements or row[0] in placements]
+    rows = [n for n, row in enumerate(AUDITS) if not placements or row.placement in placements]
     names = [name for name in COMPARED if name in engine.models and not placements]
     with jobs.workers(processes) as pool:
         alone = [pool.submit(jobs.recipe_answers, folder, future, n, most=ALL, seed=seed) for n in names]

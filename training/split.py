@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from serving.placements import PRICE_STEP
 from serving.schemas import RecommendRequest
 
 MIN_BASKET = 4  # distinct products that a basket must hold before one is hidden
+MIN_SEEN = 3  # baskets of the past that a hidden product must lie in; a rarer one is a miss
 HABIT_DAYS = 182
 HABIT_BASKETS = 2
 
@@ -131,24 +133,41 @@ def subset(task: Task, truth: Sequence[NDArray[np.int32]], keep: Sequence[int] |
     return Task([task.requests[n] for n in keep], [truth[n] for n in keep], task.customer[list(keep)], task.k)
 
 
-def baskets(bundle: Bundle, future: Future, *, known_customer: bool = False, seed: int = 42) -> Task:
-    """Each basket of MIN_BASKET and more products with one hidden, to be named from the rest."""
+def baskets(
+    bundle: Bundle,
+    future: Future,
+    *,
+    known_customer: bool = False,
+    complements: bool = False,
+    seed: int = 42,
+) -> Task:
+    """Each basket of MIN_BASKET and more products with one hidden, to be named from the rest.
+
+    `complements`: only baskets whose hidden product serves a need that the rest does not, asked for
+    complements alone.
+    """
     frame = pd.DataFrame({"order": future.order, "product": future.product, "customer": future.customer})
     frame["order_rank"] = natural_rank(future.order_id)[frame["order"]]
     frame["product_rank"] = natural_rank(future.product_id)[frame["product"]]
     frame = frame.sort_values(["order_rank", "product_rank"], kind="stable")
     rng = np.random.default_rng(seed)
     items, asked, truth, who = future_items(future), [], [], []
+    rare = np.append(np.bincount(bundle.interactions.item, minlength=len(bundle.catalog)) < MIN_SEEN, True)
+    need = np.append(bundle.catalog.need, -1)
     for _, rows in frame.groupby("order_rank", sort=True):
         products = rows["product"].to_numpy()
         if len(products) < MIN_BASKET:
             continue
         hidden = int(rng.integers(len(products)))
-        rest = tuple(future.product_id[p] for p in np.delete(products, hidden))
+        kept, target = np.delete(products, hidden), items[products[hidden]]
+        if complements and need[target] in need[items[kept]][need[items[kept]] >= 0]:
+            continue
+        rest = tuple(future.product_id[p] for p in kept)
         customer = int(rows["customer"].iloc[0])
         named = bundle.interactions.customers.at([customer])[0] if known_customer and customer >= 0 else None
-        asked.append(RecommendRequest(customer_id=named, product_ids=rest[:500]))
-        truth.append(items[products[hidden : hidden + 1]])
+        only = complements or None
+        asked.append(RecommendRequest(customer_id=named, product_ids=rest[:500], complements_only=only))
+        truth.append(np.array([-1 if rare[target] else target], np.int32))
         who.append(customer)
     return Task(asked, truth, np.array(who, np.int32))
 
@@ -162,22 +181,21 @@ def natural_rank(ids: Sequence[str]) -> NDArray[np.int64]:
     return rank
 
 
-def steps_up(bundle: Bundle, future: Future) -> Task:
-    """First window orders in which a customer takes a dearer product, never had, than the habit for that need.
+def steps_up(bundle: Bundle, future: Future, *, owned: bool = False) -> Task:
+    """First window orders in which a customer takes a dearer product than the habit for that need.
 
-    A need is a finest category bought in HABIT_BASKETS and more orders of the last HABIT_DAYS days; the habit
-    is its product in most of them, the latest where several are. The question is the habit, the answer the
-    dearer product. k is 5.
+    A habit is of a need bought in HABIT_BASKETS and more orders of the last HABIT_DAYS days: its product in
+    most of them, the latest where several are. The question is the habit, the answer the dearer product: one
+    that the customer never had, unless `owned`. k is 5.
     """
     habit = habits(bundle)
     taken = first_orders(bundle, future, habit)
-    taken = taken[taken["ratio"] >= PRICE_STEP[0]].sort_values(
-        ["customer", "category", "rank"], kind="stable"
-    )
-    taken = taken.drop_duplicates(["customer", "category"])
+    taken = taken[taken["ratio"] >= PRICE_STEP[0]].sort_values(["customer", "need", "rank"], kind="stable")
+    taken = taken.drop_duplicates(["customer", "need"])
     data = bundle.interactions
-    had = pd.MultiIndex.from_arrays([data.customer, data.item])
-    taken = taken[~pd.MultiIndex.from_frame(taken[["customer", "item"]]).isin(had)]
+    if not owned:
+        had = pd.MultiIndex.from_arrays([data.customer, data.item])
+        taken = taken[~pd.MultiIndex.from_frame(taken[["customer", "item"]]).isin(had)]
     customers = data.customers.at(taken["customer"].to_numpy())
     products = bundle.catalog.items.at(taken["habit"].to_numpy())
     requests = [
@@ -187,20 +205,20 @@ def steps_up(bundle: Bundle, future: Future) -> Task:
 
 
 def habits(bundle: Bundle) -> pd.DataFrame:
-    """One row a customer and finest category with a habit: columns customer, category, habit (an item)."""
+    """One row a customer and need with a habit: columns customer, need, habit (an item)."""
     data = bundle.interactions
     recent = (data.age() <= HABIT_DAYS) & (data.customer >= 0)
     frame = pd.DataFrame(
         {"customer": data.customer, "item": data.item, "order": data.order, "at": data.at,
-         "category": bundle.catalog.category[data.item]}
+         "need": bundle.catalog.need[data.item]}
     )[recent]  # fmt: skip
-    frame = frame[frame["category"] >= 0]
-    by = frame.groupby(["customer", "category"])["order"].nunique()
+    frame = frame[frame["need"] >= 0]
+    by = frame.groupby(["customer", "need"])["order"].nunique()
     often = by[by >= HABIT_BASKETS].rename("orders").reset_index()
-    counts = frame.groupby(["customer", "category", "item"]).agg(n=("order", "nunique"), at=("at", "max"))
+    counts = frame.groupby(["customer", "need", "item"]).agg(n=("order", "nunique"), at=("at", "max"))
     best = counts.reset_index().sort_values(["n", "at"], ascending=False, kind="stable")
-    best = best.drop_duplicates(["customer", "category"]).rename(columns={"item": "habit"})
-    return often.merge(best, on=["customer", "category"])[["customer", "category", "habit"]]
+    best = best.drop_duplicates(["customer", "need"]).rename(columns={"item": "habit"})
+    return often.merge(best, on=["customer", "need"])[["customer", "need", "habit"]]
 
 
 def first_orders(bundle: Bundle, future: Future, habit: pd.DataFrame) -> pd.DataFrame:
@@ -211,28 +229,44 @@ def first_orders(bundle: Bundle, future: Future, habit: pd.DataFrame) -> pd.Data
          "rank": natural_rank(future.product_id)[future.product]}
     )  # fmt: skip
     frame = frame[(frame["customer"] >= 0) & (frame["item"] >= 0)]
-    frame["category"] = catalog.category[frame["item"]]
-    frame = frame.merge(habit, on=["customer", "category"]).sort_values(["at", "order"], kind="stable")
-    opening = frame.groupby(["customer", "category"])["order"].transform("first")
+    frame["need"] = catalog.need[frame["item"]]
+    frame = frame.merge(habit, on=["customer", "need"]).sort_values(["at", "order"], kind="stable")
+    opening = frame.groupby(["customer", "need"])["order"].transform("first")
     frame = frame[frame["order"] == opening]
-    return frame.assign(ratio=catalog.price[frame["item"]] / catalog.price[frame["habit"]])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return frame.assign(ratio=catalog.price[frame["item"]] / catalog.price[frame["habit"]])
 
 
-def cross(known_customer: bool) -> Callable[[Bundle, Future], Task]:
-    return lambda bundle, future: baskets(bundle, future, known_customer=known_customer)
+@dataclass(frozen=True)
+class Row:
+    """How a placement is asked, and its primary figure. `without`: rules of the placement that are lifted."""
+
+    placement: str
+    task: str
+    make: Callable[[Bundle, Future], Task]
+    primary: str
+    without: tuple[str, ...] = ()
 
 
-# How each placement is asked, and its primary figure. The first row of a placement gates it.
-AUDITS: tuple[tuple[str, str, Callable[[Bundle, Future], Task], str], ...] = (
-    ("next_best", "purchases", purchases, "ndcg"),
-    ("discover", "novel", novel, "ndcg"),
-    ("buy_again", "repeats", repeats, "ndcg"),
-    ("cross_sell", "basket", cross(False), "hit_rate"),
-    ("cross_sell", "basket_customer", cross(True), "hit_rate"),
-    ("upsell", "step_up", steps_up, "hit_rate"),
-    ("similar", "basket", cross(False), "hit_rate"),
-    ("trending", "purchases", purchases, "ndcg"),
-    ("new_arrivals", "novel", novel, "ndcg"),
+# The first row of a placement gates it.
+AUDITS: tuple[Row, ...] = (
+    Row("next_best", "purchases", purchases, "ndcg"),
+    Row("discover", "novel", novel, "ndcg"),
+    Row("buy_again", "repeats", repeats, "ndcg"),
+    Row("cross_sell", "basket", baskets, "hit_rate"),
+    Row("cross_sell", "basket_customer", partial(baskets, known_customer=True), "hit_rate"),
+    Row("cross_sell", "complement", partial(baskets, complements=True), "hit_rate"),
+    Row(
+        "cross_sell",
+        "complement_customer",
+        partial(baskets, known_customer=True, complements=True),
+        "hit_rate",
+    ),
+    Row("upsell", "step_up", steps_up, "hit_rate"),
+    Row("upsell", "step_up_any", partial(steps_up, owned=True), "hit_rate", ("not_owned",)),
+    Row("similar", "basket", baskets, "hit_rate"),
+    Row("trending", "purchases", purchases, "ndcg"),
+    Row("new_arrivals", "novel", novel, "ndcg"),
 )
 
 

@@ -48,9 +48,9 @@ class CoPurchase:
 
 @dataclass(frozen=True)
 class Complements:
-    """Pairs of one finest category that share baskets more often than chance; value: lift − 1.
+    """Pairs of one need that share baskets more often than chance; value: lift − 1.
 
-    Other pairs of one finest category are substitutes.
+    Other pairs of one need are substitutes.
     """
 
     def fit(self, data: Interactions, catalog: Catalog) -> Neighbors:
@@ -64,7 +64,7 @@ class Complements:
     ) -> sparse.csr_array:
         asked = start + np.repeat(np.arange(pairs.shape[0]), np.diff(pairs.indptr))
         lift = pairs.data * n_orders / (counts[asked] * counts[pairs.indices])
-        same = (catalog.category[asked] == catalog.category[pairs.indices]) & (catalog.category[asked] >= 0)
+        same = (catalog.need[asked] == catalog.need[pairs.indices]) & (catalog.need[asked] >= 0)
         pairs.data = np.where(same & (lift > 1), lift - 1, 0).astype(np.float32)
         pairs.eliminate_zeros()
         return pairs
