@@ -111,14 +111,18 @@ class Merged:
 
 
 class History:
-    """The history in `folder`, as its manifest is at each call. An empty or missing folder has no rows."""
+    """The history in `folder`, as its manifest is at each call. An empty or missing folder has no rows.
 
-    def __init__(self, folder: Path) -> None:
+    Several reads tell of one state where they go through `at_once`.
+    """
+
+    def __init__(self, folder: Path, pinned: Manifest | None = None) -> None:
         self.folder = Path(folder)
+        self._pinned = pinned
 
     @property
     def manifest(self) -> Manifest:
-        return Manifest.read(self.folder / "manifest.json")
+        return self._pinned or Manifest.read(self.folder / "manifest.json")
 
     @property
     def store(self) -> Store:
@@ -202,6 +206,13 @@ class History:
     def aliases(self) -> dict[str, str]:
         """The customer behind each alias."""
         return self._reading(self._canonical)
+
+    def at_once(self, read: Callable[["History"], T]) -> T:
+        """What `read` makes of this history, which stays for all of its reads as it was at the first.
+
+        It is called again where a load has meanwhile removed a file that it still needs.
+        """
+        return self._reading(lambda manifest: read(History(self.folder, manifest)))
 
     def fingerprint(self, until: datetime) -> str:
         """A hash of the events before `until`, their customers resolved, and the products known before it.
@@ -309,6 +320,8 @@ class History:
 
     def _reading(self, read: Callable[[Manifest], T]) -> T:
         """Read by one manifest; once more where a load has replaced its files meanwhile."""
+        if self._pinned is not None:
+            return read(self._pinned)  # `at_once` reads once more
         for _ in range(5):
             manifest = self.manifest
             try:

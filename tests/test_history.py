@@ -257,6 +257,47 @@ def test_a_reader_outlives_a_load_that_replaces_its_files(
     assert len(ids(history)) == 5
 
 
+def test_reads_at_once_tell_of_one_state_whatever_is_loaded_between_them(history: History) -> None:
+    """The load leaves January as it is, so only the second read looks for a file that is gone."""
+    loads = iter([SECOND])
+
+    def read(pinned: History) -> Any:
+        january = ids(pinned, until=day(2, 1))
+        for text in loads:
+            put(history, text)
+        return january, ids(pinned), pinned.span(), pinned.fingerprint(day(4, 1)), pinned.counts()["events"]
+
+    before = history.fingerprint(day(4, 1))
+    january, every, span, fingerprint, count = history.at_once(read)
+    assert (january, every) == (["e1", "e2"], ["e1", "e2", "e4", "e3", "e5"])
+    assert span == history.span() and fingerprint == history.fingerprint(day(4, 1)) != before
+    assert count == 5
+
+
+def test_reads_at_once_that_need_no_file_that_is_gone_are_of_the_state_before(history: History) -> None:
+    """February's file is replaced only after it was read; January's stays."""
+
+    def read(pinned: History) -> Any:
+        february = ids(pinned)
+        put(history, SECOND)
+        return february, ids(pinned, until=day(2, 1)), pinned.counts()["events"], pinned.store
+
+    assert history.at_once(read) == (["e1", "e2", "e3"], ["e1", "e2"], 3, history.store)
+    assert history.counts()["events"] == 5
+
+
+def test_a_history_that_never_keeps_still_is_told(history: History) -> None:
+    moments = (day(2, 1) + timedelta(hours=n) for n in range(10))
+
+    def read(pinned: History) -> Any:
+        moment = next(moments)
+        put(history, f"id,type,at,who,what\n{moment:%d-%H},order,{moment.isoformat()},anna,tea\n")
+        return ids(pinned)
+
+    with pytest.raises(HistoryError, match="kept changing while it was read: read again when the loads are"):
+        history.at_once(read)
+
+
 def test_a_missing_file_is_an_error_that_says_what_to_do(history: History) -> None:
     next(iter(history.folder.glob("events/2017-02.*"))).unlink()
     with pytest.raises(HistoryError, match="names files that are not there: restore"):
