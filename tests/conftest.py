@@ -1,5 +1,6 @@
 """A small real shop for the tests: every tenth household of the demo data, loaded, trained, with a champion."""
 
+import gc
 import os
 import shutil
 from collections.abc import Callable
@@ -25,6 +26,11 @@ SMALL: dict[str, Recipe] = {
     "hybrid": Hybrid(factors=8, epochs=3),
     "bpr": Bpr(factors=8, iterations=5),
 }
+
+
+def pytest_unconfigure() -> None:
+    """Hypothesis's callback would keep the tests' modules past the interpreter's end, and DuckDB tell so."""
+    gc.callbacks.clear()
 
 
 @pytest.fixture(scope="session")
