@@ -54,6 +54,15 @@ if __name__ == "__main__":
 """
 
 
+SILENT = """
+from training import jobs
+
+if __name__ == "__main__":
+    with jobs.workers(1) as pool:
+        print(pool.submit(len, "abc").result())
+"""
+
+
 def load_small(home: Path) -> None:
     """Every STEP-th household of the demo data and the products that they bought."""
     data, history = source_folder(), History(home / "history")
@@ -176,6 +185,14 @@ def test_a_killed_trainer_leaves_the_champion_as_it_was(story: dict[str, Any]) -
 def test_the_workers_of_a_killed_trainer_end_too(story: dict[str, Any]) -> None:
     assert story["killed"]["workers"] >= 2
     assert story["killed"]["left"] == 0
+
+
+def test_workers_end_in_silence(tmp_path: Path) -> None:
+    """DuckDB tells on stderr of whoever keeps its types beyond the interpreter's end."""
+    script = tmp_path / "silent.py"
+    script.write_text(SILENT)
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("3\n", "")
 
 
 def test_after_a_killed_trainer_the_next_one_works(story: dict[str, Any], home: Path) -> None:

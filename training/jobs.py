@@ -1,5 +1,6 @@
 """What training does in processes of their own, one thread each: fit a recipe, audit a placement."""
 
+import atexit
 import os
 import resource
 import time
@@ -8,7 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from multiprocessing import get_context, parent_process
+from multiprocessing import Pipe, get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from threading import Thread
 
@@ -47,14 +49,28 @@ def workers(count: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def end_with_parent() -> None:
-    """End this process once its parent is gone: a killed trainer takes no leave of its workers."""
+    """End this process once its parent is gone: a killed trainer takes no leave of its workers.
+
+    A process that ends by itself dismisses its watch first. A thread that outlives the interpreter keeps what
+    this module imports, and DuckDB complains on stderr about whoever keeps its types.
+    """
+    parent = parent_process()
+    assert parent is not None
+    gone = parent.sentinel
+    dismissed, dismiss = Pipe(duplex=False)
 
     def watch() -> None:
-        if parent := parent_process():
-            parent.join()
+        if gone in wait([gone, dismissed]):
             os._exit(1)
 
-    Thread(target=watch, daemon=True).start()
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+
+    def leave() -> None:
+        dismiss.close()
+        watcher.join()
+
+    atexit.register(leave)
 
 
 def fit(folder: Path, name: str, recipe: Recipe, until: int) -> Fit:
