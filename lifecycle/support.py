@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from features.catalog import Catalog
 from features.customers import facts
 from features.history import History
-from features.interactions import DAY, EVENT_COLUMNS, Interactions
+from features.interactions import DAY, EVENT_COLUMNS, Interactions, before
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,10 @@ FIGURES = {
     "shared_baskets": "orders of two products and more",
     "priced_share": "share of the bought products with a price",
     "categorised_share": "share of the bought products with a category",
-    "new_products": "products first bought in the last 28 days",
+    "new_products": "products first bought in the last 28 days, not in the first 28",
+    "order_ids": "order ids",
+    "shared_order_ids": "order ids of more than one customer",
+    "long_order_ids": "order ids of one customer with purchases more than 2 days apart",
     "contacts": "customers with an e-mail address or a phone number",
     "consents": "consents on record",
 }
@@ -53,7 +58,7 @@ NEEDS = (
     Needs("placement", "buy_again", {"repeat_pairs": 100}),
     Needs("placement", "similar", {"products": 100}),
     Needs("placement", "trending", {"orders": 1}),
-    Needs("placement", "new_arrivals", {"new_products": 1}),
+    Needs("placement", "new_arrivals", {"days": 28, "new_products": 1}),
     Needs("program", "thank_you", {"orders": 1}),
     Needs("program", "thank_you, sent", {"orders": 1, "contacts": 1, "consents": 1}),
     Needs("program", "first_to_repeat", {"repeaters": 100, "days": 60, "contacts": 1, "consents": 1}),
@@ -62,6 +67,19 @@ NEEDS = (
     Needs("program", "win_back", {"repeaters": 100, "days": 180, "contacts": 1, "consents": 1}),
     Needs("score", "stage", {"repeaters": 30, "days": 30}),
     Needs("score", "churn", {"customers": 500, "days": 180}),
+)
+
+
+NEW = 28 * DAY  # as the recipe Newest has it
+LONGEST_ORDER = 2 * DAY  # what is delivered in parts may be paid in parts
+REUSED = 0.001  # the share of order ids that may be slips of the till
+ODD = {
+    "shared_order_ids": "name more than one customer: each customer's part is an order, all anonymous rows are one",
+    "long_order_ids": "name purchases of one customer more than 2 days apart: they are taken for one basket",
+}
+ONE_ORDER = (
+    "Where a receipt number is used again, map order_id from all that makes a receipt one, as "
+    '`order_id = { template = "{receipt} {till} {@day}" }`, or from customer and day, and load into an empty home'
 )
 
 
@@ -74,9 +92,30 @@ def measured(history: History) -> dict[str, float]:
     events = history.events(until=until, types=("order", "return"), columns=EVENT_COLUMNS)
     catalog = Catalog.of(history.table("products"), events, until=until)
     data = Interactions.from_events(events, items=catalog.items, keep=catalog.eligible, until=until)
-    return of_purchases(data, catalog) | {
+    return {
+        **of_purchases(data, catalog),
+        **of_order_ids(events, until),
         "contacts": float(contacts(history)),
         "consents": float(history.counts().get("consents", 0)),
+    }
+
+
+def of_order_ids(events: pa.Table, until: datetime) -> dict[str, float]:
+    """How many order ids there are, name several customers, or purchases of one customer on days far apart.
+
+    All who are anonymous count as one customer.
+    """
+    bought = before(events, until, "order")
+    orders = bought.group_by(["order_id", "customer_id"]).aggregate(
+        [("occurred_at", "min"), ("occurred_at", "max")]
+    )
+    ids = pc.value_counts(orders["order_id"]).field("counts")
+    spans = pc.seconds_between(orders["occurred_at_min"], orders["occurred_at_max"])
+    long = orders.filter(pc.greater(spans, LONGEST_ORDER))["order_id"]
+    return {
+        "order_ids": float(len(ids)),
+        "shared_order_ids": float(pc.sum(pc.greater(ids, 1)).as_py() or 0),
+        "long_order_ids": float(len(pc.unique(long))),
     }
 
 
@@ -86,17 +125,18 @@ def of_purchases(data: Interactions, catalog: Catalog) -> dict[str, float]:
     pairs = data.customer[known].astype(np.int64) * len(catalog) + data.item[known]
     first = np.full(len(catalog), data.until, np.int64)
     np.minimum.at(first, data.item, data.at)
+    start = data.at.min(initial=data.until)
     return {
         "customers": float(len(data.customers)),
         "products": float(len(bought)),
         "orders": float(len(data.orders)),
-        "days": float((data.until - data.at.min(initial=data.until)) / DAY),
+        "days": float((data.until - start) / DAY),
         "repeaters": float((facts(data)["frequency"] > 1).sum()) if known.any() else 0.0,
         "repeat_pairs": float(len(pairs) - len(np.unique(pairs))),
         "shared_baskets": float((np.bincount(data.order, minlength=1) > 1).sum()),
         "priced_share": share(np.isfinite(catalog.price[bought])),
         "categorised_share": share(catalog.category[bought] >= 0),
-        "new_products": float((first[bought] > data.until - 28 * DAY).sum()),
+        "new_products": float((first[bought] > max(data.until - NEW, start + NEW)).sum()),
     }
 
 
@@ -121,6 +161,16 @@ def judged(needs: Needs, figures: dict[str, float]) -> Support:
     names = missing or list(needs.least)
     why = "; ".join(f"{FIGURES[n]}: {figures[n]:,.10g}{short(needs, n) if missing else ''}" for n in names)
     return Support(needs.kind, needs.name, not missing, why)
+
+
+def warnings(figures: dict[str, float]) -> list[str]:
+    """What is odd about the data, by the figures, and the way out."""
+    ids = figures["order_ids"]
+    return [
+        f"{figures[name]:,.0f} of {ids:,.0f} order ids ({figures[name] / ids:.1%}) {what}. {ONE_ORDER}"
+        for name, what in ODD.items()
+        if figures[name] > REUSED * ids
+    ]
 
 
 def short(needs: Needs, figure: str) -> str:

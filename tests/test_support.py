@@ -1,7 +1,9 @@
 """What a history can support, on rows that can be counted by hand."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -10,8 +12,19 @@ from tiny import Basket
 from features.history import History
 from features.mapping import Mapping
 from features.sources import load
-from lifecycle.support import FIGURES, NEEDS, Needs, judged, measured, of_purchases, supported
+from lifecycle.support import (
+    FIGURES,
+    NEEDS,
+    Needs,
+    judged,
+    measured,
+    of_order_ids,
+    of_purchases,
+    supported,
+    warnings,
+)
 from serving.placements import PLACEMENTS
+from training.models import Newest
 
 GOODS: tiny.Goods = {
     "tea": {"title": "Tea", "category": ["drinks"], "price": 3.0},
@@ -29,7 +42,7 @@ BASKETS: tuple[Basket, ...] = (
 
 
 def test_figures_of_purchases() -> None:
-    """Until day 58.5, 28 days earlier is day 30.5: only the gift was first bought after it."""
+    """Until day 58.5, 28 days earlier is day 30.5: only the gift was first bought after it, and after day 28."""
     data = tiny.known(BASKETS, GOODS)
     assert of_purchases(data.interactions, data.catalog) == {
         "customers": 2,  # anna, bert
@@ -43,6 +56,56 @@ def test_figures_of_purchases() -> None:
         "categorised_share": pytest.approx(2 / 3),  # not the gift
         "new_products": 1,
     }
+
+
+@pytest.mark.parametrize("until", [5, 20, 27, 29, 39, 41, 58, 69])
+def test_new_is_what_new_arrivals_would_show(until: float) -> None:
+    """In a history of less than 28 days everything is new, and so nothing."""
+    data = tiny.known(BASKETS, GOODS, tiny.FIRST + timedelta(days=until))
+    shown = Newest().fit(data.interactions, data.catalog).bias > 0
+    figures = of_purchases(data.interactions, data.catalog)
+    assert figures["new_products"] == shown.sum() == (1 if until in (41, 58) else 0)
+    (needs,) = (n for n in NEEDS if n.name == "new_arrivals")
+    told = judged(needs, figures)
+    assert told.supported == bool(shown.any())
+    assert ("days of history" in told.why) == (until < 28 or told.supported)
+
+
+def order_ids(*rows: dict[str, Any]) -> dict[str, float]:
+    return of_order_ids(tiny.events(rows), tiny.UNTIL)
+
+
+def test_order_ids_that_are_used_again_are_counted() -> None:
+    day = timedelta(days=1)
+    rows = [
+        tiny.event("anna", "one", 0, "tea"), tiny.event("anna", "one", 2, "jam"),  # a parcel in two parts
+        tiny.event("anna", "two customers", 0, "tea"), tiny.event("bert", "two customers", 9, "tea"),
+        tiny.event("anna", "and a guest", 0, "tea"), tiny.event(None, "and a guest", 0, "jam"),
+        tiny.event("anna", "long", 0, "tea"), tiny.event("anna", "long", 2.01, "jam"),
+        tiny.event(None, "of guests", 0, "tea"), tiny.event(None, "of guests", 30, "jam"),
+        tiny.event("bert", "one", 5, "tea", event_type="return"),  # whoever brings it
+        tiny.event("bert", "one", (tiny.UNTIL - tiny.FIRST) / day, "tea"),  # not known yet
+    ]  # fmt: skip
+    assert order_ids(*rows) == {"order_ids": 5, "shared_order_ids": 2, "long_order_ids": 2}
+    assert order_ids() == {"order_ids": 0, "shared_order_ids": 0, "long_order_ids": 0}
+
+
+def test_order_ids_that_are_used_again_are_warned_of_above_one_in_a_thousand() -> None:
+    fine = {
+        **dict.fromkeys(FIGURES, 0.0),
+        "order_ids": 4000.0,
+        "shared_order_ids": 4.0,
+        "long_order_ids": 4.0,
+    }
+    assert warnings(fine) == warnings(dict.fromkeys(FIGURES, 0.0)) == []
+    (shared,) = warnings({**fine, "shared_order_ids": 5.0})
+    assert shared.startswith("5 of 4,000 order ids (0.1%) name more than one customer: ")
+    assert "{ template = " in shared and "{@day}" in shared
+    (long,) = warnings({**fine, "long_order_ids": 1234.0})
+    assert long.startswith(
+        "1,234 of 4,000 order ids (30.9%) name purchases of one customer more than 2 days apart"
+    )
+    assert len(warnings({**fine, "shared_order_ids": 5.0, "long_order_ids": 5.0})) == 2
 
 
 def test_what_was_returned_is_no_purchase() -> None:
@@ -108,6 +171,11 @@ def test_figures_of_a_history(tmp_path: Path) -> None:
         "contacts": 2,
         "consents": 1,
     }
+    assert {n: figures[n] for n in ("order_ids", "shared_order_ids", "long_order_ids")} == {
+        "order_ids": 3,
+        "shared_order_ids": 0,
+        "long_order_ids": 0,
+    }
     assert figures["days"] == pytest.approx(10 + 1 / 86_400)  # to the first second after the last event
     assert set(figures) == set(FIGURES)
 
@@ -156,3 +224,4 @@ def test_the_demo_data_supports_every_placement_and_no_program_that_is_sent(shop
     assert not found["program", "thank_you, sent"].supported
     assert "consents on record: 0, at least 1 needed" in found["program", "thank_you, sent"].why
     assert json.dumps([vars(s) for s in found.values()])
+    assert warnings(measured(History(shop_home / "history"))) == []
