@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -30,13 +29,6 @@ app = typer.Typer(
 out, err = Console(), Console(stderr=True)
 
 
-class Exit(IntEnum):
-    """How a command ends. `train` adds 3, kept, and 4, another training runs; 2 is a wrong command line."""
-
-    DONE = 0
-    FAILED = 1
-
-
 def moment(text: str) -> datetime:
     """2017-12-01 or 2017-12-01T09:30+01:00; UTC where it names no zone."""
     try:
@@ -52,6 +44,7 @@ Home = Annotated[
     Path, typer.Option("--home", envvar="OSCLMS_HOME", help="Where the state lives.", show_default=True)
 ]
 HERE = Path(".osclms")
+LOCAL = "127.0.0.1"
 AsOf = Annotated[
     datetime | None, typer.Option("--as-of", parser=moment, metavar="DATE", help="Answer as of this moment.")
 ]
@@ -104,8 +97,13 @@ def load(
     history, rejects = History(home / "history"), home / "rejects"
     with bar() as told:
         if table == "completejourney":
+            if files or mapping:
+                raise typer.BadParameter(f"{table} brings its own files and mappings: name neither")
             reports = load_complete_journey(
-                history, rejects_dir=rejects, progress=lambda n, of: told("rows", n, of)
+                history,
+                max_rejects=max_rejects,
+                rejects_dir=rejects,
+                progress=lambda n, of: told("rows", n, of),
             )
         else:
             if table not in TABLES:
@@ -136,7 +134,7 @@ def load(
 )
 def train(until: Until = None, home: Home = HERE, as_json: Json = False) -> None:
     """Fit, compare, audit, register a version, and promote it if it is better."""
-    from training.gate import Exit as Ends
+    from training.gate import Exit
     from training.train import train as train_version
 
     with bar() as told:
@@ -147,7 +145,7 @@ def train(until: Until = None, home: Home = HERE, as_json: Json = False) -> None
         out.print(recipe_table(outcome.recipes), audit_table(outcome.audits))
         out.print(f"version {outcome.version} {outcome.verdict.reason}", highlight=False, soft_wrap=True)
         out.print(", ".join(f"{step} {took:.0f} s" for step, took in outcome.seconds.items()), style="dim")
-    raise typer.Exit(Ends.PROMOTED if outcome.verdict.promote else Ends.KEPT)
+    raise typer.Exit(Exit.PROMOTED if outcome.verdict.promote else Exit.KEPT)
 
 
 def window(text: str) -> tuple[datetime, datetime]:
@@ -168,11 +166,15 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Ask a version every question of a window that it has not seen, through the engine."""
-    from serving.bundle import champion
+    from serving.bundle import champion, read_manifest
     from training.reading import read_window
 
     start, end = window(window_text)
     folder = home / "bundles" / version if version else champion(home)
+    known = read_manifest(folder).placements
+    for name in placement or ():
+        if name not in known:
+            raise typer.BadParameter(f"there is no placement {name!r}; known: {', '.join(known)}")
     with bar() as told:
         reading = read_window(home, folder, start, end, placements=placement or (), say=told)
     if as_json:
@@ -372,11 +374,27 @@ def message(
     return None
 
 
+def check_port(host: str, port: int) -> None:
+    """Raise an OSError that says why a server could not listen there: BentoML would print a traceback."""
+    import errno
+    import socket
+
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        why = "is taken: stop what listens there" if taken else f"cannot be listened on: {error.strerror}"
+        raise OSError(f"port {port} of {host} {why}, or name another by --port and --host") from error
+
+
 @app.command(epilog="Example: `osclms serve --as-of 2018-01-02 --port 3000`")
 def serve(
     as_of: AsOf = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
-    host: Annotated[str, typer.Option(help="Only this machine reaches 127.0.0.1.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Only this machine reaches 127.0.0.1.")] = LOCAL,
     workers: Annotated[int, typer.Option(min=1, help="Processes; they share the model's memory.")] = 1,
     home: Home = HERE,
 ) -> NoReturn:
@@ -385,6 +403,7 @@ def serve(
         from serving.bundle import champion
 
         champion(home)
+    check_port(host, port)
     os.environ |= {"OSCLMS_HOME": str(home.resolve()), "OSCLMS_WORKERS": str(workers)}
     if as_of:
         os.environ["OSCLMS_AS_OF"] = as_of.isoformat()
@@ -397,12 +416,12 @@ def serve(
 def check(home: Home = HERE, as_json: Json = False) -> None:
     """Which placements, programs and scores this data can support, and why not."""
     from features.history import History
-    from lifecycle.support import FIGURES, measured, supported
+    from lifecycle.support import FIGURES, measured, supported, warnings
 
     figures = measured(History(home / "history"))
-    found = supported(figures)
+    found, odd = supported(figures), warnings(figures)
     if as_json:
-        return print_json({"figures": figures, "supported": [vars(s) for s in found]})
+        return print_json({"figures": figures, "supported": [vars(s) for s in found], "warnings": odd})
     facts = Table("what the data holds", "")
     for name, what in FIGURES.items():
         facts.add_row(what, f"{figures[name]:,.10g}")
@@ -410,6 +429,8 @@ def check(home: Home = HERE, as_json: Json = False) -> None:
     for s in found:
         table.add_row(s.kind, s.name, "[green]yes[/green]" if s.supported else "[red]no[/red]", s.why)
     out.print(facts, table)
+    for warning in odd:
+        out.print(warning, style="yellow", highlight=False, soft_wrap=True, markup=False)
     return None
 
 
@@ -426,6 +447,8 @@ def demo(
     from serving.bundle import champion
     from serving.engine import Engine
 
+    if serving:
+        check_port(LOCAL, port)
     if History(home / "history").span() is None:
         load("completejourney", max_rejects=0.01, home=home)
     if not (home / "champion").exists():
@@ -446,9 +469,9 @@ def demo(
         out.print(list_table(engine.recommend(name, asked, at=engine.data_until)))
     if serving:
         out.print(
-            f"serving on http://127.0.0.1:{port}, as of {engine.data_until:%Y-%m-%d %H:%M} UTC; Ctrl-C stops"
+            f"serving on http://{LOCAL}:{port}, as of {engine.data_until:%Y-%m-%d %H:%M} UTC; Ctrl-C stops"
         )
-        serve(as_of=engine.data_until, port=port, host="127.0.0.1", workers=1, home=home)
+        serve(as_of=engine.data_until, port=port, host=LOCAL, workers=1, home=home)
 
 
 EXPECTED = (
@@ -470,15 +493,18 @@ def expected() -> tuple[type[Exception], ...]:
 
 
 def main() -> NoReturn:
+    """Run a verb. `training.gate.Exit` says how it may end."""
     try:
         app(standalone_mode=True)
     except Exception as error:
         if not isinstance(error, expected()):
             raise
         err.print(f"osclms: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        from training.gate import Exit
+
         busy = type(error).__name__ == "TrainingBusy"
-        raise SystemExit(4 if busy else Exit.FAILED) from None
-    raise SystemExit(Exit.DONE)
+        raise SystemExit(Exit.BUSY if busy else Exit.FAILED) from None
+    raise SystemExit
 
 
 if __name__ == "__main__":

@@ -28,17 +28,26 @@ IntArray = npt.NDArray[Any]
 
 
 def load_complete_journey(
-    history: History, *, rejects_dir: Path, promotions: bool = True, progress: Progress | None = None
+    history: History,
+    *,
+    max_rejects: float = 0.01,
+    rejects_dir: Path,
+    promotions: bool = True,
+    progress: Progress | None = None,
 ) -> list[LoadReport]:
     """Load products, customers, promotions and events, each table as a whole; a report for each.
 
-    Events come last: a history that holds them holds the rest too, whatever interrupted an earlier load.
+    Each is refused above `max_rejects`, but for promotions, which are not judged row by row. Events come last:
+    a history that holds them holds the rest too, whatever interrupted an earlier load.
     """
     data = source_folder()
 
     def one(table: str) -> LoadReport:
         files = [data / f"{FILES[table]}.parquet"]
-        return load(history, table, files, mapping_of(table), rejects_dir=rejects_dir, progress=progress)
+        return load(
+            history, table, files, mapping_of(table), max_rejects=max_rejects, rejects_dir=rejects_dir,
+            progress=progress,
+        )  # fmt: skip
 
     reports = [one("products"), one("customers")]
     if promotions:

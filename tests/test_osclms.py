@@ -4,20 +4,23 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
 import typer.main
 
 import osclms
+from features import completejourney
 from features.history import History
 from serving.bundle import champion
 from serving.engine import Engine
@@ -253,6 +256,44 @@ def test_a_mapping_that_cannot_be_is_named_without_a_traceback(
     assert History(home / "history").span() is None
 
 
+@pytest.fixture
+def journey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home for demo data of a few rows; of its two purchases one has a product without a number."""
+    source, home = tmp_path / "data", tmp_path / "home"
+    source.mkdir()
+    real = completejourney.source_folder()
+    for name, rows in (("products", 50), ("demographics", 5), ("promotions", 50), ("transactions", 2)):
+        table = pq.ParquetFile(real / f"{name}.parquet").read_row_group(0).slice(0, rows)
+        if name == "transactions":
+            known = table["product_id"][0].as_py()
+            place = table.column_names.index("product_id")
+            table = table.set_column(
+                place, "product_id", pa.array([known, None], table.schema.field(place).type)
+            )
+        pq.write_table(table, source / f"{name}.parquet")
+    monkeypatch.setattr(completejourney, "source_folder", lambda: source)
+    return home
+
+
+def test_the_demo_data_heeds_how_many_rejects_are_allowed(run: Run, journey: Path) -> None:
+    refused = run("load", "completejourney", "--home", journey)
+    assert refused.code == 1 and "1 of 2 rows are rejects, more than 1.00%" in refused.err
+    assert History(journey / "history").span() is None
+    reports = run("load", "completejourney", "--max-rejects", 0.5, "--home", journey, "--json").json
+    assert [r["table"] for r in reports] == ["products", "customers", "promotions", "events"]
+    assert (reports[-1]["loaded"], sum(reports[-1]["rejected"].values())) == (1, 1)
+
+
+@pytest.mark.parametrize("words", [("--mapping", SAMPLES / "grocer.toml"), (SAMPLES / "grocer.csv",)])
+def test_the_demo_data_brings_its_own_files_and_mappings(
+    run: Run, tmp_path: Path, words: tuple[object, ...]
+) -> None:
+    ended = run("load", "completejourney", *words, "--home", tmp_path)
+    assert ended.code == 2
+    assert "completejourney brings its own files and mappings: name neither" in ended.err
+    assert not list(tmp_path.iterdir())
+
+
 # --- learn ------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +320,13 @@ def test_evaluating_on_what_was_learned_is_refused(run: Run, shop_home: Path) ->
 def test_a_window_that_is_none_ends_with_2(run: Run, shop_home: Path, window: str, says: str) -> None:
     ended = run("evaluate", "--window", window, "--home", shop_home)
     assert ended.code == 2 and says in ended.err
+
+
+def test_evaluating_a_placement_that_is_none_names_those_that_are(run: Run, shop_home: Path) -> None:
+    words = ("evaluate", "--window", "2030-01-01:2030-02-01", "--home", shop_home)
+    ended = run(*words, "--placement", "trending", "--placement", "next_bets")
+    assert (ended.code, ended.out) == (2, "")
+    assert f"there is no placement 'next_bets'; known: {', '.join(PLACEMENTS)}" in ended.err
 
 
 def test_a_window_is_of_dates_or_of_times() -> None:
@@ -490,6 +538,31 @@ def test_serving_starts_bentoml_on_the_home(
     )
 
 
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+@pytest.mark.parametrize("verb", ["serve", "demo"])
+def test_a_port_that_is_taken_is_named_before_anything_is_done(
+    run: Run, shop_home: Path, tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("served on a port that is taken"))
+    ended = run(verb, "--port", taken, "--home", shop_home if verb == "serve" else tmp_path)
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith(f"osclms: port {taken} of 127.0.0.1 is taken: ")
+    assert "--port" in ended.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_host_that_is_not_ours_is_named(run: Run, shop_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("served on an address of another machine"))
+    ended = run("serve", "--host", "192.0.2.1", "--home", shop_home)
+    assert ended.code == 1
+    assert ended.err.startswith("osclms: port 3000 of 192.0.2.1 cannot be listened on: ")
+
+
 def test_without_a_champion_nothing_is_served(run: Run, tmp_path: Path) -> None:
     ended = run("serve", "--home", tmp_path)
     assert ended.code == 1 and "has no champion yet: run `osclms train`" in ended.err
@@ -500,10 +573,31 @@ def test_check_tells_what_the_data_supports(run: Run, shop_home: Path) -> None:
     assert found["figures"]["customers"] > 200
     rows = {(s["kind"], s["name"]): s for s in found["supported"]}
     assert all(rows["placement", name]["supported"] for name in PLACEMENTS)
+    assert found["warnings"] == []
     text = run("check", "--home", shop_home).out
     assert (
         "customers with a purchase" in text and "thank_you, sent" in text and "consents on record: 0" in text
     )
+
+
+def test_check_warns_of_order_ids_that_are_used_again(run: Run, tmp_path: Path) -> None:
+    source, mapping = tmp_path / "tills.csv", tmp_path / "tills.toml"
+    source.write_text(
+        "receipt,card,day,product\n7,anna,2026-01-01,tea\n7,bert,2026-01-02,jam\n7,bert,2026-01-09,tea\n"
+    )
+    mapping.write_text(
+        "[columns]\nevent_type = { value = 'order' }\nquantity = { value = 1 }\norder_id = 'receipt'\n"
+        "customer_id = 'card'\noccurred_at = 'day'\nproduct_id = 'product'\n"
+    )
+    home = tmp_path / "home"
+    assert run("load", "events", source, "--mapping", mapping, "--home", home).code == 0
+    found = run("check", "--home", home, "--json").json
+    assert [told.split(":")[0] for told in found["warnings"]] == [
+        "1 of 1 order ids (100.0%) name more than one customer",
+        "1 of 1 order ids (100.0%) name purchases of one customer more than 2 days apart",
+    ]
+    text = run("check", "--home", home).out
+    assert all(told in text for told in found["warnings"])
 
 
 def test_check_of_an_empty_home(run: Run, tmp_path: Path) -> None:
