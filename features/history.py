@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from features.schema import EVENTS, PRODUCTS, TABLES, WORD, Table
 
-FORMAT = 1
+FORMAT = 2
 MEMORY = "1500MB"  # DuckDB's part; what does not fit goes to disk
 THREADS = 2
 BLOCK = 122_880  # rows of a Parquet row group
@@ -73,7 +73,8 @@ class Manifest:
             return cls()
         if found["format"] != FORMAT:
             raise HistoryError(
-                f"{path} is format {found['format']}, this version reads {FORMAT}: load the sources anew"
+                f"{path} is format {found['format']}, this version reads {FORMAT}: "
+                f"remove {path.parent} and load the sources anew"
             )
         return cls(
             found["store"], {t: {p: File(**f) for p, f in ps.items()} for t, ps in found["tables"].items()}
