@@ -307,7 +307,7 @@ def test_a_missing_file_is_an_error_that_says_what_to_do(history: History) -> No
 def test_another_format_is_an_error_that_says_what_to_do(history: History) -> None:
     manifest = history.folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace(f'"format": {FORMAT}', '"format": 99'))
-    with pytest.raises(HistoryError, match="is format 99, this version reads 2: remove .*history and load"):
+    with pytest.raises(HistoryError, match=r"is format 99, this version reads 2: remove .*history and load"):
         history.counts()
 
 
