@@ -3,6 +3,7 @@
 docs/data.md explains every key with examples; `features.sources` turns a mapping into SQL.
 """
 
+import codecs
 import re
 import tomllib
 from pathlib import Path
@@ -72,10 +73,11 @@ class Format(Strict):
     @classmethod
     def _is_encoding(cls, encoding: str) -> str:
         try:
-            "".encode(encoding)
+            known = codecs.lookup(encoding).name
+            "".encode(known)
         except LookupError:
             raise ValueError(f"{encoding!r} is no encoding Python knows, such as utf-8 or cp1252") from None
-        return encoding
+        return "utf-8-sig" if known == "utf-8" else known  # a byte order mark is no part of the header
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

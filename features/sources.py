@@ -18,6 +18,7 @@ from typing import IO
 import duckdb
 import pyarrow as pa
 
+from features.catalog import PATH_SEPARATOR
 from features.history import History, HistoryError, Merged, database, first_row, identifier, quoted
 from features.mapping import DAY, PLACEHOLDER, Format, From, LeaveOut, Mapping
 from features.schema import EVENTS, FLAG, PATH, PRODUCTS, REAL, SQL, TABLES, TIME, Table
@@ -504,8 +505,7 @@ class Select:
         cell = self.cells[source.column or ""]
         if cell.type.endswith("[]"):
             return Value(_path(f"{cell.name}::VARCHAR[]"), given)
-        levels = f"string_split({given}, {quoted(source.split)})" if source.split else f"[{given}]"
-        return Value(_path(levels), given)
+        return Value(_path(f"string_split({given}, {quoted(source.split or PATH_SEPARATOR)})"), given)
 
     def _number(self, source: From, given: str) -> Value:
         """(column - less) / per; missing where `per` is missing or 0."""
@@ -626,9 +626,13 @@ def _quoted_all(values: Iterable[str]) -> str:
 
 
 def _path(levels: str) -> str:
-    """SQL of a category path: trimmed levels, the missing ones dropped, null where none is left."""
-    trimmed = f"list_filter(list_transform({levels}, lambda x: nullif(trim(x), '')), lambda x: x IS NOT NULL)"
-    return f"CASE WHEN len({trimmed}) > 0 THEN {trimmed} END"
+    """SQL of a category path: trimmed levels, the missing ones dropped, null where none is left.
+
+    A level holds none of what is written between levels, so that a joined path is read in one way alone.
+    """
+    level = f"nullif(replace(trim(x), {quoted(PATH_SEPARATOR.strip())}, '›'), '')"
+    kept = f"list_filter(list_transform({levels}, lambda x: {level}), lambda x: x IS NOT NULL)"
+    return f"CASE WHEN len({kept}) > 0 THEN {kept} END"
 
 
 def _flag(source: From, given: str) -> str:

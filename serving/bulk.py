@@ -2,6 +2,7 @@
 
 import json
 import os
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -50,6 +51,8 @@ def queries(path: Path, limit: int | None) -> Iterator[Question]:
     """The questions of an NDJSON file. Raises BulkError with the line of the first that is not understood."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
+            if number == 1:
+                line = line.removeprefix(BOM_UTF8)
             if line.strip():
                 query = understood(line, f"{path}, line {number}")
                 asked = query.model_dump(exclude={"query_id"})

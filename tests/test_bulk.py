@@ -107,6 +107,16 @@ def test_questions_get_what_the_engine_says(engine: Engine, tmp_path: Path, endi
     assert [r["query_id"] for r in rows(out) if r["rank"] == 1] == ["7", "x-8", "no one", "0"]
 
 
+def test_a_byte_order_mark_before_the_first_question_is_passed_over(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "q.ndjson"
+    for text in ('{"query_id": 1}\n{"query_id": 2}\n', '\n{"query_id": 1}\n{"query_id": 2}\n'):
+        path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+        assert [name for name, _ in queries(path, None)] == ["1", "2"]
+    path.write_bytes(b'{"query_id": 1}\n\xef\xbb\xbf{"query_id": 2}\n')
+    with pytest.raises(BulkError, match="line 2"):
+        list(queries(path, None))
+
+
 def test_parquet_has_the_columns_with_their_types(engine: Engine, tmp_path: Path) -> None:
     out = tmp_path / "lists.parquet"
     write_lists(engine, "trending", everybody(engine, 8), out, key="customer_id", at=tiny.UNTIL)
@@ -129,8 +139,8 @@ def test_ndjson_keeps_the_same_columns_in_their_order_and_text_as_it_is(
 def test_what_is_unknown_is_null(tmp_path: Path) -> None:
     goods: tiny.Goods = {"gift": {"title": "Gift", "category": ["home"]}, "tea": {"title": "Tea"}}
     made = tiny.bundle(tmp_path / "b", (("anna", "1", 0, "tea gift"),), goods)
-    table = made.catalog.table.set_column(7, "price", pa.array([None, 2.0], pa.float32()))
-    assert made.catalog.table.column_names[7] == "price"
+    place = made.catalog.table.column_names.index("price")
+    table = made.catalog.table.set_column(place, "price", pa.array([None, 2.0], pa.float32()))
     from dataclasses import replace
 
     engine = Engine(replace(made, catalog=replace(made.catalog, table=table)))

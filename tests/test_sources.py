@@ -99,6 +99,16 @@ def test_a_load_says_what_became_of_each_row(home: Home) -> None:
     ]
 
 
+@pytest.mark.parametrize("encoding", [None, "utf-8", "UTF8", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["in.csv", "in.csv.gz"])
+def test_a_byte_order_mark_is_no_part_of_the_header(home: Home, encoding: str | None, name: str) -> None:
+    text = ("\ufeff" + HEADER + ROWS).encode()
+    path = home.folder / name
+    path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    report = home.load_files([path], ORDER + (f"[source]\nencoding = '{encoding}'\n" if encoding else ""))
+    assert (report.loaded, report.rejected) == (2, {})
+
+
 # --- loading again ---------------------------------------------------------------------------------------
 
 
@@ -508,9 +518,14 @@ def test_text(home: Home, source: str, expected: str) -> None:
         ('{ path = ["none"] }', None),
         ('{ column = "all", split = ">" }', ["x", "y z"]),
         ('"one"', ["A"]),
+        ('"all"', ["x", "y z ›"]),
+        ('"none"', None),
+        ('{ column = "all", split = "z" }', ["x › y", "›"]),
+        ('{ path = ["one", "all", "two"] }', ["A", "x › y z ›", "B"]),
     ],
 )
 def test_category_paths(home: Home, source: str, expected: list[str] | None) -> None:
+    """What is written between the levels of a joined path stands in none of them."""
     text = "at,one,none,two,all\na,A,,B,x > y z >\n"
     assert mapped(home, "category", source, text, table="products") == [expected]
 
