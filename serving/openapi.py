@@ -12,11 +12,11 @@ ERRORS = {
     400: "the request is not understood; the fields say why",
     404: "nothing of that name",
     405: "another method is wanted",
+    406: "Accept refuses all that there is",
     413: "the body is too large",
     415: "the body is no JSON",
     500: "our fault",
 }
-POST_ONLY = (413, 415)
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Operation:
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
     also: tuple[str, ...] = field(default=())
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the caller's Accept header chooses among media types."""
+        return self.answer is not None and bool(self.also)
 
 
 def document(
@@ -89,7 +94,8 @@ def success(operation: Operation) -> JsonObject:
 
 
 def errors(operation: Operation) -> JsonObject:
-    wanted = (status for status in ERRORS if operation.method == "POST" or status not in POST_ONLY)
+    never = (*(() if operation.method == "POST" else (413, 415)), *(() if operation.chosen else (406,)))
+    wanted = (status for status in ERRORS if status not in never)
     return {str(status): {"description": ERRORS[status], "content": json_of(ErrorBody)} for status in wanted}
 
 

@@ -1,12 +1,15 @@
 """The wire: what a caller asks and what it gets. The pydantic models are also the OpenAPI document."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 MAX_LIMIT = 100
 MAX_IDS = 500
+ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 def in_utc(at: datetime) -> datetime:
@@ -17,8 +20,17 @@ def in_utc(at: datetime) -> datetime:
         raise ValueError(f"{at.isoformat()} lies outside the years 1 to 9999 in UTC") from error
 
 
+def in_words(given: object) -> object:
+    """A moment is written out: pydantic alone would read a number, in text too, as seconds since 1970."""
+    if isinstance(given, datetime) or (isinstance(given, str) and ISO_DATE.match(given)):
+        return given
+    raise PydanticCustomError(
+        "moment", "give an ISO 8601 date and time with its zone, such as 2018-01-02T09:30:00+01:00"
+    )
+
+
 Id = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Moment = Annotated[datetime, AfterValidator(in_utc)]
+Moment = Annotated[datetime, BeforeValidator(in_words), AfterValidator(in_utc)]
 
 
 class Wire(BaseModel):
@@ -33,12 +45,14 @@ class RecommendRequest(Wire):
         (), max_length=MAX_IDS, description="the product looked at, or the basket"
     )
     exclude: tuple[Id, ...] = Field((), max_length=MAX_IDS, description="never in the list")
-    limit: int | None = Field(None, ge=1, le=MAX_LIMIT, description="missing: the placement's own")
+    limit: int | None = Field(
+        None, ge=1, le=MAX_LIMIT, strict=True, description="missing: the placement's own"
+    )
     at: Moment | None = Field(None, description="answer as of this moment; missing: now")
     complements_only: bool | None = Field(
-        None, description="bar every need that product_ids serve; missing: the placement's own"
+        None, strict=True, description="bar every need that product_ids serve; missing: the placement's own"
     )
-    explain: bool = Field(False, description="add what each source scored")
+    explain: bool = Field(False, strict=True, description="add what each source scored")
 
 
 class Because(Wire):

@@ -9,6 +9,7 @@ import gc
 import json
 import logging
 import os
+import re
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -113,6 +114,8 @@ class MessageAnswer(Wire):
 
 Asked = TypeVar("Asked", RecommendRequest, MessageQuery)
 PARTS: Mapping[str, str] = {"html": HTML, "text": TEXT}
+OFFERED: Mapping[str | None, str] = {None: JSON, "html": "text/html", "text": "text/plain"}
+QUALITY = re.compile(r"[01](\.\d*)?")
 OPERATIONS = (
     Operation(
         "recommend",
@@ -275,13 +278,33 @@ def written(message: Message, part: str | None) -> Response:
 
 
 def preferred(request: Request) -> str | None:
-    """The part that the Accept header names first; None for JSON, which is also what no preference gets."""
-    for kind in request.headers.get("accept", "").split(","):
-        if (name := kind.split(";")[0].strip().lower()) in (JSON, "*/*"):
-            return None
-        if name in ("text/html", "text/plain"):
-            return "html" if name == "text/html" else "text"
+    """The part that the Accept header wants most, of those alike the one that it names first; None for JSON.
+
+    JSON is also what a header gets that names none of the three. Raises RequestError where it refuses JSON
+    and wants no other.
+    """
+    kinds = request.headers.get("accept", "").split(",")
+    wanted = dict(ranged(kind, place) for place, kind in enumerate(kinds))
+    found = {part: held for part, kind in OFFERED.items() if (held := weighed(kind, wanted))}
+    best = max(found, key=lambda part: found[part], default=None)
+    if best in found and found[best][0] > 0:
+        return best
+    if None in found:
+        raise RequestError("accept", f"there is {', '.join(OFFERED.values())}: name one of these", 406)
     return None
+
+
+def ranged(text: str, place: int) -> tuple[str, tuple[float, int]]:
+    """A media range of an Accept header: its name, and how much it is wanted, more where named earlier."""
+    name, *about = (part.strip().lower() for part in text.split(";"))
+    quality = next((part[2:] for part in about if part.startswith("q=")), "1")
+    return name, (float(quality) if QUALITY.fullmatch(quality) else 1.0, -place)
+
+
+def weighed(kind: str, wanted: Mapping[str, tuple[float, int]]) -> tuple[float, int] | None:
+    """What the most specific range says of a media type; None where no range holds it."""
+    ranges = (kind, kind.split("/")[0] + "/*", "*/*")
+    return next((wanted[name] for name in ranges if name in wanted), None)
 
 
 @cache
