@@ -1,20 +1,23 @@
-"""Trainings for real, on a small sample: one story of a home, told once and looked at by every test.
+"""Trainings for real, on a small sample: stories of two homes, told once and looked at by every test.
 
 A first training, a trainer killed half-way, the same training again, and one with a worse configuration.
+In the other home the same configuration on newer data: once spoiled by its code, and once sound.
 """
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,20 +26,27 @@ import pytest
 from conftest import SMALL
 
 import osclms
+from features.catalog import Catalog
 from features.completejourney import mapping_of, source_folder
 from features.history import History
+from features.interactions import Interactions
 from features.sources import load
 from serving.bundle import champion, read_manifest
 from serving.engine import Engine
-from serving.placements import PLACEMENTS, Placement
+from serving.fitted import Candidates
+from serving.placements import PLACEMENTS, Placement, models_in_use
 from serving.schemas import RecommendRequest
-from training.models import described
+from training import jobs
+from training import train as module
+from training.models import Recipe, described
 from training.split import AUDITS
-from training.train import VALIDATION_DAYS, TrainError, end_of, train
+from training.train import VALIDATION_DAYS, Side, TrainError, end_of, rival_of, train
 
 UNTIL = datetime(2017, 12, 1, tzinfo=UTC)
+EARLY = datetime(2017, 11, 1, tzinfo=UTC)
 END = datetime(2018, 1, 1, tzinfo=UTC)
 STEP = 25  # every so many households
+REVISION = "c0ffee"  # of git, whatever is committed meanwhile
 DATA = ("customers", "items", "orders", "interactions.", "catalog")
 
 KILLED = """
@@ -63,12 +73,17 @@ if __name__ == "__main__":
 """
 
 
+def purchases(first: int) -> pa.Table:
+    """Of every STEP-th household of the demo data, from the `first` on."""
+    events = pq.read_table(source_folder() / "transactions.parquet")
+    kept = pa.array(sorted(pc.unique(events["household_id"]).to_pylist())[first::STEP])
+    return events.filter(pc.is_in(events["household_id"], value_set=kept))
+
+
 def load_small(home: Path) -> None:
     """Every STEP-th household of the demo data and the products that they bought."""
-    data, history = source_folder(), History(home / "history")
-    events, products = (pq.read_table(data / f"{name}.parquet") for name in ("transactions", "products"))
-    kept = pa.array(sorted(pc.unique(events["household_id"]).to_pylist())[::STEP])
-    events = events.filter(pc.is_in(events["household_id"], value_set=kept))
+    history, products = History(home / "history"), pq.read_table(source_folder() / "products.parquet")
+    events = purchases(0)
     products = products.filter(pc.is_in(products["product_id"], value_set=pc.unique(events["product_id"])))
     for table, rows in (("events", events), ("products", products)):
         pq.write_table(rows, home / f"{table}.parquet")
@@ -126,10 +141,12 @@ def tell(home: Path) -> None:
         served = (home / "champion").read_text().strip()
         story[name] = {**outcome.as_dict(), "metrics": outcome.metrics, "told": told, "champion": served}
 
-    trained("first")
-    story["killed"] = killed_half_way(home)
-    trained("again")
-    trained("worse", placements=worse(PLACEMENTS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "revision", lambda: REVISION)
+        trained("first")
+        story["killed"] = killed_half_way(home)
+        trained("again")
+        trained("worse", placements=worse(PLACEMENTS))
     (home / "story.json").write_text(json.dumps(story))
 
 
@@ -141,6 +158,63 @@ def home(shared: Callable[[str, Callable[[Path], None]], Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def story(home: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((home / "story.json").read_text())
+    return found
+
+
+@dataclass(frozen=True)
+class Spoiled:
+    """Habit by name and parameters, the wrong way round in its code: what was bought least comes first."""
+
+    half_life: float = 90.0
+
+    def fit(self, data: Interactions, catalog: Catalog) -> Candidates:
+        del catalog
+        weights = data.matrix(lambda rows: np.ones(len(rows), np.float32))
+        weights.data = 1 / weights.data
+        return Candidates(weights)
+
+
+Spoiled.__name__ = "Habit"
+ONLY_NEXT_BEST = {"next_best": PLACEMENTS["next_best"]}
+
+
+def tell_refreshed(home: Path) -> None:
+    """A champion of EARLY, then the same configuration on all data; of each whom it was compared with."""
+    load_small(home)
+    recipes = {name: SMALL[name] for name in SMALL if name in models_in_use(ONLY_NEXT_BEST)}
+    asked: list[Path] = []
+    audits_of, told = module.audits_of, {}
+
+    def trained(name: str, recipes: Mapping[str, Recipe], until: datetime | None) -> None:
+        asked.clear()
+        outcome = train(home, until=until, recipes=recipes, placements=ONLY_NEXT_BEST)
+        compared = outcome.verdict.comparison
+        assert compared is not None
+        told[name] = {
+            "asked": [str(folder.relative_to(home)) for folder in asked],
+            "low": compared.difference.low / compared.rival,
+            "mean": compared.difference.mean / compared.rival,
+            "champion": (home / "champion").read_text().strip(),
+            **outcome.as_dict(),
+        }
+
+    def spied(pool: Any, folder: Path, *rest: Any, **how: Any) -> Any:
+        asked.append(folder)
+        return audits_of(pool, folder, *rest, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "revision", lambda: REVISION)
+        patch.setattr(module, "audits_of", spied)
+        trained("early", recipes, EARLY)
+        trained("spoiled", {**recipes, "habit": Spoiled()}, None)
+        trained("refreshed", recipes, None)
+    (home / "story.json").write_text(json.dumps(told))
+
+
+@pytest.fixture(scope="session")
+def refreshed(shared: Callable[[str, Callable[[Path], None]], Path]) -> dict[str, Any]:
+    home = shared("refreshed", tell_refreshed)
     found: dict[str, Any] = json.loads((home / "story.json").read_text())
     return found
 
@@ -203,10 +277,19 @@ def test_after_a_killed_trainer_the_next_one_works(story: dict[str, Any], home: 
 def test_unchanged_on_the_same_data_it_is_promoted_as_no_worse(story: dict[str, Any]) -> None:
     again = story["again"]
     assert again["promoted"] and again["champion"] == "2"
-    assert "difference 0.0000 [0.0000, 0.0000] is above −" in again["reason"]
+    assert "difference 0.0000 [0.0000, 0.0000] is at least −" in again["reason"]
     assert again["reason"].endswith(
         "−2 % of the rival's, against itself: the champion's configuration is the same"
     )
+
+
+def test_what_is_its_own_rival_is_fitted_once(story: dict[str, Any]) -> None:
+    def fits(name: str) -> int:
+        return max(of for what, _, of in story[name]["told"] if what == "fitting recipes")
+
+    used = models_in_use(PLACEMENTS)
+    assert fits("first") == fits("again") == len(SMALL) + len(used)
+    assert fits("worse") == len(SMALL) + 2 * len(used)  # and the champion's configuration
 
 
 def test_the_same_training_twice_makes_the_same_files_and_figures(story: dict[str, Any], home: Path) -> None:
@@ -248,6 +331,122 @@ def test_the_manifest_says_how_it_was_made(home: Path, story: dict[str, Any]) ->
     assert manifest.fingerprint == History(home / "history").fingerprint(UNTIL)
     assert manifest.metrics == story["again"]["metrics"]
     assert manifest.metrics["faiss.als.recall"] >= 0.95
+
+
+# --- newer data -------------------------------------------------------------------------------------------
+
+
+def test_on_newer_data_the_champions_own_bundle_is_the_rival(refreshed: dict[str, Any]) -> None:
+    """It has not seen the days that both are asked about."""
+    newer = refreshed["refreshed"]
+    assert refreshed["early"]["champion"] == "1"
+    assert refreshed["early"]["data_until"] < newer["validation_from"]
+    assert newer["asked"] == ["staging/train/past", "bundles/1"]
+    assert newer["promoted"] and newer["version"] == newer["champion"] == "3"
+    assert newer["low"] > -0.02
+    assert newer["reason"].startswith("promoted: next_best NDCG@10 ")
+    assert newer["reason"].endswith(", −2 % of the rival's, against the champion")
+
+
+def test_on_newer_data_a_candidate_that_its_code_has_spoiled_is_kept(refreshed: dict[str, Any]) -> None:
+    """By its configuration it is the champion."""
+    spoiled = refreshed["spoiled"]
+    assert spoiled["asked"] == ["staging/train/past", "bundles/1"]
+    assert not spoiled["promoted"] and (spoiled["version"], spoiled["champion"]) == ("2", "1")
+    assert spoiled["low"] < spoiled["mean"] < -0.02
+    assert spoiled["reason"].startswith("kept: next_best NDCG@10 ")
+    assert "is not at least −" in spoiled["reason"]
+
+
+def test_code_that_has_changed_is_named_in_the_reason(home: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(home / "bundles" / "2").model_copy(update={"git_revision": "0ld"})
+    seen, unseen = (Side(tmp_path / "past", until, SMALL, PLACEMENTS, None) for until in (EARLY, UNTIL))
+    changed = "(its code is git revision 0ld, the candidate's n3w)"
+    contest, rival = rival_of(unseen, manifest, home, "n3w")
+    assert (contest.rival, rival and rival.folder) == (f"the champion {changed}", home / "bundles" / "2")
+    contest, rival = rival_of(seen, manifest, home, "n3w")
+    assert contest.rival == f"itself: the champion's configuration is the same {changed}"
+    assert rival is seen
+    assert rival_of(unseen, manifest, home, "0ld")[0].rival == "the champion"
+
+
+# --- what a training takes ----------------------------------------------------------------------------------
+
+
+class Enough(Exception):
+    """What a training had read when it was stopped."""
+
+
+def read_by_training(home: Path) -> tuple[object, ...]:
+    """The fingerprint and how many rows are learned from, of a training that is stopped at its first manifest."""
+
+    def stop(side: Side, **about: Any) -> None:
+        assert side.data is not None
+        raise Enough(about["fingerprint"], len(side.data.interactions), len(side.data.catalog))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "fit", lambda *anything: [])
+        patch.setattr(module, "seal", stop)
+        with pytest.raises(Enough) as read:
+            train(home, recipes=SMALL)
+    return read.value.args
+
+
+def test_a_load_during_a_training_makes_no_mixture(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lands after the events were read, and before the products and the fingerprint are."""
+    history = History(tmp_path / "history")
+    shutil.copytree(home / "history", history.folder)
+    pq.write_table(purchases(first=1), tmp_path / "more.parquet")
+    events = History.events
+    lands = iter([tmp_path / "more.parquet"])
+
+    def loads_afterwards(self: History, **asked: Any) -> pa.Table:
+        found = events(self, **asked)
+        for file in lands:
+            load(history, "events", [file], mapping_of("events"), rejects_dir=tmp_path)
+        return found
+
+    before = read_by_training(tmp_path)
+    monkeypatch.setattr(History, "events", loads_afterwards)
+    during = read_by_training(tmp_path)
+    assert next(lands, None) is None
+    after = read_by_training(tmp_path)
+    assert before != after
+    assert during in (before, after)
+
+
+def test_what_is_learned_from_lies_in_files(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in the memory of the process that waits for the fits."""
+    (tmp_path / "history").symlink_to(home / "history")
+    sides: list[Side] = []
+
+    def stop(pool: object, making: list[Side], say: object) -> None:
+        sides.extend(making)
+        raise Enough
+
+    monkeypatch.setattr(module, "fit", stop)
+    with pytest.raises(Enough):
+        train(tmp_path, until=UNTIL, recipes=SMALL)
+    assert len(sides) == 2
+    for side in sides:
+        assert side.data is not None
+        file = side.data.interactions.item.base
+        assert isinstance(file, np.memmap) and Path(str(file.filename)).parent == side.folder
+
+
+def hold(megabytes: int) -> int:
+    return len(bytearray(megabytes << 20))
+
+
+def test_the_peak_is_that_of_the_largest_process_whatever_it_did() -> None:
+    before = round(jobs.peak_mb())
+    with jobs.workers(1) as pool:
+        pool.submit(hold, before + 100).result()
+    assert before + 100 < jobs.peak_mb() < 2 * before + 500
 
 
 # --- what MLflow holds ------------------------------------------------------------------------------------

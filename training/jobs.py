@@ -14,24 +14,39 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from threading import Thread
 
-from serving.bundle import load_data
+from features.interactions import seconds
+from serving.bundle import Bundle, load_data
 from serving.engine import Engine
 from serving.fitted import save_fitted
 from training import evaluate
 from training.evaluate import Answers, Audit, answers_of
 from training.models import Recipe
-from training.split import AUDITS, Future, novel, purchases, sampled
+from training.split import AUDITS, Data, Future, novel, purchases, sampled
 
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a recipe was fitted: CPU seconds and the process's peak memory in MB so far."""
+    """Which recipe was fitted, in how many CPU seconds."""
 
     name: str
     cpu: float
-    peak_mb: float
+
+
+@dataclass(frozen=True)
+class Later:
+    """What happened from `start` on, as the data before `until` in `folder` tells it.
+
+    Each job reads it for itself: the arrays are mapped, and a path is quickly sent.
+    """
+
+    folder: Path
+    until: datetime
+    start: datetime
+
+    def future(self, bundle: Bundle) -> Future:
+        return Future.of(bundle, Data(*load_data(self.folder, until=seconds(self.until))), self.start)
 
 
 @contextmanager
@@ -78,21 +93,27 @@ def fit(folder: Path, name: str, recipe: Recipe, until: int) -> Fit:
     began = time.process_time()
     catalog, interactions = load_data(folder, until=until)
     save_fitted(folder, name, recipe.fit(interactions, catalog))
-    return Fit(name, time.process_time() - began, peak_mb())
+    return Fit(name, time.process_time() - began)
 
 
 def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """What the largest process took at its peak, of this one and of its workers that have ended: resident
+    memory in MB, pages that processes share counted in each."""
+    both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)  # of the children the largest one, not their sum
+    return max(resource.getrusage(who).ru_maxrss for who in both) / 1024
 
 
-def audit(folder: Path, future: Future, row: int, *, at: datetime, most: int, seed: int) -> Audit | None:
+def audit(folder: Path, later: Later, row: int, *, most: int, seed: int) -> Audit | None:
     """One row of AUDITS through the engine on a bundle; None where the window asks no such question."""
-    return evaluate.audit(Engine.load(folder), AUDITS[row], future, at=at, most=most, seed=seed)
+    engine = Engine.load(folder)
+    future = later.future(engine.bundle)
+    return evaluate.audit(engine, AUDITS[row], future, at=later.start, most=most, seed=seed)
 
 
-def recipe_answers(folder: Path, future: Future, name: str, *, most: int, seed: int) -> dict[str, Answers]:
+def recipe_answers(folder: Path, later: Later, name: str, *, most: int, seed: int) -> dict[str, Answers]:
     """What one model answers by itself to the purchases, and to the novel ones."""
     bundle = Engine.load(folder).bundle
+    future = later.future(bundle)
     every = sampled(purchases(bundle, future), most, seed=seed)
     new = sampled(novel(bundle, future), most, seed=seed)
     model = bundle.models[name]

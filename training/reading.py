@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from features.history import History
+from features.interactions import seconds
+from serving.bundle import save_data
 from serving.engine import Engine
 from training import jobs
 from training.evaluate import Answers, Audit, index_recall
-from training.split import AUDITS, Future, known
+from training.split import AUDITS, known
 from training.train import COMPARED, SEED, Say, TrainError, as_dicts, asked, finished, recipe_dicts, silent
 
 ALL = 10**9
@@ -53,16 +56,18 @@ def read_window(
     """
     engine = Engine.load(folder)
     check_window(engine, start, end)
-    future = Future.of(engine.bundle, known(History(home / "history"), end), start)
-    if not len(future.item):
+    data = History(home / "history").at_once(lambda history: known(history, end))
+    if not (data.interactions.at >= seconds(start)).any():
         raise TrainError(
             f"nothing was bought from {start.isoformat()} to {end.isoformat()}: choose another window"
         )
     rows = [n for n, row in enumerate(AUDITS) if not placements or row.placement in placements]
     names = [name for name in COMPARED if name in engine.models and not placements]
-    with jobs.workers(processes) as pool:
-        alone = [pool.submit(jobs.recipe_answers, folder, future, n, most=ALL, seed=seed) for n in names]
-        placed = [pool.submit(jobs.audit, folder, future, n, at=start, most=ALL, seed=seed) for n in rows]
+    with TemporaryDirectory() as work, jobs.workers(processes) as pool:
+        later = jobs.Later(Path(work), end, start)
+        save_data(later.folder, data.catalog, data.interactions)
+        alone = [pool.submit(jobs.recipe_answers, folder, later, n, most=ALL, seed=seed) for n in names]
+        placed = [pool.submit(jobs.audit, folder, later, n, most=ALL, seed=seed) for n in rows]
         recipes = asked(dict(zip(names, finished(alone, "comparing recipes", say), strict=True)))
         audits = [a for a in finished(placed, "auditing placements", say) if a is not None]
     return Reading(engine.version, start, end, recipes, audits, index_recall(engine, seed=seed))

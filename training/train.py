@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from features.history import History
 from features.interactions import DAY, EVENT_COLUMNS, seconds
-from serving.bundle import Bundle, BundleError, Manifest, read_manifest, save_data, write_manifest
+from serving.bundle import BundleError, Manifest, load_data, read_manifest, save_data, write_manifest
 from serving.engine import Engine
 from serving.placements import PLACEMENTS, Placement, models_in_use
 from training import jobs
 from training.evaluate import PRIMARY, Answers, Audit, gate_figures, index_recall
 from training.gate import FIRST, REFRESHED, Check, Contest, Verdict, contest_of, decide
 from training.models import RECIPES, Recipe, described, recipe_of
-from training.split import AUDITS, Data, Future, cut
+from training.split import AUDITS, Data, cut
 
 if TYPE_CHECKING:
     from training.publish import Registry
@@ -66,7 +66,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training did. `seconds` by step; `peak_mb` of the largest process."""
+    """What a training did. `seconds` by step; `peak_mb` as `jobs.peak_mb` tells it."""
 
     version: str
     data_until: datetime
@@ -78,6 +78,7 @@ class Outcome:
     fits: list[jobs.Fit]
     trained: dict[str, Recipe] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    peak_mb: float = 0.0
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -96,7 +97,7 @@ class Outcome:
             "placements": as_dicts(self.audits),
             "faiss_recall_at_10": self.recall,
             "seconds": {k: round(v, 1) for k, v in self.seconds.items()},
-            "peak_mb": round(max(f.peak_mb for f in self.fits)),
+            "peak_mb": round(self.peak_mb),
         }
 
 
@@ -156,24 +157,25 @@ def train(
     with training_lock(home):
         clock, history, registry = Clock(), History(home / "history"), Registry(home)
         registry.repair()
-        version = registry.next_version()
-        end = min(until, end_of(history)) if until else end_of(history)
+        version, code = registry.next_version(), revision()
         work = fresh(home / "staging" / "train")
-        past, full = sides_of(history, end, work, recipes, placements)
+        past, full, about = history.at_once(lambda pinned: read(pinned, until, work, recipes, placements))
+        about["git_revision"] = code
         champion = champion_of(registry.champion(), home)
-        contest, rival = rival_of(past, champion, home)
-        making = [side for side in (full, past, rival) if side is not None and side.data is not None]
-        about = {"store": history.store, "fingerprint": history.fingerprint(end), "git_revision": revision()}
+        contest, rival = rival_of(past, champion, home, code)
+        making = [full, past]
+        if rival is not None and rival is not past and rival.data is not None:
+            making.append(rival)
         clock.lap("read")
         with jobs.workers(processes) as pool:
             fits = fit(pool, making, say)
             for side in making:
                 seal(side, version=side.folder.name, metrics={}, **about)
             clock.lap("fit")
-            newer = knows_no_less(end, champion)
+            newer = knows_no_less(full.until, champion)
             outcome = judge(pool, past, full, contest, rival, fits, also=newer, seed=seed, say=say)
             clock.lap("evaluate")
-        outcome = replace(outcome, version=version, seconds=clock.seconds)
+        outcome = replace(outcome, version=version, seconds=clock.seconds, peak_mb=jobs.peak_mb())
         seal(full, version=outcome.version, metrics=outcome.metrics, **about)
         publish(registry, full, outcome, about)
         clock.lap("publish")
@@ -193,6 +195,28 @@ def fresh(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
+
+
+def read(
+    history: History,
+    until: datetime | None,
+    work: Path,
+    recipes: Mapping[str, Recipe],
+    placements: Mapping[str, Placement],
+) -> tuple[Side, Side, dict[str, Any]]:
+    """(the past that is judged, everything before `until`, what the manifests say of the data)."""
+    last = end_of(history)
+    end = min(until, last) if until else last
+    about = {"store": history.store, "fingerprint": history.fingerprint(end)}
+    past, full = map(stored, sides_of(history, end, work, recipes, placements))
+    return past, full, about
+
+
+def stored(side: Side) -> Side:
+    """The side with its data saved in its folder and mapped from there, so that it takes no memory."""
+    assert side.data is not None
+    save_data(side.folder, side.data.catalog, side.data.interactions)
+    return replace(side, data=Data(*load_data(side.folder, until=seconds(side.until))))
 
 
 def sides_of(
@@ -233,11 +257,12 @@ def champion_of(version: str | None, home: Path) -> Manifest | None:
     return manifest
 
 
-def rival_of(past: Side, champion: Manifest | None, home: Path) -> tuple[Contest, Side | None]:
+def rival_of(past: Side, champion: Manifest | None, home: Path, code: str) -> tuple[Contest, Side | None]:
     """What the candidate is held against on the same past.
 
     The champion's configuration is fitted anew where it differs. Where it is the same, the champion itself is
-    the rival if it has not seen the validation days; if it has, the candidate is what it would be.
+    the rival if it has not seen the validation days; if it has, the candidate is what it would be. Code that
+    has changed since is no other configuration, but the reason names it.
     """
     if champion is None:
         return FIRST, None
@@ -245,10 +270,13 @@ def rival_of(past: Side, champion: Manifest | None, home: Path) -> tuple[Contest
     theirs = Side(past.folder.with_name("rival"), past.until, recipes, champion.placements, past.data)
     contest = contest_of(past.configuration, theirs.configuration)
     if contest is not REFRESHED:
-        return contest, theirs
+        return contest, stored(theirs)
+    was = champion.git_revision
+    aside = "" if was == code else f" (its code is git revision {was}, the candidate's {code})"
     if champion.data_until > past.until:
-        return replace(contest, rival="itself: the champion's configuration is the same"), past
-    return contest, replace(theirs, folder=home / "bundles" / champion.version, data=None)
+        return replace(contest, rival=f"itself: the champion's configuration is the same{aside}"), past
+    itself = replace(theirs, folder=home / "bundles" / champion.version, data=None)
+    return replace(contest, rival=f"{contest.rival}{aside}"), itself
 
 
 def knows_no_less(end: datetime, champion: Manifest | None) -> tuple[Check, ...]:
@@ -262,9 +290,6 @@ def knows_no_less(end: datetime, champion: Manifest | None) -> tuple[Check, ...]
 
 def fit(pool: ProcessPoolExecutor, sides: Sequence[Side], say: Say) -> list[jobs.Fit]:
     """Fit every recipe of every side, the slow ones first."""
-    for side in sides:
-        assert side.data is not None
-        save_data(side.folder, side.data.catalog, side.data.interactions)
     wanted = [(side, name) for side in sides for name in side.recipes]
     wanted.sort(key=lambda w: SLOW_FIRST.index(w[1]) if w[1] in SLOW_FIRST else len(SLOW_FIRST))
     running = [pool.submit(jobs.fit, s.folder, n, s.recipes[n], seconds(s.until)) for s, n in wanted]
@@ -302,19 +327,18 @@ def judge(
     say: Say,
 ) -> Outcome:
     """Compare recipes, audit every placement, and decide. The outcome has no version yet."""
-    assert full.data is not None
     engine = Engine.load(past.folder)
-    future = Future.of(engine.bundle, full.data, past.until)
+    later = jobs.Later(full.folder, full.until, past.until)
     compared = [name for name in COMPARED if name in past.recipes]
     alone = [
-        pool.submit(jobs.recipe_answers, past.folder, future, name, most=MOST_QUESTIONS, seed=seed)
+        pool.submit(jobs.recipe_answers, past.folder, later, name, most=MOST_QUESTIONS, seed=seed)
         for name in compared
     ]
-    ours = audits_of(pool, past, full.data, most=MOST_QUESTIONS, seed=seed, say=say)
+    ours = audits_of(pool, past.folder, later, seed=seed, say=say)
     enough(ours, past, full)
     theirs = ours
     if rival is not None and rival is not past:
-        theirs = audits_of(pool, rival, full.data, start=past.until, most=MOST_QUESTIONS, seed=seed, say=say)
+        theirs = audits_of(pool, rival.folder, later, seed=seed, say=say)
     recipes = asked(dict(zip(compared, finished(alone, "comparing recipes", say), strict=True)))
     found = index_recall(engine, seed=seed)
     against = by_customer(recipes["popular"]["purchases"] if rival is None else primary(theirs).answers)
@@ -334,20 +358,11 @@ def judge(
 
 
 def audits_of(
-    pool: ProcessPoolExecutor,
-    side: Side,
-    later: Data,
-    *,
-    start: datetime | None = None,
-    most: int,
-    seed: int,
-    say: Say,
+    pool: ProcessPoolExecutor, folder: Path, later: jobs.Later, *, seed: int, say: Say
 ) -> list[Audit]:
-    """Every row of AUDITS, in processes of their own, on what `later` holds from `start` (the side's end) on."""
-    since = start or side.until
-    future = Future.of(Bundle.load(side.folder), later, since)
+    """Every row of AUDITS asked of the bundle in `folder`, in processes of their own."""
     rows = range(len(AUDITS))
-    running = [pool.submit(jobs.audit, side.folder, future, n, at=since, most=most, seed=seed) for n in rows]
+    running = [pool.submit(jobs.audit, folder, later, n, most=MOST_QUESTIONS, seed=seed) for n in rows]
     return [audit for audit in finished(running, "auditing placements", say) if audit is not None]
 
 
