@@ -16,10 +16,13 @@ from filelock import FileLock
 
 from features.completejourney import mapping_of, source_folder
 from features.history import History
+from features.mapping import Mapping
 from features.sources import load
 from training.models import RECIPES, Als, Bpr, Hybrid, Recipe
 
 END = datetime(2018, 1, 2, tzinfo=UTC)
+CUSTOMER, ALIAS = "1", "card-4711"  # one household of the sample, and another id of it
+NAMED = {"customer_id": CUSTOMER, "first_name": "Zoë", "locale": "en-GB"}
 SMALL: dict[str, Recipe] = {
     **RECIPES,
     "als": Als(factors=16, iterations=4),
@@ -73,7 +76,7 @@ def shop_home(shared: Callable[[str, Callable[[Path], None]], Path], loaded_home
 
 
 def load_sample(home: Path, step: int = 10) -> None:
-    """Events of every `step`-th household, the whole catalogue, and customers; one has a name."""
+    """Events of every `step`-th household, the whole catalogue, and one customer with a name and an alias."""
     data, history = source_folder(), History(home / "history")
     events = pq.read_table(data / "transactions.parquet")
     kept = sorted(pc.unique(events["household_id"]).to_pylist())[::step]
@@ -81,6 +84,11 @@ def load_sample(home: Path, step: int = 10) -> None:
     pq.write_table(events.filter(pc.is_in(events["household_id"], value_set=pa_array(kept))), sample)
     for table, file in (("events", sample), ("products", data / "products.parquet")):
         load(history, table, [file], mapping_of(table), rejects_dir=home / "rejects")
+    for table, row in (("customers", NAMED), ("identities", {"alias": ALIAS, "customer_id": CUSTOMER})):
+        file = home / f"{table}.csv"
+        file.write_text(f"{','.join(row)}\n{','.join(row.values())}\n", encoding="utf-8")
+        mapping = Mapping.model_validate({"columns": {name: name for name in row}})
+        load(history, table, [file], mapping, rejects_dir=home / "rejects")
 
 
 def pa_array(values: list[int]) -> object:

@@ -56,8 +56,14 @@ def test_hits_are_percent_of_customers() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_scores_of_nothing_and_of_one_customer_are_drawn(value: float) -> None:
-    words(recipes_compared({"a": Interval(value, value, value)}, metric="Hit", baseline="a", customers=1))
-    words(by_history([3], [value], recipe="a", metric="Hit", seed=1))
+    """Also a bar of no length is written beside, on an axis that has some."""
+    compared = recipes_compared({"a": Interval(value, value, value)}, metric="Hit", baseline="a", customers=1)
+    assert {f"{value:.4f}", "a"} <= set(words(compared))
+    assert [bar.get_width() for bar in compared.axes[0].patches] == [value]  # type: ignore[attr-defined]
+    assert compared.axes[0].get_xlim()[1] == pytest.approx(1.15)
+    past = by_history([3], [value], recipe="a", metric="Hit", seed=1)
+    assert "2–4\n1" in words(past)
+    assert np.ravel(past.axes[0].lines[0].get_ydata()).tolist() == [value]
 
 
 def test_pyplot_is_never_imported() -> None:

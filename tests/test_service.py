@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml  # type: ignore[import-untyped]
+from conftest import ALIAS, CUSTOMER
 from running import AS_OF, ROOT, Server, environment, shop, start, stop
 
 from serving.placements import PLACEMENTS
@@ -101,6 +102,12 @@ def test_products_are_found_by_words_of_their_title(http: httpx.Client, sample: 
     ]
     assert title in [product["title"] for product in found]
     assert http.get("/v1/products", params={"q": SECRET}).json() == {"products": []}
+
+
+def test_an_alias_is_its_customer(http: httpx.Client) -> None:
+    found, stranger = (ask(http, "next_best", customer_id=name) for name in (CUSTOMER, "a stranger"))
+    assert ask(http, "next_best", customer_id=ALIAS) == found
+    assert found.items != stranger.items
 
 
 # --- errors -------------------------------------------------------------------------------------------
@@ -241,6 +248,15 @@ def test_a_part_is_asked_for_by_name_or_by_type(
     assert response.status_code == 200
     assert response.headers["content-type"] == media_type
     assert ("<!doctype html>" in response.text[:20]) == media_type.startswith("text/html")
+
+
+@pytest.mark.parametrize("name", [CUSTOMER, ALIAS])
+def test_a_customer_with_a_name_is_greeted_by_it(http: httpx.Client, name: str) -> None:
+    message = http.get(MESSAGE, params={"customer_id": name}).json()
+    assert message["subject"] == "Thank you for your order, Zoë"
+    assert "Thank you, Zoë!" in message["text"] and "Thank you, Zoë!" in message["html"]
+    assert message["lists"] == http.get(MESSAGE, params={"customer_id": CUSTOMER}).json()["lists"]
+    assert re.search(r"your order from \d+ [A-Z][a-z]+ \d{4}", message["text"]), "as it is written in en-GB"
 
 
 @pytest.mark.parametrize("query", [{}, {"customer_id": SECRET}, {"order_id": SECRET}])
