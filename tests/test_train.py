@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -395,26 +395,32 @@ def read_by_training(home: Path) -> tuple[object, ...]:
 def test_a_load_during_a_training_makes_no_mixture(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It lands after the events were read, and before the products and the fingerprint are."""
+    """It lands right after the fingerprint was taken; another one right after the events were read."""
     history = History(tmp_path / "history")
     shutil.copytree(home / "history", history.folder)
-    pq.write_table(purchases(first=1), tmp_path / "more.parquet")
-    events = History.events
-    lands = iter([tmp_path / "more.parquet"])
+    states = [read_by_training(tmp_path)]
+    for number, name in enumerate(("fingerprint", "events"), 1):
+        pq.write_table(purchases(first=number), tmp_path / f"{name}.parquet")
+        lands = iter([tmp_path / f"{name}.parquet"])
+        with monkeypatch.context() as patch:
+            patch.setattr(History, name, followed_by(getattr(History, name), history, lands))
+            during = read_by_training(tmp_path)
+        assert next(lands, None) is None
+        states.append(read_by_training(tmp_path))
+        assert states[-2] != states[-1]
+        assert during in states[-2:]
 
-    def loads_afterwards(self: History, **asked: Any) -> pa.Table:
-        found = events(self, **asked)
+
+def followed_by(act: Callable[..., Any], history: History, lands: Iterator[Path]) -> Callable[..., Any]:
+    """The same, and then a load of the file that is next, if any is."""
+
+    def acts(self: History, *asked: Any, **options: Any) -> Any:
+        found = act(self, *asked, **options)
         for file in lands:
-            load(history, "events", [file], mapping_of("events"), rejects_dir=tmp_path)
+            load(history, "events", [file], mapping_of("events"), rejects_dir=file.parent)
         return found
 
-    before = read_by_training(tmp_path)
-    monkeypatch.setattr(History, "events", loads_afterwards)
-    during = read_by_training(tmp_path)
-    assert next(lands, None) is None
-    after = read_by_training(tmp_path)
-    assert before != after
-    assert during in (before, after)
+    return acts
 
 
 def test_what_is_learned_from_lies_in_files(
