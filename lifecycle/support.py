@@ -40,7 +40,7 @@ FIGURES = {
     "repeaters": "customers with a second order",
     "repeat_pairs": "times that a customer bought a product again",
     "shared_baskets": "orders of two products and more",
-    "priced_share": "share of the bought products with a price",
+    "priced_share": "share of the bought products with a price above 0",
     "categorised_share": "share of the bought products with a category",
     "new_products": "products first bought in the last 28 days, not in the first 28",
     "order_ids": "order ids",
@@ -134,7 +134,7 @@ def of_purchases(data: Interactions, catalog: Catalog) -> dict[str, float]:
         "repeaters": float((facts(data)["frequency"] > 1).sum()) if known.any() else 0.0,
         "repeat_pairs": float(len(pairs) - len(np.unique(pairs))),
         "shared_baskets": float((np.bincount(data.order, minlength=1) > 1).sum()),
-        "priced_share": share(np.isfinite(catalog.price[bought])),
+        "priced_share": share(catalog.price[bought] > 0),
         "categorised_share": share(catalog.category[bought] >= 0),
         "new_products": float((first[bought] > max(data.until - NEW, start + NEW)).sum()),
     }

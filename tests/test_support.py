@@ -71,6 +71,12 @@ def test_new_is_what_new_arrivals_would_show(until: float) -> None:
     assert ("days of history" in told.why) == (until < 28 or told.supported)
 
 
+def test_what_costs_nothing_has_no_price_to_step_up_from() -> None:
+    goods = {**GOODS, "gift": {"title": "Gift", "price": 0.0}}
+    data = tiny.known(BASKETS, goods)
+    assert of_purchases(data.interactions, data.catalog)["priced_share"] == pytest.approx(2 / 3)
+
+
 def order_ids(*rows: dict[str, Any]) -> dict[str, float]:
     return of_order_ids(tiny.events(rows), tiny.UNTIL)
 
