@@ -1,7 +1,9 @@
 """Real MLflow on real SQLite files; the crashes are real kills."""
 
+import errno
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -11,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -208,20 +211,120 @@ def test_a_lost_database_is_noticed_before_an_hour_of_training(
         Registry(elsewhere).next_version()
 
 
-def test_pruning_keeps_what_may_be_needed_and_promotion_brings_the_rest_back(
-    registry: Registry, home: Path
+def artifact(registry: Registry, version: str, name: str = "models/als/items.npy") -> Path:
+    run = registry.client.get_run(str(registry.client.get_model_version("osclms", version).run_id))
+    return registry.home / "mlruns" / run.info.run_id / "artifacts" / "bundle" / name
+
+
+def test_a_bundle_takes_its_room_once(registry: Registry, home: Path) -> None:
+    trained(registry)
+    assert artifact(registry, "1").samefile(home / "bundles" / "1" / "models" / "als" / "items.npy")
+    assert artifact(registry, "1", "manifest.json").samefile(home / "bundles" / "1" / "manifest.json")
+
+
+def test_where_a_file_has_one_name_only_a_bundle_is_a_copy(
+    registry: Registry, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(5):
+    def refuses(source: str, target: str) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), source, None, target)
+
+    monkeypatch.setattr(os, "link", refuses)
+    trained(registry)
+    whole(home, "1")
+    assert not artifact(registry, "1").samefile(home / "bundles" / "1" / "models" / "als" / "items.npy")
+
+
+def bundles(home: Path) -> list[str]:
+    return sorted(path.name for path in (home / "bundles").iterdir())
+
+
+def with_artifacts(registry: Registry) -> list[str]:
+    return [version for version in registry.versions() if artifact(registry, version).exists()]
+
+
+def test_pruning_keeps_what_may_be_needed(registry: Registry, home: Path) -> None:
+    for _ in range(7):
         trained(registry)
-    for version in ("1", "2", "1"):
+    for version in "1231456":  # what came between the two 1 was left
         registry.promote(version)
-    registry.promote("3")  # the one before it: 1
     removed = registry.prune(keep=1)
-    assert sorted(p.name for p in (home / "bundles").iterdir()) == ["1", "3", "5"]
-    assert removed == tuple(f"removed {home / 'bundles' / v}" for v in "24")
+    assert bundles(home) == with_artifacts(registry) == ["4", "5", "6", "7"]
+    folders = [str(home / "bundles" / version) for version in "123"]
+    assert [line.removeprefix("removed ") for line in removed][:3] == folders and len(removed) == 6
     assert registry.prune(keep=1) == ()
+    assert registry.versions() == list("1234567"), "what was measured stays"
+    assert [registry.previous()[-1] for _ in range(2)] == ["file champion: 6 → 5", "file champion: 5 → 4"]
+    assert registry.prune(keep=3) == (), "6 is still among the newest"
+
+
+def test_a_lost_folder_comes_back_from_the_artifacts(registry: Registry, home: Path) -> None:
+    trained(registry), trained(registry)
+    shutil.rmtree(home / "bundles" / "2")
     assert "fetched bundle 2 from MLflow" in registry.promote("2")
     assert served(home) == "2"
+
+
+def test_a_pruned_version_says_how_to_get_it_back(registry: Registry, home: Path) -> None:
+    for _ in range(3):
+        trained(registry)
+    for key, value in {"data_until": "2017-12-01T00:00:00+00:00", "git_revision": "c0ffee"}.items():
+        registry.client.set_model_version_tag("osclms", "1", key, value)
+    registry.promote("2")
+    registry.prune(keep=1)
+    way = (
+        "bundle 1 was pruned: `osclms train --until 2017-12-01T00:00:00+00:00` by the code of git revision c0ffee "
+        "makes its like, which `osclms promote VERSION --force` takes; or promote one of 2, 3"
+    )
+    with pytest.raises(RegistryError, match=f"^{re.escape(way)}$"):
+        registry.promote("1")
+    assert registry.champion() == served(home) == "2"
+
+
+def test_pruning_takes_what_a_dead_training_left(
+    registry: Registry, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bundle was among the artifacts already, and no version names it."""
+    trained(registry)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(MlflowClient, "create_model_version", fails)
+        trained(registry)
+    left = [
+        p for p in (home / "mlruns").glob("*/artifacts/bundle") if p != artifact(registry, "1").parents[2]
+    ]
+    assert registry.prune() == tuple(f"removed {path}" for path in left) and len(left) == 1
+    assert with_artifacts(registry) == ["1"]
+
+
+def fails(*_: object, **__: object) -> None:
+    raise ZeroDivisionError
+
+
+PRUNING = ((MlflowClient, "set_model_version_tag"), (publish, "replace"), (shutil, "rmtree"))
+
+
+@pytest.mark.parametrize("step", PRUNING, ids=lambda step: step[1])
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_pruning_that_is_cut_short_leaves_whole_bundles_and_is_finished_by_the_next(
+    registry: Registry, home: Path, monkeypatch: pytest.MonkeyPatch, step: tuple[object, str], nth: int
+) -> None:
+    for _ in range(4):
+        trained(registry)
+    registry.promote("4")
+    call, calls = getattr(*step), count(1)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(*step, lambda *a, **k: fails() if next(calls) == nth else call(*a, **k))
+        registry.prune(keep=2)
+    for version in bundles(home):
+        if not version.startswith("."):
+            whole(home, version)
+    for version in with_artifacts(registry):
+        assert (artifact(registry, version).parents[2] / "manifest.json").exists()
+    registry.repair()
+    registry.prune(keep=2)
+    assert bundles(home) == with_artifacts(registry) == ["3", "4"]
+    assert not list(home.glob("mlruns/*/artifacts/.tmp-*"))
+    with pytest.raises(RegistryError, match="bundle 1 was pruned"):
+        registry.promote("1")
 
 
 # The champion
@@ -287,7 +390,7 @@ def test_artifacts_of_another_bundle_are_not_taken(registry: Registry, home: Pat
 def test_a_folder_left_half_copied_is_not_in_the_way(registry: Registry, home: Path) -> None:
     trained(registry)
     (home / "bundles" / "1").rename(home / "bundles" / ".tmp-1")
-    (home / "bundles" / ".tmp-1" / "models" / "als" / "items.npy").write_text("half")
+    (home / "bundles" / ".tmp-1" / "models" / "als" / "items.npy").unlink()
     registry.promote("1")
     assert served(home) == "1"
 
@@ -347,6 +450,7 @@ STEPS = (
     (MlflowClient, "set_terminated"),
     (shutil, "copytree"),
     (shutil, "copyfile"),
+    (os, "link"),
     (publish, "fsync_tree"),
     (publish, "write_atomically"),
     (publish, "replace"),

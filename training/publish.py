@@ -3,9 +3,12 @@
 The one file that imports mlflow. Everything lives below one folder, `$OSCLMS_HOME`:
 
     mlflow.db, mlruns/     runs, model versions, the alias `champion`, and the artifacts: the truth
-    bundles/<version>/     a copy of a version's artifacts, whole or absent: what serving opens
+    bundles/<version>/     a version's artifacts, whole or absent: what serving opens
     champions.jsonl        who was champion, when and why: what `previous` reads
     champion               the version to serve: what serving reads at start; follows the alias
+
+A file of a bundle and its artifact are one file by two names where the file system can: no file in either
+place is ever written to again.
 
 A promotion takes four steps, each of them atomic: folder, log, alias, file. Whichever a crash comes
 after, `sync` finishes or takes back what was begun: the alias decides, the log and the file follow it.
@@ -42,6 +45,7 @@ with warnings.catch_warnings():
 NAME = "osclms"  # of the experiment and of the registered model
 CHAMPION = "champion"  # of the alias and of the file
 VERDICT = "verdict"  # the tag of a version that holds what the gate said
+PRUNED = "pruned"  # the tag of a version whose bundle was removed
 ARTIFACT = "bundle"  # the folder of a run's artifacts that holds the bundle
 LONGEST_PARAM = 5_000  # characters; MLflow cuts at 6,000 without a word
 LOCK_SECONDS = 300.0
@@ -216,16 +220,26 @@ class Registry:
         self.client.create_model_version(NAME, source, run_id, {_key(k): _tag(v) for k, v in tags.items()})
 
     def prune(self, keep: int = 5) -> tuple[str, ...]:
-        """Remove the bundle folders of all but the champion, the one before it and the `keep` newest.
+        """Remove the bundles, folder and artifacts, of all versions but the champion, the two before it and the
+        `keep` newest; of trainings that died before theirs became a version, too. Says what it removed.
 
-        Their artifacts stay in MLflow: promoting such a version brings its folder back. Says what it removed.
+        Runs and figures stay, and with them what it takes to train such a version again.
         """
         with self._lock:
-            kept = {*self._trail()[-2:], *self.versions()[-keep:], self.champion(), self._served()}
-            gone = [p for p in _folders(self.bundles) if p.name not in kept and not p.name.startswith(".")]
-            for folder in gone:
+            known = self._versions()
+            kept = {*self._trail()[-3:], *list(known)[-keep:], self.champion(), self._served()}
+            for version in known.keys() - kept:
+                self.client.set_model_version_tag(NAME, version, PRUNED, "true")
+            runs = {known[version].run_id for version in kept if version in known}
+            folders = [p for p in _folders(self.bundles) if p.name not in kept and not p.name.startswith(".")]
+            artifacts = [p for p in self._artifacts(ARTIFACT) if p.parent.parent.name not in runs]
+            for folder in (*folders, *artifacts):
                 _remove(folder)
-        return tuple(f"removed {folder}" for folder in gone)
+        return tuple(f"removed {folder}" for folder in (*folders, *artifacts))
+
+    def _artifacts(self, name: str) -> list[Path]:
+        """What has this name among the artifacts of any run."""
+        return sorted((self.home / "mlruns").glob(f"*/artifacts/{name}"))
 
     # The champion
 
@@ -269,13 +283,13 @@ class Registry:
     def repair(self) -> tuple[str, ...]:
         """Clear up after trainers that died, and `sync`. Call it first, and only under the training lock."""
         with self._lock:
-            leftovers = [path for path in _folders(self.bundles) if path.name.startswith(".tmp-")]
+            leftovers = [*sorted(self.bundles.glob(".tmp-*")), *self._artifacts(".tmp-*")]
             for folder in leftovers:
                 shutil.rmtree(folder)
             dead = self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'")
             for run in dead:
                 self.client.set_terminated(run.info.run_id, "KILLED")
-            swept = [f"removed {folder}, left half-written" for folder in leftovers]
+            swept = [f"removed {folder}, left half-way" for folder in leftovers]
             ended = [f"marked run {run.info.run_id} as killed" for run in dead]
             return (*swept, *ended, *self.sync())
 
@@ -296,25 +310,35 @@ class Registry:
 
     def _fetch(self, version: str) -> bool:
         """Put the version's artifacts into its bundle folder, unless that is there. True where it was not."""
-        source = self._known(version).source
+        known = self._known(version)
         folder, half = self.bundles / version, self.bundles / f".tmp-{version}"
         if folder.exists():
             return False
         shutil.rmtree(half, ignore_errors=True)
-        shutil.copytree(self._artifacts(version, source), half)
+        shutil.copytree(self._bundle_of(known), half, copy_function=link)
         if bundle_version(half) != version:
             raise RegistryError(
-                f"{source} is not bundle {version} but {bundle_version(half)}: {self._way_out()}"
+                f"{known.source} is not bundle {version} but {bundle_version(half)}: {self._way_out()}"
             )
         fsync_tree(half)
         replace(half, folder)
         return True
 
-    def _artifacts(self, version: str, source: str | None) -> str:
+    def _bundle_of(self, known: ModelVersion) -> str:
+        """The folder of the version's artifacts."""
         try:
-            return str(download_artifacts(artifact_uri=source))
+            return str(download_artifacts(artifact_uri=known.source))
         except MlflowException as error:
-            raise RegistryError(f"bundle {version} is gone from {source}: {self._way_out()}") from error
+            version, tags = known.version, known.tags
+            if PRUNED not in tags:
+                raise RegistryError(
+                    f"bundle {version} is gone from {known.source}: {self._way_out()}"
+                ) from error
+            until, code = tags.get("data_until", "DATE"), tags.get("git_revision", "unknown")
+            raise RegistryError(
+                f"bundle {version} was pruned: `osclms train --until {until}` by the code of git revision {code} "
+                f"makes its like, which `osclms promote VERSION --force` takes; or {self._way_out()}"
+            ) from error
 
     # What the stores say
 
@@ -324,7 +348,7 @@ class Registry:
         raise RegistryError(f"there is no version {version}: {self._way_out()}")
 
     def _way_out(self) -> str:
-        known = ", ".join(self.versions())
+        known = ", ".join(v for v, found in self._versions().items() if PRUNED not in found.tags)
         return (
             f"promote one of {known}"
             if known
@@ -409,6 +433,15 @@ def replace(source: Path, target: Path) -> None:
     """Rename, and see to it that the name is on the disk."""
     source.replace(target)
     _fsync(target.parent)
+
+
+def link(source: str, target: str) -> str:
+    """The same file by a second name, or a copy where the file system has no such names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
 
 
 def fsync_tree(folder: Path) -> None:
