@@ -229,7 +229,8 @@ class Registry:
             known = self._versions()
             kept = {*self._trail()[-3:], *list(known)[-keep:], self.champion(), self._served()}
             for version in known.keys() - kept:
-                self.client.set_model_version_tag(NAME, version, PRUNED, "true")
+                if PRUNED not in known[version].tags:
+                    self.client.set_model_version_tag(NAME, version, PRUNED, "true")
             runs = {known[version].run_id for version in kept if version in known}
             folders = [p for p in _folders(self.bundles) if p.name not in kept and not p.name.startswith(".")]
             artifacts = [p for p in self._artifacts(ARTIFACT) if p.parent.parent.name not in runs]
