@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -34,8 +33,16 @@ QUALITY = (
     ("next_best NDCG@10", "next_best.purchases", "ndcg", 0.42),
     ("cross_sell HitRate@10, no customer", "cross_sell.basket", "hit_rate", 0.11),
     ("cross_sell HitRate@10, with the customer", "cross_sell.basket_customer", "hit_rate", None),
+    ("cross_sell HitRate@10, complements, no customer", "cross_sell.complement", "hit_rate", None),
+    (
+        "cross_sell HitRate@10, complements, with the customer",
+        "cross_sell.complement_customer",
+        "hit_rate",
+        None,
+    ),
     ("discover NDCG@10, novel", "discover.novel", "ndcg", None),
     ("upsell HitRate@5, novel", "upsell.step_up", "hit_rate", None),
+    ("upsell HitRate@5, all", "upsell.step_up_any", "hit_rate", None),
 )
 
 
@@ -242,8 +249,8 @@ def ready(home: Path) -> float:
             time.sleep(0.05)
         return time.perf_counter() - began
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.terminate()  # its workers have groups of their own and leave with it
+        process.wait(30)
 
 
 def free_port() -> int:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from serving.fitted import NOTHING, Array, Vectors, top_k
 
-MOST = 30_000
+MOST = 20_000
 
 faiss.omp_set_num_threads(1)  # one thread a worker; workers are processes
 # FAISS scores a large batch by another kernel, whose last bits differ: batch must equal single
