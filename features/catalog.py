@@ -81,6 +81,14 @@ class Catalog:
         return codes(self.table["category"])[1]
 
     @cached_property
+    def parent(self) -> Ints:
+        """The category above the finest, as a code, −1 where unknown."""
+        above = sorted({path.rsplit(PATH_SEPARATOR, 1)[0] for path in self.categories})
+        place = {path: code for code, path in enumerate(above)}
+        of = [place[path.rsplit(PATH_SEPARATOR, 1)[0]] for path in self.categories]
+        return np.array([*of, -1], np.int32)[self.category]
+
+    @cached_property
     def need(self) -> Ints:
         """What a product is bought for, as a code into `needs`, −1 where unknown."""
         return codes(self.table["need"])[0]

@@ -90,8 +90,8 @@ class Interactions:
     """One row for a customer, an order and a product, sorted by customer, then time; returns taken back.
 
     customer, item, order: positions in `customers`, `items`, `orders`, int32 [n]; customer −1: anonymous.
-    at: the order's first moment, seconds since 1970 UTC, int64 [n]. quantity, paid (money for the line):
-    float32 [n]. Nothing in here happened at or after `until`.
+    at: the order's first moment, seconds since 1970 UTC, int64 [n]. quantity, paid (money for the line), discount
+    (money taken off it): float32 [n]. Nothing in here happened at or after `until`.
 
     An order is one customer's: an id that several used, as tills do that count receipts anew each day, names
     an order for each of them, side by side in `orders`. All anonymous rows of an id are one order.
@@ -106,6 +106,7 @@ class Interactions:
     at: Seconds
     quantity: Floats
     paid: Floats
+    discount: Floats
     until: int
 
     @classmethod
@@ -197,6 +198,7 @@ class Lines:
     at: Seconds
     quantity: NDArray[np.float64]
     paid: NDArray[np.float64]
+    discount: NDArray[np.float64]
 
     @classmethod
     def of(cls, events: pa.Table, items: Ids, like: "Lines | None" = None) -> "Lines":
@@ -212,10 +214,11 @@ class Lines:
             events["occurred_at"].to_numpy().astype("datetime64[s]").astype(np.int64),
             quantity,
             quantity * pc.fill_null(events["unit_price"], 0.0).to_numpy(),
+            quantity * pc.fill_null(events["discount"], 0.0).to_numpy(),
         )
 
     def where(self, mask: NDArray[Any]) -> "Lines":
-        names = ("customer", "item", "order", "at", "quantity", "paid")
+        names = ("customer", "item", "order", "at", "quantity", "paid", "discount")
         return replace(self, **{name: getattr(self, name)[mask] for name in names})
 
     def kept(self, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -231,8 +234,9 @@ class Lines:
         # at one moment a return that names an order goes first: it has the fewest purchases to choose from
         for row in np.lexsort((returns.customer, returns.order, returns.order < 0, returns.at)):
             take_back(left, self, returns, row, [bought for turn in turns for bought in turn[row]])
-        paid = self.paid * left / np.maximum(self.quantity, 1e-12)
-        return replace(self, quantity=left, paid=paid).where(left > 1e-9)
+        share = left / np.maximum(self.quantity, 1e-12)
+        kept = replace(self, quantity=left, paid=self.paid * share, discount=self.discount * share)
+        return kept.where(left > 1e-9)
 
     def of_order(self) -> NDArray[np.int64]:
         return self.order.astype(np.int64)
@@ -258,11 +262,13 @@ class Lines:
         if len(by):
             new[1:] = np.any([c[1:] != c[:-1] for c in columns], axis=0)
         start = np.flatnonzero(new)
-        total = [np.add.reduceat(v[by], start) if len(by) else v for v in (self.quantity, self.paid)]
+        total = [
+            np.add.reduceat(v[by], start) if len(by) else v for v in (self.quantity, self.paid, self.discount)
+        ]
         customer, item, order = (c[start] for c in columns)
         merged = Interactions(
             self.customers, items, orders, customer, item, order, at[by][start],
-            total[0].astype(np.float32), total[1].astype(np.float32), until,
+            total[0].astype(np.float32), total[1].astype(np.float32), total[2].astype(np.float32), until,
         )  # fmt: skip
         return compact(merged)
 

@@ -1,0 +1,333 @@
+"""What a ranker looks at: numbers about a customer, a product and a basket, before one moment.
+
+One function makes them for training, for bulk and for a single request.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.catalog import Catalog
+from features.interactions import DAY, Floats, Interactions
+
+Array = NDArray[Any]
+HALF_LIVES = (10.0, 30.0, 90.0, 365.0)  # days
+NEVER = 1_000.0  # days since what never happened
+NAN = float("nan")
+
+CUSTOMER = (
+    "orders", "recency", "tenure", "gap", "overdue", "basket", "distinct", "orders_30", "novelty_30",
+    "price_level", "deal",
+)  # fmt: skip
+OWN = (
+    "orders", "decayed_10", "decayed_30", "decayed_90", "decayed_365", "last", "first", "gap", "overdue", "behind",
+    "since_first", "quantity", "last_quantity", "last_gap", "share_90", "deal",
+)  # fmt: skip
+GROUPS = ("need", "parent", "brand")
+GROUP = ("orders", "decayed_30", "decayed_365", "last", "gap", "overdue", "share", "lines", "distinct")
+ITEM = (
+    "buyers", "buyers_28", "buyers_7", "trend", "orders_per_buyer", "rebuyers", "gap", "price", "price_in_need",
+    "first_sold", "last_sold", "share_of_need", "need_buyers_28", "need_rebuyers", "need_gap", "need_size", "deal",
+    "deal_28", "deal_7",
+)  # fmt: skip
+PRICE, PRICE_IN_NEED, GAP, DEAL, DEAL_7 = (
+    ITEM.index(n) for n in ("price", "price_in_need", "gap", "deal", "deal_7")
+)
+TOGETHER = ("price_to_level", "overdue_item", "deal_to_usual", "deal_now", "share_of_need")
+BASKET = ("size", "need", "parent", "brand", "price", "own_overlap", "own_recent_overlap", "had_with")
+
+
+def columns(*, basket: bool) -> tuple[str, ...]:
+    """Names of what `Pairs.of` gives, in order."""
+    blocks = {
+        "customer": CUSTOMER,
+        "own": OWN,
+        **dict.fromkeys(GROUPS, GROUP),
+        "item": ITEM,
+        "pair": TOGETHER,
+    }
+    blocks |= {"basket": BASKET} if basket else {}
+    return tuple(f"{block}.{name}" for block, names in blocks.items() for name in names)
+
+
+# --- what all customers together say of each item ---------------------------------------------------------
+
+
+def item_facts(catalog: Catalog, data: Interactions) -> Floats:
+    """Columns of ITEM for each item: float32 [n_items, len(ITEM)]. Prices are logarithms, gaps and ages days."""
+    n, age, item = len(catalog), data.age(), data.item.astype(np.int64)
+    who = np.where(data.customer >= 0, data.customer, len(data.customers) + data.order).astype(np.int64)
+    key = who * n + item
+    pairs, place, times = np.unique(key, return_inverse=True, return_counts=True)
+    bought = pairs % n
+
+    def buyers(since: float, until: float = -1.0) -> Array:
+        recent = (age <= since) & (age > until)
+        return np.bincount(np.unique(key[recent]) % n, minlength=n)
+
+    ever, month, before, week = np.bincount(bought, minlength=n), buyers(28), buyers(56, 28), buyers(7)
+    first, last = extremes(age, place, len(pairs))
+    again = times >= 2
+    rebuyers = np.bincount(bought[again], minlength=n)
+    gap = shrunk_mean(bought[again], (first - last)[again] / (times[again] - 1), n, otherwise=30.0)
+    oldest, newest = extremes(age, item, n)
+    need = np.where(catalog.need < 0, len(catalog.needs), catalog.need)  # unknown needs are one
+
+    def in_need(values: Array) -> Array:
+        total: Array = np.bincount(need, values, minlength=len(catalog.needs) + 1)
+        return total[need]
+
+    price = np.log(np.where(catalog.price > 0, catalog.price, np.nan).astype(np.float64))
+    off = data.discount / np.maximum(data.paid + data.discount, 0.01)
+    deals = [shrunk_mean(item[age <= days], off[age <= days], n, otherwise=NAN) for days in (np.inf, 28, 7)]
+    return np.column_stack(
+        [
+            np.log1p(ever), np.log1p(month), np.log1p(week), np.log1p(month) - np.log1p(before),
+            np.bincount(item, minlength=n) / np.maximum(ever, 1), rebuyers / (ever + 5), gap, price,
+            price - medians(need, price)[need], oldest, newest, month / np.maximum(in_need(month), 1),
+            np.log1p(in_need(month)), in_need(rebuyers) / (in_need(ever) + 5),
+            in_need(gap * rebuyers) / np.maximum(in_need(rebuyers), 1), np.log1p(in_need(ever > 0)), *deals,
+        ]
+    ).astype(np.float32)  # fmt: skip
+
+
+def extremes(age: Floats, place: Array, n: int) -> tuple[Array, Array]:
+    """(highest, lowest) age at each place; of a place without rows, (0, NEVER)."""
+    high, low = np.zeros(n), np.full(n, NEVER)
+    np.maximum.at(high, place, age)
+    np.minimum.at(low, place, age)
+    return high, low
+
+
+def shrunk_mean(place: Array, values: Array, n: int, *, otherwise: float, weight: float = 5.0) -> Array:
+    """Means by place, shrunk to the mean of all; `otherwise` where there is no value at all."""
+    every = float(values.mean()) if len(values) else otherwise
+    count = np.bincount(place, minlength=n)
+    return (np.bincount(place, values, minlength=n) + weight * every) / (count + weight)
+
+
+def medians(place: Array, values: Array) -> Array:
+    """Medians by place, the lower of two middle ones; NaN where there is no value."""
+    n, known = int(place.max(initial=-1)) + 1, np.isfinite(values)
+    place, values = place[known], values[known]
+    by = np.lexsort((values, place))
+    start, end = (np.searchsorted(place[by], np.arange(n), side=side) for side in ("left", "right"))
+    ordered = np.append(values[by], np.nan)
+    return np.where(end > start, ordered[np.maximum(start + end - 1, 0) // 2], np.nan)
+
+
+# --- what one customer did ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A customer's rows in order of time. behind: how many later orders each row has."""
+
+    item: Array
+    order: Array  # 0 for the first order
+    age: Floats
+    behind: Array
+    quantity: Floats
+    off: Floats  # share of the list price taken off
+    decays: tuple[Floats, ...] = field(default=())
+
+    @classmethod
+    def of(cls, data: Interactions, customer: int) -> "Rows":
+        rows = data.rows(customer)
+        order = data.order[rows]
+        run = np.cumsum(np.append(1, order[1:] != order[:-1])[: len(order)]) - 1
+        age = ((data.until - data.at[rows]) / DAY).astype(np.float32)
+        paid, discount = data.paid[rows], data.discount[rows]
+        off = discount / np.maximum(paid + discount, np.float32(0.01))
+        decays = tuple(np.exp2(age / np.float32(-h)) for h in HALF_LIVES)
+        behind = run[-1] - run if len(run) else run
+        return cls(data.item[rows], run, age, behind, data.quantity[rows], off, decays)
+
+    @cached_property
+    def n_orders(self) -> int:
+        return int(self.order[-1]) + 1 if len(self.order) else 0
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Figures by code, sorted by code; the last row of `table` is for what never occurred."""
+
+    codes: Array
+    table: Floats
+
+    def of(self, codes: Array) -> Floats:
+        if not len(self.codes):
+            return np.repeat(self.table[-1:], len(codes), axis=0)
+        place = np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)
+        return self.table[np.where(self.codes[place] == codes, place, len(self.codes))]
+
+
+def ends(place: Array, n: int) -> tuple[Array, Array]:
+    """(first, last) row of each place."""
+    first, last, rows = np.zeros(n, np.int64), np.zeros(n, np.int64), np.arange(len(place))
+    last[place] = rows
+    first[place[::-1]] = rows[::-1]
+    return first, last
+
+
+def spans(age: Floats, first: Array, last: Array, times: Array) -> tuple[Array, Array, Array, Array]:
+    """(days since the last, since the first, mean days between, how overdue by that)."""
+    since, ago = age[first], age[last]
+    gap = np.divide(since - ago, times - 1, out=np.full(len(times), np.nan), where=times > 1)
+    return ago, since, gap, ago / np.maximum(gap, 1)
+
+
+def own(rows: Rows) -> Tally:
+    """Columns of OWN by item."""
+    codes, place = np.unique(rows.item, return_inverse=True)
+    u = len(codes)
+    table = np.empty((u + 1, len(OWN)), np.float32)
+    table[u] = [0, 0, 0, 0, 0, NEVER, NEVER, NAN, NAN, NEVER, 0, 0, NAN, NAN, 0, NAN]
+    if not u:
+        return Tally(codes, table)
+    times = np.bincount(place)
+    first, last = ends(place, u)
+    ago, since, gap, overdue = spans(rows.age, first, last, times)
+    by = np.argsort(place, kind="stable")
+    before_last = by[np.maximum(np.cumsum(times) - 2, 0)]
+    lately = rows.age <= 90
+    orders = max(1, len(np.unique(rows.order[lately])))
+    table[:u] = np.column_stack(
+        [
+            times, *(np.bincount(place, decay) for decay in rows.decays), ago, since, gap, overdue, rows.behind[last],
+            times / (rows.behind[first] + 1), np.bincount(place, rows.quantity), rows.quantity[last],
+            np.where(times > 1, rows.age[before_last] - ago, np.nan),
+            np.bincount(place[lately], minlength=u) / orders, np.bincount(place, rows.off) / times,
+        ]
+    )  # fmt: skip
+    return Tally(codes, table)
+
+
+def grouped(code: Array, rows: Rows) -> Tally:
+    """Columns of GROUP by a code of the rows; rows of code −1 are left out."""
+    known = np.flatnonzero(code >= 0)
+    codes, place = np.unique(code[known], return_inverse=True)
+    u = len(codes)
+    table = np.empty((u + 1, len(GROUP)), np.float32)
+    table[u] = [0, 0, 0, NEVER, NAN, NAN, 0, 0, 0]
+    if not u:
+        return Tally(codes, table)
+    age, item = rows.age[known], rows.item[known].astype(np.int64)
+    times = counts_of_distinct(place, rows.order[known], u)
+    first, last = ends(place, u)
+    ago, _, gap, overdue = spans(age, first, last, times)
+    month, year = (np.bincount(place, rows.decays[n][known]) for n in (1, 3))
+    lines, distinct = np.bincount(place), counts_of_distinct(place, item, u)
+    table[:u] = np.column_stack(
+        [times, month, year, ago, gap, overdue, times / rows.n_orders, lines, distinct]
+    )
+    return Tally(codes, table)
+
+
+def counts_of_distinct(place: Array, values: Array, n: int) -> Array:
+    """How many distinct values each place has."""
+    width = int(values.max(initial=0)) + 1
+    return np.bincount(np.unique(place * width + values) // width, minlength=n)
+
+
+def profile(rows: Rows, taste: float, distinct: int) -> Floats:
+    """Columns of CUSTOMER."""
+    if not rows.n_orders:
+        return np.array([0, *[NAN] * (len(CUSTOMER) - 1)], np.float32)
+    days = rows.age[np.append(True, rows.order[1:] != rows.order[:-1])]
+    gap = (days[0] - days[-1]) / max(rows.n_orders - 1, 1)
+    lately = rows.age <= 30
+    first = np.zeros(len(rows.item), bool)
+    first[np.unique(rows.item, return_index=True)[1]] = True
+    novelty = first[lately].mean() if lately.any() else NAN
+    return np.array(
+        [
+            rows.n_orders, days[-1], days[0], gap, days[-1] / max(gap, 0.5), len(rows.item) / rows.n_orders,
+            distinct / len(rows.item), np.count_nonzero(days <= 30), novelty, taste, rows.off.mean(),
+        ], np.float32,
+    )  # fmt: skip
+
+
+def mean(values: Floats) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else NAN
+
+
+# --- both ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Numbers about the customers and products known to `data`; `facts` is item_facts of the same."""
+
+    catalog: Catalog
+    data: Interactions
+    facts: Floats
+
+    @cached_property
+    def codes(self) -> tuple[Array, ...]:
+        """Codes by item of each of GROUPS."""
+        return self.catalog.need, self.catalog.parent, self.catalog.brand
+
+    def of(self, customer: int, items: Array, basket: Array | None = None) -> Floats:
+        """What is known of a customer (−1: a stranger) with each of these items: float32 [len(items), columns].
+
+        With a `basket` of items (it may be empty) what these have to do with it, too.
+        """
+        rows = Rows.of(self.data, customer)
+        mine = own(rows)
+        facts, had = self.facts[items], mine.of(items)
+        groups = []
+        for code in self.codes:
+            block = grouped(code[rows.item], rows).of(code[items])
+            block[code[items] < 0] = NAN
+            groups.append(block)
+        taste = mean(self.facts[rows.item, PRICE_IN_NEED])
+        together = np.column_stack(
+            [
+                facts[:, PRICE_IN_NEED] - taste, had[:, OWN.index("last")] / facts[:, GAP],
+                had[:, OWN.index("deal")] - facts[:, DEAL], facts[:, DEAL_7] - facts[:, DEAL],
+                had[:, 0] / np.maximum(groups[0][:, GROUP.index("lines")], 1),
+            ]
+        )  # fmt: skip
+        about = np.repeat(profile(rows, taste, len(mine.codes))[None], len(items), axis=0)
+        blocks = [about, had, *groups, facts, together]
+        if basket is not None:
+            blocks.append(self.beside(rows, items, basket))
+        return np.hstack(blocks, dtype=np.float32)
+
+    def beside(self, rows: Rows, items: Array, basket: Array) -> Floats:
+        """Columns of BASKET."""
+        shared = [np.isin(rows.item, basket).astype(np.float32), rows.decays[2]]
+        overlap = np.bincount(rows.order, shared[0], minlength=rows.n_orders)[rows.order] - shared[0]
+        mine = {
+            name: weigh(rows.item, items, values)
+            for name, values in {
+                "all": overlap,
+                "late": overlap * shared[1],
+                "any": (overlap > 0) * 1.0,
+            }.items()
+        }
+        alike = [
+            np.bincount(code[basket] + 1, minlength=2 + int(code.max(initial=0)))[code[items] + 1]
+            * np.where(code[items] >= 0, 1.0, NAN)
+            for code in self.codes
+        ]
+        price = self.facts[items, PRICE] - mean(self.facts[basket, PRICE])
+        size = np.full(len(items), len(basket))
+        return np.column_stack([size, *alike, price, mine["all"], mine["late"], mine["any"]]).astype(
+            np.float32
+        )
+
+
+def weigh(held: Array, items: Array, values: Array) -> Array:
+    """Sum of the values of the rows that hold each item."""
+    if not len(held):
+        return np.zeros(len(items))
+    codes, place = np.unique(held, return_inverse=True)
+    total = np.append(np.bincount(place, values), 0)
+    at = np.minimum(np.searchsorted(codes, items), len(codes) - 1)
+    return total[np.where(codes[at] == items, at, len(codes))]

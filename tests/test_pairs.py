@@ -1,0 +1,126 @@
+"""What a ranker looks at, counted by hand, and never from what came later."""
+
+import numpy as np
+import pytest
+from worlds import Event, products, returned, shop
+
+from features.pairs import NEVER, Pairs, columns, item_facts
+from training.split import Data
+
+LISTED = products(
+    {"product_id": "bread", "category": ["food", "bakery"], "brand": "Mill", "price": 2.0},
+    {"product_id": "rolls", "category": ["food", "bakery"], "brand": "Oven", "price": 4.0},
+    {"product_id": "milk", "category": ["food", "dairy"], "brand": "Mill", "price": 1.0},
+    {"product_id": "soap"},
+)
+BOUGHT = (
+    Event("ann", "bread", "o1", 60, quantity=2, price=1.5, discount=0.5),
+    Event("ann", "milk", "o1", 60),
+    Event("ann", "bread", "o2", 80, quantity=1),
+    Event("ann", "rolls", "o3", 90),
+    Event("bob", "bread", "o4", 98),
+    Event(None, "milk", "o5", 99),
+)
+
+
+def pairs(*rows: Event, until: float = 100) -> tuple[Data, Pairs]:
+    data = shop(*rows, until=until, listed=LISTED)
+    return data, Pairs(data.catalog, data.interactions, item_facts(data.catalog, data.interactions))
+
+
+def told(data: Data, made: Pairs, customer: str, product: str, basket: str | None = None) -> dict[str, float]:
+    who = int(data.interactions.customers.positions([customer])[0])
+    held = None if basket is None else data.catalog.items.positions(basket.split())
+    values = made.of(who, data.catalog.items.positions([product]), held)
+    assert values.dtype == np.float32
+    return dict(zip(columns(basket=basket is not None), values[0].tolist(), strict=True))
+
+
+def test_a_customer_and_a_product_bought_twice() -> None:
+    data, made = pairs(*BOUGHT)
+    found = told(data, made, "ann", "bread")
+    assert [found[f"own.{n}"] for n in ("orders", "last", "first", "gap", "overdue", "behind")] == [
+        2, 20, 40, 20, 1, 1,
+    ]  # fmt: skip
+    assert [found[f"own.{n}"] for n in ("quantity", "last_quantity", "last_gap")] == [3, 1, 20]
+    assert found["own.since_first"] == pytest.approx(2 / 3)
+    assert found["own.decayed_10"] == pytest.approx(2**-4 + 2**-2)
+    assert found["own.deal"] == pytest.approx((0.25 + 0) / 2)
+    assert [found[f"customer.{n}"] for n in ("orders", "recency", "tenure", "gap")] == [3, 10, 40, 15]
+    assert found["customer.basket"] == pytest.approx(4 / 3)
+    assert [found[f"need.{n}"] for n in ("orders", "lines", "distinct", "last", "gap")] == [3, 3, 2, 10, 15]
+    assert [found[f"brand.{n}"] for n in ("orders", "lines", "distinct")] == [2, 3, 2]
+    assert found["pair.share_of_need"] == pytest.approx(2 / 3)
+    assert found["item.buyers"] == pytest.approx(np.log(3))
+    assert found["item.price"] == pytest.approx(np.log(2))
+    assert found["item.last_sold"] == 2
+
+
+def test_a_product_never_bought_and_a_stranger() -> None:
+    data, made = pairs(*BOUGHT)
+    found = told(data, made, "bob", "rolls")
+    assert (found["own.orders"], found["own.last"], found["need.orders"]) == (0, NEVER, 1)
+    assert np.isnan(found["own.gap"])
+    stranger = told(data, made, "nobody", "rolls")
+    assert stranger["customer.orders"] == 0 and np.isnan(stranger["customer.recency"])
+    assert stranger["item.price"] == found["item.price"]
+    soap = told(data, made, "bob", "soap")
+    assert np.isnan([soap["need.orders"], soap["brand.orders"], soap["item.price"]]).all()
+
+
+def test_what_a_product_has_to_do_with_a_basket() -> None:
+    data, made = pairs(*BOUGHT)
+    found = told(data, made, "ann", "milk", "bread rolls")
+    assert (found["basket.size"], found["basket.need"], found["basket.parent"], found["basket.brand"]) == (
+        2,
+        0,
+        2,
+        1,
+    )
+    assert found["basket.price"] == pytest.approx(np.log(1) - np.log([2, 4]).mean())
+    assert (found["basket.own_overlap"], found["basket.had_with"]) == (1, 1)
+    nothing = told(data, made, "ann", "milk", "")
+    assert nothing["basket.size"] == 0 and np.isnan(nothing["basket.price"])
+
+
+def test_many_are_told_like_one_after_the_other() -> None:
+    data, made = pairs(*BOUGHT)
+    items = np.arange(len(data.catalog))
+    for customer in (-1, 0, 1):
+        for basket in (None, items[:2]):
+            together = made.of(customer, items, basket)
+            alone = np.concatenate([made.of(customer, items[[i]], basket) for i in items])
+            np.testing.assert_array_equal(together, alone)
+            assert together.shape == (len(items), len(columns(basket=basket is not None)))
+
+
+def test_nothing_later_is_told() -> None:
+    later = (
+        Event("ann", "bread", "o9", 100),
+        Event("bob", "soap", "o8", 120),
+        returned("ann", "milk", "o1", 101),
+    )
+    for basket in (None, np.array([0])):
+        values = [
+            made.of(customer, np.arange(4), basket)
+            for _, made in (pairs(*BOUGHT), pairs(*BOUGHT, *later))
+            for customer in (-1, 0, 1)
+        ]
+        for before, after in zip(values[:3], values[3:], strict=True):
+            np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("rows", [(), BOUGHT[-1:], BOUGHT[:1]], ids=["nothing", "anonymous", "one line"])
+def test_a_strange_shop_is_told_too(rows: tuple[Event, ...]) -> None:
+    data, made = pairs(*rows)
+    values = made.of(
+        0 if len(data.interactions.customers) else -1, np.arange(len(data.catalog)), np.array([0])
+    )
+    assert not np.isinf(values).any()
+    assert values.shape == (4, len(columns(basket=True)))
+
+
+def test_names_are_unique() -> None:
+    names = columns(basket=True)
+    assert len(set(names)) == len(names)
+    assert names[: len(columns(basket=False))] == columns(basket=False)
