@@ -22,18 +22,24 @@ from training.evaluate import Answers, answers_of, padded
 from training.models import (
     RECIPES,
     Als,
+    Alternatives,
     Bpr,
     Complements,
     CoPurchase,
+    Ease,
+    EaseBaskets,
     Habit,
     Hybrid,
     Newest,
     Popular,
     Recipe,
+    TifuKnn,
+    UpCf,
     described,
     recipe_of,
 )  # fmt: skip
 from training.models.hybrid import item_features, price_band
+from training.models.neighbours import decayed_log
 from training.split import Data, Future, Task, baskets, known, novel, purchases, sampled
 
 CUTOFF = datetime(2017, 12, 1, tzinfo=UTC)
@@ -217,6 +223,11 @@ FINDERS: dict[str, Recipe] = {
     "hybrid": Hybrid(factors=8, epochs=30),
     "copurchase": CoPurchase(),
     "complements": Complements(),
+    "ease": Ease(),
+    "ease_baskets": EaseBaskets(),
+    "upcf": UpCf(),
+    "tifu": TifuKnn(),
+    "alternatives": Alternatives(),
 }
 BLIND = {
     "popular": "has one list for everybody",
@@ -279,6 +290,18 @@ FLOORS = (
     Floor("copurchase", "novel", 0.03),
     Floor("copurchase", "basket", 0.08, beats_popular=True),
     Floor("complements", "basket", 0.06, beats_popular=True),
+    Floor("ease", "purchases", 0.36, beats_popular=True),
+    Floor("ease", "novel", 0.04, beats_popular=True),
+    Floor("upcf", "purchases", 0.34, beats_popular=True),
+    Floor("upcf", "novel", 0.018),
+    Floor("tifu", "purchases", 0.36, beats_popular=True),
+    Floor("tifu", "novel", 0.032),
+    Floor("ease_baskets", "purchases", 0.18, beats_popular=True),
+    Floor("ease_baskets", "novel", 0.026),
+    Floor("ease_baskets", "basket", 0.09, beats_popular=True),
+    Floor("alternatives", "purchases", 0.06),
+    Floor("alternatives", "novel", 0.02),
+    Floor("alternatives", "basket", 0.07, beats_popular=True),
 )
 
 
@@ -513,6 +536,28 @@ def test_price_bands_are_tenths_of_the_prices_known() -> None:
     )
     bands = price_band(shop(until=9, listed=listed).catalog)
     assert bands.tolist() == [n // 2 for n in range(20)] + [-1]
+
+
+def test_both_forms_of_ease_give_the_same_scores(board: Data) -> None:
+    """Solved over customers, and over the items that were ever bought."""
+    recipe, data = Ease(regularization=5.0), board.interactions
+    weights = decayed_log(data, recipe.half_life)
+    bought = np.unique(weights.indices)
+    by_customers, by_items = recipe.by_customers(data, weights), recipe.by_items_bought(data, weights, bought)
+    one, other = (form.customers.toarray() for form in (by_customers, by_items))
+    assert np.count_nonzero(one) > 0
+    np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_ease_takes_the_smaller_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_items = shop(*(Event(f"c{n}", f"i{n % 3}", f"o{n}", n) for n in range(9)), until=20)
+    few_customers = shop(*(Event(f"c{n % 3}", f"i{n}", f"o{n}", n) for n in range(9)), until=20)
+    asked: list[str] = []
+    for name in ("by_items_bought", "by_customers"):
+        monkeypatch.setattr(Ease, name, lambda *given, name=name: asked.append(name))
+    for data in (few_items, few_customers):
+        Ease().fit(data.interactions, data.catalog)
+    assert asked == ["by_items_bought", "by_customers"]
 
 
 def test_what_a_fit_finds_the_index_finds(sample: Data, fit: Fit) -> None:

@@ -5,9 +5,11 @@ from dataclasses import asdict
 from typing import Any
 
 from training.models.als import Als, Bpr
-from training.models.copurchase import Complements, CoPurchase
+from training.models.copurchase import Alternatives, Complements, CoPurchase
+from training.models.ease import Ease, EaseBaskets
 from training.models.habit import Habit
 from training.models.hybrid import Hybrid
+from training.models.neighbours import TifuKnn, UpCf
 from training.models.popular import Newest, Popular
 from training.models.recipe import Recipe
 
@@ -16,14 +18,34 @@ RECIPES: dict[str, Recipe] = {
     "newest": Newest(),
     "habit": Habit(),
     "als": Als(),
+    "ease": Ease(),
+    "upcf": UpCf(),
+    "tifu": TifuKnn(),
+    "ease_baskets": EaseBaskets(),
     "hybrid": Hybrid(),
     "copurchase": CoPurchase(),
     "complements": Complements(),
+    "alternatives": Alternatives(),
     "bpr": Bpr(),
 }
 
 CLASSES: dict[str, type[Recipe]] = {
-    c.__name__: c for c in (Popular, Newest, Habit, Als, Bpr, Hybrid, CoPurchase, Complements)
+    c.__name__: c
+    for c in (
+        Popular,
+        Newest,
+        Habit,
+        Als,
+        Bpr,
+        Ease,
+        EaseBaskets,
+        UpCf,
+        TifuKnn,
+        Hybrid,
+        CoPurchase,
+        Complements,
+        Alternatives,
+    )
 }
 
 
@@ -41,14 +63,19 @@ def recipe_of(description: Mapping[str, Any]) -> Recipe:
 __all__ = [
     "RECIPES",
     "Als",
+    "Alternatives",
     "Bpr",
     "CoPurchase",
     "Complements",
+    "Ease",
+    "EaseBaskets",
     "Habit",
     "Hybrid",
     "Newest",
     "Popular",
     "Recipe",
+    "TifuKnn",
+    "UpCf",
     "described",
     "recipe_of",
 ]

@@ -70,6 +70,40 @@ class Complements:
         return pairs
 
 
+@dataclass(frozen=True)
+class Alternatives:
+    """Pairs of one need that the same customers buy; value: buyers of both / (buyers of the asked + `prior`).
+
+    It tells what those who buy a product also choose for the same purpose, at whatever price.
+    """
+
+    prior: float = 5.0
+    top: int = 100
+
+    def fit(self, data: Interactions, catalog: Catalog) -> Neighbors:
+        bought = data.matrix(lambda d: np.ones(len(d), np.float32))
+        bought.data[:] = 1
+        columns = sparse.csc_array(bought)
+        counts = np.diff(columns.indptr).astype(np.float32)
+        sold = np.flatnonzero((counts > 0) & (catalog.need >= 0))
+        sold = sold[np.argsort(catalog.need[sold], kind="stable")]
+        pairs = [np.empty((2, 0), np.int64)]
+        values = [np.empty(0, np.float32)]
+        for items in np.split(sold, np.flatnonzero(np.diff(catalog.need[sold])) + 1):
+            part = sparse.csr_array(columns[:, items])
+            both = sparse.csr_array(part.T @ part)
+            asked = np.repeat(np.arange(len(items)), np.diff(both.indptr))
+            both.data = np.where(both.indices == asked, 0, both.data / (counts[items[asked]] + self.prior))
+            kept = sparse.coo_array(strongest(both, self.top))
+            pairs.append(np.stack([items[kept.row], items[kept.col]]))
+            values.append(kept.data.astype(np.float32))
+        row, column = np.concatenate(pairs, axis=1)
+        n = len(data.items)
+        found = sparse.csr_array(sparse.coo_array((np.concatenate(values), (row, column)), shape=(n, n)))
+        found.sort_indices()
+        return Neighbors(found)
+
+
 def often_held(data: Interactions, least: int) -> tuple[sparse.csr_array, np.ndarray]:
     """(baskets × items without items in fewer than `least` baskets, baskets by item as float32)."""
     held = data.baskets()

@@ -40,7 +40,7 @@ class Newest:
             first > data.at.min(initial=data.until) + self.days * DAY
         )
         since = buyers(data, np.ones(len(data), bool))
-        return everybody(data, np.where(new, since, -1).astype(np.float32))
+        return everybody(data, np.where(new & (since > 0), since, -1).astype(np.float32))
 
 
 def everybody(data: Interactions, bias: np.ndarray) -> Vectors:
