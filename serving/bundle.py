@@ -2,25 +2,29 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from features.catalog import Catalog
 from features.history import Store
 from features.interactions import Ids, Interactions, seconds
+from features.pairs import item_facts
 from serving.fitted import Fitted, load_fitted, mapped
 from serving.placements import Placement, models_in_use
+from serving.ranker import Ranker, load_rankers
 
-FORMAT = 1
+FORMAT = 2
 CHAMPION = "champion"
+FACTS = "items.facts.npy"
 IDS = ("customers", "items", "orders")
-ROWS = ("customer", "item", "order", "at", "quantity", "paid")
+ROWS = ("customer", "item", "order", "at", "quantity", "paid", "discount")
 
 
 class BundleError(RuntimeError):
@@ -38,6 +42,7 @@ class Manifest(BaseModel):
     store: Store
     recipes: dict[str, dict[str, Any]]
     placements: dict[str, Placement]
+    rankings: dict[str, dict[str, Any]] = {}  # how the ranker of a placement was learned
     fingerprint: str
     git_revision: str
     metrics: dict[str, float]
@@ -46,10 +51,14 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Bundle:
+    """facts: what all customers say of each item, columns features.pairs.ITEM."""
+
     manifest: Manifest
     catalog: Catalog
     interactions: Interactions
     models: dict[str, Fitted]
+    facts: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    rankers: dict[str, Ranker] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path, *, verify: bool = False) -> "Bundle":
@@ -61,14 +70,14 @@ class Bundle:
         check_files(folder, manifest, verify=verify)
         try:
             catalog, interactions = load_data(folder, until=seconds(manifest.data_until))
-            models = load_fitted(folder)
+            models, facts, rankers = load_fitted(folder), mapped(folder / FACTS), load_rankers(folder)
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise BundleError(
                 f"bundle {folder} is damaged ({error}): promote another version, or retrain"
             ) from error
         if missing := models_in_use(manifest.placements) - models.keys():
             raise BundleError(f"bundle {folder} lacks the models {', '.join(sorted(missing))}: retrain")
-        return cls(manifest, catalog, interactions, models)
+        return cls(manifest, catalog, interactions, models, facts, rankers)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -114,6 +123,7 @@ def save_data(folder: Path, catalog: Catalog, interactions: Interactions) -> Non
         np.save(folder / f"{name}.npy", getattr(interactions, name).values)
     for name in ROWS:
         np.save(folder / f"interactions.{name}.npy", getattr(interactions, name))
+    np.save(folder / FACTS, item_facts(catalog, interactions))
     pq.write_table(catalog.table, folder / "catalog.parquet", compression="zstd")
 
 

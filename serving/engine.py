@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from features.catalog import PATH_SEPARATOR
 from features.history import Store
 from features.interactions import Ints, moment
-from serving.bundle import Bundle
+from features.pairs import Pairs
+from serving.bundle import Bundle, BundleError
 from serving.fitted import NOTHING, Array, Candidates, Fitted, Neighbors, Vectors, row_of, top_k
 from serving.index import ItemIndex, unit
 from serving.placements import PRICE_STEP, STORIES, Placement, Source
+from serving.ranker import Ranker, asks_basket, columns_of, score_columns
 from serving.schemas import Because, Recommendation, RecommendRequest, RecommendResponse, RequestError
 
 Mask = NDArray[np.bool_]
@@ -94,6 +96,13 @@ class Engine:
         self.models = bundle.models
         self.available = np.asarray(self.catalog.available)
         self.n_available = int(np.count_nonzero(self.available))
+        self.pairs = Pairs(bundle.catalog, bundle.interactions, bundle.facts)
+        self.rankers = bundle.rankers
+        for name, ranker in self.rankers.items():
+            if name not in self.placements or ranker.columns != columns_of(self.placements[name]):
+                raise BundleError(
+                    f"bundle {self.version}: the ranker of {name} looks at other columns than this code makes: retrain"
+                )
         self.order_of: dict[str, Array] = {}
         self.zone = ZoneInfo(self.store.time_zone)
         orders = np.bincount(self.history.item, minlength=len(self.catalog))
@@ -188,13 +197,18 @@ class Engine:
     def choose(self, row: Placement, ask: Ask) -> Chosen:
         """The placement's own list, then its fill, step by step, until the list is long enough."""
         chosen = Chosen()
-        self.rank(row.sources, self.allowed(row.rules, ask, chosen), ask, chosen)
+        self.rank(row.sources, self.allowed(row.rules, ask, chosen), ask, chosen, self.ranker(row, ask))
         chosen.own = len(chosen.items)
         for step in row.fill:
             more = True
             while more and len(chosen.items) < ask.limit:
                 more = self.rank((step.source,), self.allowed(step.rules, ask, chosen), ask, chosen)
         return chosen
+
+    def ranker(self, row: Placement, ask: Ask) -> Ranker | None:
+        """The placement's ranker, where the request brings what it asks with first."""
+        known = len(ask.products) > 0 if asks_basket(row) else ask.customer >= 0
+        return self.rankers.get(row.name) if known else None
 
     def allowed(self, rules: Sequence[str], ask: Ask, chosen: Chosen) -> Mask:
         """What may still enter the list: bool [n_items]."""
@@ -214,13 +228,20 @@ class Engine:
         if np.any(groups >= 0):
             mask[np.isin(self.catalog.group, groups[groups >= 0])] = False
 
-    def rank(self, sources: Sequence[Source], allowed: Mask, ask: Ask, chosen: Chosen) -> bool:
-        """Append the best of what the sources propose among the allowed; whether they may know more."""
-        proposed = [self.propose(s, allowed, ask) if s.take else NOTHING[0] for s in sources]
-        items = np.unique(np.concatenate(proposed))
-        items = items[allowed[items]]
-        parts = np.stack([s.weight * scaled(self.score(s, items, ask)) for s in sources])
+    def rank(
+        self, sources: Sequence[Source], allowed: Mask, ask: Ask, chosen: Chosen, ranker: Ranker | None = None
+    ) -> bool:
+        """Append the best of what the sources propose among the allowed; whether they may know more.
+
+        The best by the ranker, where there is one, else by the weighted sum of the sources' scores.
+        """
+        proposed, items, scores = self.candidates(sources, allowed, ask)
+        parts = np.stack([s.weight * scaled(row) for s, row in zip(sources, scores, strict=True)])
         total = parts.sum(axis=0)
+        if ranker is not None:
+            basket = ask.products if "basket.size" in ranker.columns else None
+            total = ranker.probability(self.signals(ask, items, scores, basket))
+            parts = credits(parts) * total
         best = (
             top_k(total, ask.limit - len(chosen.items))
             if not self.has_groups
@@ -233,6 +254,20 @@ class Engine:
             names = [f"{source.model}:{source.asks}" for source in sources]
             chosen.parts.append(dict(zip(names, parts[:, place].round(6).tolist(), strict=True)))
         return len(best) > 0 and any(len(p) >= s.take > 0 for s, p in zip(sources, proposed, strict=True))
+
+    def candidates(
+        self, sources: Sequence[Source], allowed: Mask, ask: Ask
+    ) -> tuple[list[Array], Array, Scores]:
+        """(what each source puts forward, the allowed of them, what each source thinks of these [sources, items])."""
+        proposed = [self.propose(s, allowed, ask) if s.take else NOTHING[0] for s in sources]
+        items = np.unique(np.concatenate(proposed))
+        items = items[allowed[items]]
+        return proposed, items, np.stack([self.score(s, items, ask) for s in sources])
+
+    def signals(self, ask: Ask, items: Array, scores: Scores, basket: Array | None) -> Scores:
+        """What a ranker looks at: float32 [items, columns_of the placement]."""
+        known = self.pairs.of(ask.customer, items, basket)
+        return np.hstack([known, score_columns(scores)], dtype=np.float32)
 
     @cached_property
     def has_groups(self) -> bool:
@@ -250,7 +285,10 @@ class Engine:
         model = self.models[source.model]
         if isinstance(model, Vectors):
             return self.nearest(source, model, allowed, ask)
-        return self.stored(source, model, ask)[0]
+        items, scores = self.stored(source, model, ask)
+        if len(items) <= source.take:
+            return items
+        return items[top_k(scores, source.take, allowed[items])]
 
     def nearest(self, source: Source, model: Vectors, allowed: Mask, ask: Ask) -> Array:
         if source.asks == "nobody":
@@ -366,14 +404,7 @@ class Engine:
             key = self.how_popular(source.model, item)
         if because:
             slots["because"] = self.catalog.title[because[0]]
-        if key == "features" and not (because and self.alike(because[0], item)):
-            key = "taste"
         return STORIES[key if key not in NEED_A_REASON or because else "like_you"].format(**slots)
-
-    def alike(self, held: int, item: int) -> bool:
-        """Whether two products are of one known need."""
-        code = self.catalog.need
-        return bool(code[held] == code[item] >= 0)
 
     def how_popular(self, model: str, item: int) -> str:
         """The story that its sales allow: bought lately and among the best sellers, bought, not bought yet."""
@@ -459,6 +490,14 @@ def credited(sources: Sequence[Source], proposed: Sequence[Array], parts: Scores
     if parts.max() > 0:
         return sources[int(parts.argmax())]
     return next(source for source, items in zip(sources, proposed, strict=True) if item in items)
+
+
+def credits(parts: Scores) -> Scores:
+    """Each source's share of an item's parts, [sources, items]; the first has all where no part is above 0."""
+    whole = parts.sum(axis=0)
+    share = np.asarray(parts / np.where(whole > 0, whole, 1), np.float32)
+    share[0, whole <= 0] = 1
+    return share
 
 
 def scaled(scores: Scores) -> Scores:

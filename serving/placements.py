@@ -1,11 +1,12 @@
 """The table of placements: what each asks with, what may be in its list, and what it says.
 
-A new placement is a new row. A list is the union of what its sources propose, each scored by every source,
-ranked by the weighted sum; where it is short, `fill` is tried step by step with one growing exclude-set.
+A new placement is a new row. A list is the union of what its sources propose, ordered by the placement's learned
+ranker, or by the weighted sum of the sources' scores where there is none; where it is short, `fill` is tried step
+by step with one growing exclude-set.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Asks = Literal["customer", "products", "nobody"]
@@ -62,7 +63,6 @@ STORIES: Mapping[str, str] = {
     "again": "Bought before, last on {last}",
     "taste": "Because you buy {because}",
     "like_you": "People like you buy it",
-    "features": "Fits what you like in {category}",
     "goes_with": "Goes with {because}",
     "step_up": "A step up from {because}",
     "similar": "Similar to {because}",
@@ -76,6 +76,12 @@ STORIES: Mapping[str, str] = {
 
 POPULAR = Source("popular", "nobody", "popular")
 HABIT = Source("habit", "customer", "again", take=2_000)
+TASTE = (
+    Source("als", "customer", "taste", weight=0.10, take=120),
+    Source("ease", "customer", "like_you", weight=0.10),
+    Source("tifu", "customer", "like_you", weight=0.10),
+    Source("upcf", "customer", "like_you", weight=0.02),
+)
 ANYTHING = (Step(POPULAR, ("not_owned",)), Step(POPULAR))
 
 PLACEMENTS: Mapping[str, Placement] = {
@@ -86,20 +92,21 @@ PLACEMENTS: Mapping[str, Placement] = {
             "what this customer will want next, repeats allowed",
             ("customer",),
             (
-                HABIT,
-                Source("als", "customer", "taste", weight=0.10),
-                Source("hybrid", "customer", "features", weight=0.02),
-                Source("popular", "nobody", "popular", weight=0.12, take=0),
+                replace(HABIT, take=200),
+                *TASTE,
+                Source("popular", "nobody", "popular", weight=0.12, take=60),
             ),
-            fill=(Step(POPULAR),),
+            fill=(Step(replace(HABIT, take=2_000)), Step(POPULAR)),
         ),
         Placement(
             "cross_sell",
             "what goes with a product or a basket",
             ("products", "customer"),
             (
-                Source("copurchase", "products", "goes_with", take=2_000),
-                Source("habit", "customer", "again", weight=1.2, take=200),
+                Source("copurchase", "products", "goes_with", take=150),
+                Source("habit", "customer", "again", weight=1.2, take=100),
+                Source("ease_baskets", "products", "goes_with", weight=0.3, take=100),
+                Source("ease", "customer", "like_you", weight=0.05, take=50),
             ),
             rules=("no_substitutes",),
             fill=(Step(POPULAR, ("no_substitutes",)), Step(POPULAR)),
@@ -111,7 +118,9 @@ PLACEMENTS: Mapping[str, Placement] = {
             (
                 Source("als", "customer", "step_up"),
                 Source("popular", "nobody", "step_up", weight=0.7),
-                Source("hybrid", "products", "step_up", weight=0.2),
+                Source("alternatives", "products", "step_up", weight=0.5),
+                Source("ease", "customer", "step_up", weight=0.2),
+                Source("copurchase", "products", "step_up", weight=0.1),
             ),
             rules=("not_owned", "dearer"),
             fill=(
@@ -124,11 +133,7 @@ PLACEMENTS: Mapping[str, Placement] = {
             "discover",
             "next_best without what was ever bought",
             ("customer",),
-            (
-                Source("als", "customer", "taste"),
-                Source("hybrid", "customer", "features", weight=0.3),
-                Source("popular", "nobody", "popular", weight=0.3, take=0),
-            ),
+            (*TASTE, Source("popular", "nobody", "popular", weight=0.03, take=60)),
             rules=("not_owned",),
             fill=(*ANYTHING[:1], Step(Source("popular", "nobody", "known"))),
         ),

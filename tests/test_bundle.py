@@ -13,7 +13,7 @@ import tiny
 from serving.bundle import FORMAT, Bundle, BundleError, champion, read_manifest
 from serving.engine import Engine
 from serving.fitted import Fitted
-from serving.placements import PLACEMENTS
+from serving.placements import PLACEMENTS, models_in_use
 
 ARRAYS = ("customer", "item", "order", "at", "quantity", "paid")
 
@@ -52,7 +52,7 @@ def test_what_was_saved_is_what_is_loaded(whole: Path) -> None:
 
 def test_models_come_back_as_they_were_fitted(whole: Path) -> None:
     data, found = tiny.known(tiny.GROCERIES, tiny.GROCER), Bundle.load(whole).models
-    assert set(found) == {"popular", "newest", "habit", "als", "hybrid", "copurchase", "complements"}
+    assert set(found) == models_in_use(PLACEMENTS)
     for name, model in found.items():
         fresh: Fitted = tiny.TINY[name].fit(data.interactions, data.catalog)
         assert type(fresh) is type(model)
@@ -93,7 +93,7 @@ def test_arrays_are_shared_and_cannot_be_written(whole: Path) -> None:
         found.models["als"].arrays()["items"][0] = 0
 
 
-@pytest.mark.parametrize("number", [0, 2, None, "1"])
+@pytest.mark.parametrize("number", [0, FORMAT + 1, None, "1"])
 def test_another_format_is_refused_with_the_way_out(folder: Path, number: object) -> None:
     rewrite(folder, format=number)
     with pytest.raises(BundleError) as refused:
@@ -105,8 +105,8 @@ def test_another_format_is_refused_with_the_way_out(folder: Path, number: object
 
 
 def test_another_format_is_told_before_its_unknown_fields_are(folder: Path) -> None:
-    rewrite(folder, format=2, shape_of_things_to_come=True)
-    with pytest.raises(BundleError, match="is format 2"):
+    rewrite(folder, format=FORMAT + 1, shape_of_things_to_come=True)
+    with pytest.raises(BundleError, match=f"is format {FORMAT + 1}"):
         Bundle.load(folder)
 
 
