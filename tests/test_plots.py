@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from training.intervals import Interval
-from training.plots import by_history, hits_by_rank, placements_audited, recipes_compared
+from training.plots import by_history, hits_by_rank, placements_audited, recipes_compared, reliability
 
 SCORES = {
     "als": Interval(0.24, 0.23, 0.25),
@@ -69,3 +69,14 @@ def test_scores_of_nothing_and_of_one_customer_are_drawn(value: float) -> None:
 def test_pyplot_is_never_imported() -> None:
     code = "import sys, training.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_bin_of_which_nothing_was_bought_lies_at_the_foot() -> None:
+    figure = reliability([(0.004, 0.0, 100), (0.1, 0.2, 10)], title="next_best")
+    (axes,) = figure.axes
+    (dots,) = axes.collections
+    assert np.asarray(dots.get_offsets()).tolist() == [[0.004, axes.get_ylim()[0]], [0.1, 0.2]]
+    assert axes.get_ylim() == (0.002, 1) == axes.get_xlim()
+    large, small = dots.get_sizes()  # type: ignore[attr-defined]
+    assert large > small
+    assert "next_best: do probabilities come true?" in words(figure)

@@ -70,6 +70,24 @@ def hits_by_rank(hits: ArrayLike, *, recipe: str) -> Figure:
     return figure
 
 
+def reliability(bins: Sequence[tuple[float, float, int]], *, title: str) -> Figure:
+    """Where probabilities come true the dots lie on the line. A bin is its mean probability, the share bought, and how
+    many candidates it holds, which the dot's area tells; both axes are logarithms, so a share of 0 lies at the foot."""
+    predicted, bought, n = (np.array([b[place] for b in bins], dtype=np.float64) for place in range(3))
+    figure, axes = _canvas(height=4.6)
+    low = 0.5 * min([*predicted, *bought[bought > 0], 0.01])
+    axes.plot([low, 1], [low, 1], color=ORANGE, linestyle="--", linewidth=1)
+    axes.scatter(
+        predicted, np.maximum(bought, low), s=20 + 180 * n / _room(n.tolist()), color=BLUE, alpha=0.7
+    )
+    axes.set(xscale="log", yscale="log", xlim=(low, 1), ylim=(low, 1))
+    axes.set_xlabel("probability by the ranker, mean of the bin")
+    axes.set_ylabel("share bought")
+    axes.set_title(f"{title}: do probabilities come true?", loc="left")
+    _light(axes, grid="y")
+    return figure
+
+
 def _canvas(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8, height), dpi=120, layout="constrained")
     return figure, figure.add_subplot()
@@ -89,7 +107,7 @@ def _panel(axes: Axes, name: str, places: Sequence[str], values: Sequence[float]
     axes.barh(places, np.nan_to_num(values), color=BLUE, height=0.62)
     for row, value in enumerate(values):
         text, colour = ("–", GREY) if np.isnan(value) else (f"{value:.4g}", "black")
-        _label(axes, text, at=(float(np.nan_to_num(value)), row), colour=colour)
+        _label(axes, text, at=(max(float(np.nan_to_num(value)), 0), row), colour=colour)
     axes.set_xlim(0, 1.45 * _room(values))
     axes.set_title(name.replace("_", " "), loc="left", fontsize="medium")
     axes.xaxis.set_visible(False)
@@ -102,7 +120,7 @@ def _label(axes: Axes, text: str, *, at: tuple[float, float], colour: str = "bla
 
 def _room(values: Sequence[float]) -> float:
     """How far an axis must reach; one of zeros would have no length."""
-    return float(np.nanmax(values)) or 1.0
+    return max(float(np.nanmax(values)), 0.0) or 1.0
 
 
 def _light(axes: Axes, *, grid: Literal["x", "y"]) -> None:
