@@ -1,4 +1,4 @@
-"""osclms: load, train, evaluate, promote, recommend, serve, message, check. Each verb calls into a package."""
+"""osclms: each verb calls into a package."""
 
 import json
 import os
@@ -132,20 +132,88 @@ def load(
 @app.command(
     epilog="Example: `osclms train --until 2017-12-01`. Exit codes: 0 promoted, 3 kept, 4 another runs, 1 failed."
 )
-def train(until: Until = None, home: Home = HERE, as_json: Json = False) -> None:
+def train(
+    until: Until = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Rankers learn from fewer windows.")] = False,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
     """Fit, compare, audit, register a version, and promote it if it is better."""
     from training.gate import Exit
+    from training.rank import QUICK
+    from training.settings import FILE
     from training.train import train as train_version
 
     with bar() as told:
-        outcome = train_version(home, until=until, say=told)
+        outcome = train_version(home, until=until, rankings=QUICK if quick else None, say=told)
     if as_json:
         print_json(outcome.as_dict())
     else:
+        if outcome.settings:
+            names = ", ".join(outcome.settings)
+            out.print(f"settings of {names} are from {home / FILE}", highlight=False, soft_wrap=True)
         out.print(recipe_table(outcome.recipes), audit_table(outcome.audits))
         out.print(f"version {outcome.version} {outcome.verdict.reason}", highlight=False, soft_wrap=True)
         out.print(", ".join(f"{step} {took:.0f} s" for step, took in outcome.seconds.items()), style="dim")
+        out.print(f"its card: {home / 'cards' / outcome.version}.html", highlight=False, soft_wrap=True)
     raise typer.Exit(Exit.PROMOTED if outcome.verdict.promote else Exit.KEPT)
+
+
+@app.command(
+    epilog="Examples: `osclms tune`, `osclms tune habit als --minutes 30`, `osclms tune ease --trials 40`"
+)
+def tune(
+    recipes: Annotated[list[str] | None, typer.Argument(help="Recipes to search for; missing: all.")] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="Stop the search after so long.")] = 10.0,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Stop once each recipe had so many, earlier calls counted.")
+    ] = None,
+    until: Until = None,
+    seed: Annotated[int, typer.Option(help="Of the search.")] = 7,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Search for better settings of recipes, on days before those that a training judges by.
+
+    What is better goes to recipes.toml in the home, which `train` uses. Called again it goes on where it ended.
+    """
+    from training.tune import SPACES
+    from training.tune import tune as search
+
+    for name in recipes or ():
+        if name not in SPACES:
+            raise typer.BadParameter(f"{name!r} cannot be searched for; known: {', '.join(SPACES)}")
+    with bar() as told:
+        tuning = search(home, recipes or (), until=until, minutes=minutes, trials=trials, seed=seed, say=told)
+    if as_json:
+        return print_json(tuning.as_dict())
+    out.print(tuning_table(tuning))
+    if tuning.unfinished:
+        out.print(
+            f"no time to measure {', '.join(tuning.unfinished)}: call again, or allow more --minutes or --trials",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    if tuning.unasked:
+        out.print(f"these days ask nothing of {', '.join(tuning.unasked)}", highlight=False, soft_wrap=True)
+    changed = "has changed" if tuning.written else "stays as it was"
+    used = "`osclms train` uses it" if tuning.file.exists() else "`osclms train` uses its own settings"
+    out.print(f"{tuning.file} {changed}: {used}", highlight=False, soft_wrap=True)
+    return None
+
+
+def tuning_table(tuning: Any) -> Table:
+    """What the search reached beside the defaults, on the days that it measured."""
+    days = f"{tuning.start:%Y-%m-%d} to {tuning.end:%Y-%m-%d}"
+    table = Table(
+        "recipe", "by", "trials", "default", "best", "gain with 95 % interval", "settings", title=days
+    )
+    for f in tuning.found:
+        settings = ", ".join(f"{key} = {value:g}" for key, value in f.settings.items())
+        gain = short(f.gain) if f.gain else ""
+        reached = (f"{f.reached['default']:.4f}", f"{f.reached['best']:.4f}")
+        kept = settings if f.better else f"default kept{f', not {settings}' if settings else ''}"
+        table.add_row(f.name, f.aim, str(f.trials), *reached, gain, kept)
+    return table
 
 
 def window(text: str) -> tuple[datetime, datetime]:
@@ -209,6 +277,40 @@ def audit_table(audits: Any) -> Table:
 
 def short(interval: Any) -> str:
     return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+@app.command(epilog="Example: `osclms compare 1 2 --json`")
+def compare(
+    first: Annotated[str, typer.Argument(help="A version.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """What two versions reached in their trainings, side by side, and what was set otherwise."""
+    from training.comparison import compare as compared
+
+    found = compared(home, first, second)
+    if as_json:
+        return print_json(found.as_dict())
+    table = Table("placement, task", f"version {first}", f"version {second}", "difference", "products shown")
+    figures = {p.name: p for p in found.figures}
+    for name in (n.removesuffix(".accuracy") for n in figures if n.endswith(".accuracy")):
+        figure, coverage = figures[f"{name}.accuracy"], figures[f"{name}.coverage"]
+        both = found.intervals.get(figure.name)
+        told = map(short, both) if both else map(plain, (figure.first, figure.second))
+        shown = f"{plain(coverage.first)} → {plain(coverage.second)}"
+        table.add_row(name, *told, plain(figure.difference), shown)
+    out.print(table)
+    if found.data_until[0] != found.data_until[1]:
+        ends = " and ".join(f"{at:%Y-%m-%d}" for at in found.data_until)
+        out.print(f"judged on other days: their data ends {ends}", style="yellow", highlight=False)
+    for p in found.settings:
+        out.print(f"{p.name}: {p.first} → {p.second}", highlight=False, soft_wrap=True, markup=False)
+    return None
+
+
+def plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 @app.command(epilog="Example: `osclms promote --previous`")
@@ -481,6 +583,7 @@ EXPECTED = (
     ("serving.schemas", "RequestError"),
     ("serving.bulk", "BulkError"),
     ("training.train", "TrainError"),
+    ("training.settings", "SettingsError"),
     ("training.publish", "RegistryError"),
 )
 

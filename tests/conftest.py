@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from features.completejourney import mapping_of, source_folder
 from features.history import History
 from features.mapping import Mapping
 from features.sources import load
-from training.models import RECIPES, Als, Bpr, Hybrid, Recipe
+from training.models import RECIPES, Als, Bpr, EaseBaskets, Hybrid, Recipe
+from training.rank import RANKINGS, Ranking
 
 END = datetime(2018, 1, 2, tzinfo=UTC)
 CUSTOMER, ALIAS = "1", "card-4711"  # one household of the sample, and another id of it
@@ -28,6 +30,10 @@ SMALL: dict[str, Recipe] = {
     "als": Als(factors=16, iterations=4),
     "hybrid": Hybrid(factors=8, epochs=3),
     "bpr": Bpr(factors=8, iterations=5),
+    "ease_baskets": EaseBaskets(items=1_000),
+}
+FEW: dict[str, Ranking] = {
+    name: replace(ranking, windows=1, rounds=30, least=20, most=200) for name, ranking in RANKINGS.items()
 }
 
 
@@ -69,7 +75,7 @@ def shop_home(shared: Callable[[str, Callable[[Path], None]], Path], loaded_home
         from training.train import train
 
         shutil.copytree(loaded_home / "history", folder / "history")
-        outcome = train(folder, recipes=SMALL)
+        outcome = train(folder, recipes=SMALL, rankings=FEW)
         assert outcome.verdict.promote, outcome.verdict.reason
 
     return shared("shop", make)

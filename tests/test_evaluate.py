@@ -1,6 +1,7 @@
 """Figures with their arithmetic, and audits of engines whose lists are known."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import log2
 from pathlib import Path
 
@@ -179,6 +180,19 @@ def test_a_model_by_itself(engine: Engine, later: Future) -> None:
     new = answers_of(engine.models["popular"], engine.bundle, asked, owned=False)
     assert not set(names(engine, new.lists[0].tolist())) & {"bread", "milk", "butter", "soap"}
     assert answers.values("recall").tolist() == [3 / 4, 3 / 5, 1.0]  # rolls of four; gold and towel of five
+
+
+def test_a_model_by_itself_is_asked_with_the_basket_and_does_not_repeat_it(engine: Engine) -> None:
+    """Butter lies with bread twice and with rolls twice; what anna bought before is not what is asked."""
+    asked = RecommendRequest(customer_id="anna", product_ids=("butter", "unheard of"))
+    task = Task([asked], [np.array([0], np.int32)], np.array([0], np.int32))
+    found = names(engine, answers_of(engine.models["copurchase"], engine.bundle, task).lists[0].tolist())
+    guest = asked.model_copy(update={"customer_id": None})
+    same = replace(task, requests=[guest], customer=np.array([-1], np.int32))
+    assert found and "butter" not in found
+    assert found == names(
+        engine, answers_of(engine.models["copurchase"], engine.bundle, same).lists[0].tolist()
+    )
 
 
 def test_every_placement_is_audited(audits: dict[str, Audit]) -> None:

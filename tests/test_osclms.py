@@ -29,7 +29,9 @@ from serving.schemas import RecommendRequest
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "docs" / "samples"
-VERBS = ("load", "train", "evaluate", "promote", "recommend", "message", "serve", "check", "demo")
+VERBS = (
+    "load", "tune", "train", "evaluate", "compare", "promote", "recommend", "message", "serve", "check", "demo",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

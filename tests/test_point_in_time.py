@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import SMALL
+from conftest import FEW, SMALL
 
 from features.catalog import Catalog
 from features.completejourney import mapping_of, source_folder
@@ -31,7 +31,7 @@ from serving.placements import PLACEMENTS
 from serving.schemas import RecommendRequest
 from training import jobs, train
 from training.split import Data, cut
-from training.train import Side, seal, sides_of
+from training.train import Plan, Side, seal, sides_of
 
 CUTOFF = datetime(2017, 12, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -50,6 +50,7 @@ unit_price = "price"
 product_id = "product"
 title = "title"
 """
+PLAN = Plan(SMALL, PLACEMENTS, FEW)
 PEOPLE = '[columns]\nalias = "alias"\ncustomer_id = "customer"\n'
 Row = dict[str, Any]
 Shared = Callable[[str, Callable[[Path], None]], Path]
@@ -143,9 +144,10 @@ def grow(
         load(history, "identities", [home / "aliases.csv"], people, rejects_dir=home)
 
 
-def data_of(home: Path, work: Path) -> tuple[Side, Side]:
-    """What training learns from at the cutoff, saved: (the past that is judged, everything)."""
-    sides = sides_of(History(home / "history"), CUTOFF, work, SMALL, PLACEMENTS)
+def data_of(home: Path, work: Path) -> tuple[Side, Side, Side]:
+    """What training learns from at the cutoff, saved: (the past that is judged, everything, a past for rankers)."""
+    past, full, label = sides_of(History(home / "history"), CUTOFF, work, PLAN)
+    sides = past, full, label
     for side in sides:
         assert side.data is not None
         save_data(side.folder, side.data.catalog, side.data.interactions)
@@ -155,10 +157,17 @@ def data_of(home: Path, work: Path) -> tuple[Side, Side]:
 def bundle_of(home: Path, work: Path) -> None:
     """The bundle that training makes at the cutoff: data, models, manifest."""
     history = History(home / "history")
-    _, full = data_of(home, work)
-    for name, recipe in full.recipes.items():
-        jobs.fit(full.folder, name, recipe, seconds(full.until))
+    past, full, label = data_of(home, work)
+    for side in (full, label):
+        for name, recipe in side.recipes.items():
+            jobs.fit(side.folder, name, recipe, seconds(side.until))
     about = {"store": history.store, "fingerprint": history.fingerprint(CUTOFF), "git_revision": "none"}
+    seal(label, version="label", metrics={}, **about)
+    later = jobs.Later(past.folder, past.until, label.until, past.until)
+    for name, ranking in label.rankings.items():
+        jobs.examples(label.folder, later, name, ranking, work / f"{name}.npz")
+        jobs.learn([work / f"{name}.npz"], full.folder, full.placements[name], ranking)
+    assert list(full.folder.glob("*.ranker.txt"))
     seal(full, version="1", metrics={}, **about)
 
 
@@ -237,7 +246,7 @@ def test_the_past_that_is_judged_is_the_same_too(
     """The judged past ends 30 days earlier and is cut out of the same events."""
     made = []
     for name, home in (("a", past_alone), ("b", with_future), ("c", with_another_future)):
-        past, full = data_of(home, tmp_path / name)
+        past, full, _ = data_of(home, tmp_path / name)
         assert (past.until, full.until) == (CUTOFF - timedelta(days=30), CUTOFF)
         made.append(content(tmp_path / name))
     assert differing(made[0], made[1]) == differing(made[0], made[2]) == []
@@ -245,8 +254,8 @@ def test_the_past_that_is_judged_is_the_same_too(
 
 def test_the_judged_past_is_the_whole_of_a_training_30_days_earlier(past_alone: Path, tmp_path: Path) -> None:
     earlier = CUTOFF - timedelta(days=30)
-    past, _ = data_of(past_alone, tmp_path / "a")
-    _, full = sides_of(History(past_alone / "history"), earlier, tmp_path / "b", SMALL, PLACEMENTS)
+    past, *_ = data_of(past_alone, tmp_path / "a")
+    _, full, *_ = sides_of(History(past_alone / "history"), earlier, tmp_path / "b", PLAN)
     assert full.data is not None and full.until == earlier
     save_data(full.folder, full.data.catalog, full.data.interactions)
     assert differing(content(past.folder), content(full.folder)) == []

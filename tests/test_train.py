@@ -60,7 +60,8 @@ def say(what, done, of):
     print(what, done, of, flush=True)
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), until=datetime.fromisoformat(sys.argv[2]), recipes=SMALL, say=say)
+    until = datetime.fromisoformat(sys.argv[2])
+    train(Path(sys.argv[1]), until=until, recipes=SMALL, rankings={}, say=say)
 """
 
 
@@ -92,8 +93,8 @@ def load_small(home: Path) -> None:
 
 def worse(placements: Mapping[str, Placement]) -> dict[str, Placement]:
     """next_best without its habit."""
-    habit, *others = placements["next_best"].sources
-    forgetful = replace(placements["next_best"], sources=(replace(habit, weight=0.0), *others))
+    _, *others = placements["next_best"].sources
+    forgetful = replace(placements["next_best"], sources=tuple(others))
     return {**placements, "next_best": forgetful}
 
 
@@ -137,7 +138,9 @@ def tell(home: Path) -> None:
 
     def trained(name: str, **how: Any) -> None:
         told: list[tuple[str, int, int]] = []
-        outcome = train(home, until=UNTIL, recipes=SMALL, say=lambda *step: told.append(step), **how)
+        outcome = train(
+            home, until=UNTIL, recipes=SMALL, rankings={}, say=lambda *step: told.append(step), **how
+        )
         served = (home / "champion").read_text().strip()
         story[name] = {**outcome.as_dict(), "metrics": outcome.metrics, "told": told, "champion": served}
 
@@ -188,7 +191,7 @@ def tell_refreshed(home: Path) -> None:
 
     def trained(name: str, recipes: Mapping[str, Recipe], until: datetime | None) -> None:
         asked.clear()
-        outcome = train(home, until=until, recipes=recipes, placements=ONLY_NEXT_BEST)
+        outcome = train(home, until=until, recipes=recipes, placements=ONLY_NEXT_BEST, rankings={})
         compared = outcome.verdict.comparison
         assert compared is not None
         told[name] = {
@@ -388,7 +391,7 @@ def read_by_training(home: Path) -> tuple[object, ...]:
         patch.setattr(module, "fit", lambda *anything: [])
         patch.setattr(module, "seal", stop)
         with pytest.raises(Enough) as read:
-            train(home, recipes=SMALL)
+            train(home, recipes=SMALL, rankings={})
     return read.value.args
 
 
@@ -472,7 +475,7 @@ def test_every_training_is_a_run_with_a_run_for_each_recipe(home: Path, story: d
         assert {"fingerprint", "git_revision", "data_until", "verdict"} <= set(parent.data.tags)
         assert parent.data.metrics["next_best.purchases.ndcg"] > 0
         plots = {file.path for file in registry.client.list_artifacts(parent.info.run_id)}
-        assert {"report.json", "recipes.png", "placements.png", "bundle"} <= plots
+        assert {"report.json", "card.html", "recipes.png", "placements.png", "bundle"} <= plots
         children = {
             run.info.run_name: run
             for run in runs.values()
@@ -486,6 +489,14 @@ def test_every_training_is_a_run_with_a_run_for_each_recipe(home: Path, story: d
         pictures = {file.path for file in registry.client.list_artifacts(als.info.run_id)}
         assert {"purchases.png", "novel.png"} <= pictures
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+def test_every_version_has_a_card_that_names_no_customer(home: Path) -> None:
+    """The card of the first tells nothing of drift, the second's is held against the first."""
+    first, second, third = ((home / "cards" / f"{n}.html").read_text() for n in (1, 2, 3))
+    assert "The data against" not in first
+    assert "The data against version 1" in second and "The data against version 2" in third
+    assert "customer 1<small>" in first and "customer 10<small>" in first
 
 
 def test_every_training_is_a_version_and_the_champion_has_the_alias(

@@ -15,7 +15,7 @@ from serving.fitted import Candidates, Fitted, Neighbors, held_by, top_k
 from serving.index import recall
 from serving.schemas import RecommendRequest, RecommendResponse
 from training.intervals import Interval, clustered_interval
-from training.split import Future, Row, Task, sampled
+from training.split import Future, Row, Task, baskets, novel, purchases, sampled
 
 Hits = NDArray[np.bool_]
 Counts = NDArray[np.int64]
@@ -95,10 +95,28 @@ def padded(rows: Iterable[NDArray[np.integer]], k: int) -> NDArray[np.int64]:
 # --- recipes, by themselves ------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Aim:
+    """What a model by itself is measured by: questions, a figure of the answers, and whether what its customer
+    owns may be answered."""
+
+    make: Callable[[Bundle, Future], Task]
+    metric: str
+    owned: bool = True
+
+
+AIMS: Mapping[str, Aim] = {
+    "purchases": Aim(purchases, "ndcg"),
+    "novel": Aim(novel, "ndcg", owned=False),
+    "basket": Aim(baskets, "hit_rate"),
+}
+
+
 def answers_of(fitted: Fitted, bundle: Bundle, task: Task, *, owned: bool = True) -> Answers:
     """A model's own top k, without the engine. `owned=False` leaves out what the customer ever bought.
 
-    A model whose scores come from what is held answers by the customer's purchases, or the basket asked with.
+    A model whose scores come from what is held answers by the customer's purchases, or the basket asked with;
+    what a basket holds is not in the answer.
     """
     return Answers(task, padded(ranked(fitted, bundle, task, owned), task.k))
 
@@ -106,14 +124,24 @@ def answers_of(fitted: Fitted, bundle: Bundle, task: Task, *, owned: bool = True
 def ranked(fitted: Fitted, bundle: Bundle, task: Task, owned: bool) -> Iterator[NDArray[np.int64]]:
     data, n_items = bundle.interactions, len(bundle.catalog)
     for start in range(0, len(task), CHUNK):
-        who = task.customer[start : start + CHUNK]
-        held = [np.unique(data.item[data.rows(int(c))]) for c in who]
+        part = slice(start, start + CHUNK)
+        who, asked = task.customer[part], task.requests[part]
+        held = [
+            known_items(bundle, r) if r.product_ids else np.unique(data.item[data.rows(int(c))])
+            for r, c in zip(asked, who, strict=True)
+        ]
         scores = fitted.of_customers(who, held_by(held, n_items))
-        for row, had in zip(scores, held, strict=True):
+        for row, had, request in zip(scores, held, asked, strict=True):
             allowed = bundle.catalog.available & (row > 0 if sparse_scores(fitted) else True)
-            if not owned:
+            if request.product_ids or not owned:
                 allowed[had] = False
             yield top_k(row, task.k, allowed)
+
+
+def known_items(bundle: Bundle, request: RecommendRequest) -> NDArray[np.int32]:
+    """Positions of what a request names, of what the bundle knows of it."""
+    found = bundle.catalog.items.positions(request.product_ids)
+    return np.unique(found[found >= 0])
 
 
 def sparse_scores(fitted: Fitted) -> bool:

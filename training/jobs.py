@@ -4,24 +4,30 @@ import atexit
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from multiprocessing import Pipe, get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
+from numpy.typing import NDArray
+
 from features.interactions import seconds
 from serving.bundle import Bundle, load_data
 from serving.engine import Engine
 from serving.fitted import save_fitted
-from training import evaluate
-from training.evaluate import Answers, Audit, answers_of
+from serving.placements import Placement
+from training import evaluate, rank
+from training.evaluate import AIMS, Answers, Audit, answers_of
 from training.models import Recipe
-from training.split import AUDITS, Data, Future, novel, purchases, sampled
+from training.rank import Ranking
+from training.split import AUDITS, Data, Future, Task, novel, purchases, sampled
 
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
 
@@ -36,7 +42,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Later:
-    """What happened from `start` on, as the data before `until` in `folder` tells it.
+    """What happened from `start` on, before `end` where one is given, as the data before `until` in `folder` tells it.
 
     Each job reads it for itself: the arrays are mapped, and a path is quickly sent.
     """
@@ -44,9 +50,11 @@ class Later:
     folder: Path
     until: datetime
     start: datetime
+    end: datetime | None = None
 
     def future(self, bundle: Bundle) -> Future:
-        return Future.of(bundle, Data(*load_data(self.folder, until=seconds(self.until))), self.start)
+        known = Data(*load_data(self.folder, until=seconds(self.until)))
+        return Future.of(bundle, known, self.start, self.end)
 
 
 @contextmanager
@@ -94,6 +102,55 @@ def fit(folder: Path, name: str, recipe: Recipe, until: int) -> Fit:
     catalog, interactions = load_data(folder, until=until)
     save_fitted(folder, name, recipe.fit(interactions, catalog))
     return Fit(name, time.process_time() - began)
+
+
+def examples(folder: Path, later: Later, placement: str, ranking: Ranking, path: Path) -> None:
+    """What a bundle puts forward for a placement's questions, and what of it was right, saved at `path`."""
+    engine = Engine.load(folder)
+    x, y = rank.examples(engine, placement, later.future(engine.bundle), ranking)
+    rank.save_examples(path, x, y)
+
+
+def learn(paths: Sequence[Path], folder: Path, placement: Placement, ranking: Ranking) -> Fit:
+    """Learn a placement's ranker from these examples and save it in a bundle's folder."""
+    began = time.process_time()
+    if ranker := rank.learn(paths, placement, ranking):
+        ranker.save(folder, placement.name)
+    return Fit(f"{placement.name} ranker", time.process_time() - began)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a recipe reached by itself: a figure of each question, the customer who asked it (−1: a stranger),
+    and the CPU seconds that it took."""
+
+    values: NDArray[np.float64]
+    customer: NDArray[np.int32]
+    cpu: float
+
+    @property
+    def figure(self) -> float:
+        return float(self.values.mean())
+
+
+def attempt(folder: Path, later: Later, recipe: Recipe, aim: str, *, most: int, seed: int) -> Attempt:
+    """Fit a recipe on the data in a bundle's folder and ask the model alone."""
+    began = time.process_time()
+    bundle, task = questions(folder, later, aim, most, seed)
+    fitted = recipe.fit(bundle.interactions, bundle.catalog)
+    answers = answers_of(fitted, bundle, task, owned=AIMS[aim].owned)
+    return Attempt(answers.values(AIMS[aim].metric), task.customer, time.process_time() - began)
+
+
+@cache
+def questions(folder: Path, later: Later, aim: str, most: int, seed: int) -> tuple[Bundle, Task]:
+    """The same for every attempt of this process."""
+    bundle = Bundle.load(folder)
+    return bundle, sampled(AIMS[aim].make(bundle, later.future(bundle)), most, seed=seed)
+
+
+def questions_asked(folder: Path, later: Later, aim: str, *, most: int, seed: int) -> int:
+    return len(questions(folder, later, aim, most, seed)[1])
 
 
 def peak_mb() -> float:

@@ -4,6 +4,7 @@ The one file that imports mlflow. Everything lives below one folder, `$OSCLMS_HO
 
     mlflow.db, mlruns/     runs, model versions, the alias `champion`, and the artifacts: the truth
     bundles/<version>/     a version's artifacts, whole or absent: what serving opens
+    cards/<version>.html   a version's model card, for people
     champions.jsonl        who was champion, when and why: what `previous` reads
     champion               the version to serve: what serving reads at start; follows the alias
 
@@ -28,7 +29,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from logging import WARNING, getLogger
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -147,6 +148,17 @@ class Registry:
         self.client.set_terminated(run_id)
         return run_id
 
+    def add_to_run(
+        self,
+        run_id: str,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        artifacts: Mapping[str, Artifact] | None = None,
+    ) -> None:
+        """What was learned after a run was recorded, such as by its children."""
+        _check_finite(metrics or {})
+        self._fill_run(run_id, {}, metrics or {}, artifacts or {})
+
     def _fill_run(
         self,
         run_id: str,
@@ -241,6 +253,21 @@ class Registry:
     def _artifacts(self, name: str) -> list[Path]:
         """What has this name among the artifacts of any run."""
         return sorted((self.home / "mlruns").glob(f"*/artifacts/{name}"))
+
+    def keep_card(self, version: str, page: str) -> None:
+        """Lay a version's model card where people find it."""
+        cards = self.home / "cards"
+        cards.mkdir(exist_ok=True)
+        write_atomically(cards / f"{version}.html", page)
+
+    def report(self, version: str) -> dict[str, Any]:
+        """What the version's training wrote to its run; empty where there is no such file."""
+        run = self.client.get_run(str(self._known(version).run_id))
+        try:
+            path = download_artifacts(artifact_uri=f"{run.info.artifact_uri}/report.json")
+        except (MlflowException, OSError):
+            return {}
+        return dict(json.loads(Path(path).read_text()))
 
     # The champion
 

@@ -62,10 +62,11 @@ class Future:
     product_id: list[str]
 
     @classmethod
-    def of(cls, bundle: Bundle, later: Data, start: datetime) -> "Future":
-        """Rows of `later` at or after `start`."""
+    def of(cls, bundle: Bundle, later: Data, start: datetime, end: datetime | None = None) -> "Future":
+        """Rows of `later` at or after `start`, and before `end` where one is given."""
         data, catalog = later.interactions, later.catalog
-        rows = np.flatnonzero(data.at >= seconds(start))
+        inside = (data.at >= seconds(start)) & (data.at < seconds(end) if end else True)
+        rows = np.flatnonzero(inside)
         customers = bundle.interactions.customers.positions(data.customers.at(np.arange(len(data.customers))))
         product_id = catalog.items.at(np.arange(len(catalog)))
         item = bundle.catalog.items.positions(product_id)
@@ -202,6 +203,26 @@ def steps_up(bundle: Bundle, future: Future, *, owned: bool = False) -> Task:
         RecommendRequest(customer_id=c, product_ids=(p,)) for c, p in zip(customers, products, strict=True)
     ]
     return Task(requests, list(taken[["item"]].to_numpy(np.int32)), taken["customer"].to_numpy(np.int32), k=5)
+
+
+def opportunities(bundle: Bundle, future: Future) -> Task:
+    """Habits whose need is served again in the window: what dearer products, never had, are then taken, if any."""
+    habit = habits(bundle)
+    data, catalog = bundle.interactions, bundle.catalog
+    frame = pd.DataFrame({"customer": future.customer, "item": future.item})
+    frame = frame[(frame["customer"] >= 0) & (frame["item"] >= 0)].drop_duplicates()
+    frame["need"] = catalog.need[frame["item"]]
+    frame = frame.merge(habit, on=["customer", "need"]).sort_values(["customer", "need", "item"])
+    had = pd.MultiIndex.from_arrays([data.customer, data.item])
+    new = ~pd.MultiIndex.from_frame(frame[["customer", "item"]]).isin(had)
+    dearer = catalog.price[frame["item"]] >= PRICE_STEP[0] * catalog.price[frame["habit"]]
+    frame["taken"] = np.where(new & dearer, frame["item"], -1)
+    start = np.flatnonzero(~frame.duplicated(["customer", "need"]))
+    truth = np.split(frame["taken"].to_numpy(np.int32), start[1:]) if len(start) else []
+    customer, product = frame["customer"].to_numpy()[start], frame["habit"].to_numpy()[start]
+    pairs = zip(data.customers.at(customer), catalog.items.at(product), strict=True)
+    requests = [RecommendRequest(customer_id=c, product_ids=(p,)) for c, p in pairs]
+    return Task(requests, [t[t >= 0] for t in truth], customer.astype(np.int32), k=5)
 
 
 def habits(bundle: Bundle) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future as Running
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from features.history import History
 from features.interactions import DAY, EVENT_COLUMNS, seconds
-from serving.bundle import BundleError, Manifest, load_data, read_manifest, save_data, write_manifest
+from serving.bundle import Bundle, BundleError, Manifest, load_data, read_manifest, save_data, write_manifest
 from serving.engine import Engine
 from serving.placements import PLACEMENTS, Placement, models_in_use
 from training import jobs
+from training.card import Card, card_html, examples_of, former_of, results_of
+from training.defaults import defaults
+from training.drift import drift
 from training.evaluate import PRIMARY, Answers, Audit, gate_figures, index_recall
 from training.gate import FIRST, REFRESHED, Check, Contest, Verdict, contest_of, decide
-from training.models import RECIPES, Recipe, described, recipe_of
+from training.insight import inspect
+from training.models import Recipe, described, recipe_of
+from training.rank import Ranking, label_cutoffs
+from training.settings import Settings, read_settings, with_settings
 from training.split import AUDITS, Data, cut
 
 if TYPE_CHECKING:
@@ -53,6 +59,7 @@ class Side:
     recipes: Mapping[str, Recipe]
     placements: Mapping[str, Placement]
     data: Data | None
+    rankings: Mapping[str, Ranking] = field(default_factory=dict)
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -61,7 +68,26 @@ class Side:
         return {
             "recipes": {name: described(r) for name, r in sorted(self.recipes.items()) if name in used},
             "placements": {name: asdict(p) for name, p in sorted(self.placements.items())},
+            "rankings": {name: asdict(r) for name, r in sorted(self.rankings.items())},
         }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be learned. Recipes and rankings that are not given are chosen by the data; `settings` are what
+    `tune` found for them."""
+
+    recipes: Mapping[str, Recipe] | None
+    placements: Mapping[str, Placement]
+    rankings: Mapping[str, Ranking] | None
+    settings: Settings = field(default_factory=dict)
+
+    def settled(self, past: Data) -> tuple[Mapping[str, Recipe], Mapping[str, Ranking]]:
+        """(recipes, rankings) as this past asks for them; it is the judged one, which knows no validation day."""
+        chosen = defaults(past)
+        recipes = with_settings(chosen.recipes if self.recipes is None else self.recipes, self.settings)
+        rankings = chosen.rankings if self.rankings is None else self.rankings
+        return recipes, {name: r for name, r in rankings.items() if name in self.placements}
 
 
 @dataclass(frozen=True)
@@ -77,6 +103,7 @@ class Outcome:
     recall: dict[str, float]
     fits: list[jobs.Fit]
     trained: dict[str, Recipe] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_mb: float = 0.0
 
@@ -96,6 +123,7 @@ class Outcome:
             "recipes": recipe_dicts(self.recipes),
             "placements": as_dicts(self.audits),
             "faiss_recall_at_10": self.recall,
+            "settings": self.settings,
             "seconds": {k: round(v, 1) for k, v in self.seconds.items()},
             "peak_mb": round(self.peak_mb),
         }
@@ -140,8 +168,9 @@ def train(
     home: Path,
     *,
     until: datetime | None = None,
-    recipes: Mapping[str, Recipe] = RECIPES,
+    recipes: Mapping[str, Recipe] | None = None,
     placements: Mapping[str, Placement] = PLACEMENTS,
+    rankings: Mapping[str, Ranking] | None = None,
     processes: int = 2,
     seed: int = SEED,
     say: Say = silent,
@@ -150,34 +179,48 @@ def train(
 
     Recipes are fitted on the past before the last VALIDATION_DAYS, where they are compared and every
     placement is audited; those that a placement uses are fitted once more on everything: the version.
+    Where no recipes are given they are chosen by the data, with what `tune` found in place of their own settings.
     Raises TrainError, and TrainingBusy where another training runs.
     """
     from training.publish import Registry, training_lock  # mlflow takes seconds to import
 
     with training_lock(home):
+        settings = read_settings(home) if recipes is None else {}
         clock, history, registry = Clock(), History(home / "history"), Registry(home)
         registry.repair()
         version, code = registry.next_version(), revision()
         work = fresh(home / "staging" / "train")
-        past, full, about = history.at_once(lambda pinned: read(pinned, until, work, recipes, placements))
+        plan = Plan(recipes, placements, rankings, settings)
+        past, full, labels, about = history.at_once(lambda pinned: read(pinned, until, work, plan))
         about["git_revision"] = code
         champion = champion_of(registry.champion(), home)
         contest, rival = rival_of(past, champion, home, code)
         making = [full, past]
+        lessons = {past.folder: labels}
         if rival is not None and rival is not past and rival.data is not None:
             making.append(rival)
+            lessons[rival.folder] = labels_for(rival, labels)
         clock.lap("read")
         with jobs.workers(processes) as pool:
-            fits = fit(pool, making, say)
-            for side in making:
+            every = [*making, *(side for sides in lessons.values() for side in sides)]
+            fits = fit(pool, every, say)
+            for side in every:
                 seal(side, version=side.folder.name, metrics={}, **about)
             clock.lap("fit")
+            fits += rank(pool, past, full, rival, lessons, say)
+            for side in making:
+                seal(side, version=side.folder.name, metrics={}, **about)
+            clock.lap("rank")
             newer = knows_no_less(full.until, champion)
             outcome = judge(pool, past, full, contest, rival, fits, also=newer, seed=seed, say=say)
             clock.lap("evaluate")
-        outcome = replace(outcome, version=version, seconds=clock.seconds, peak_mb=jobs.peak_mb())
+            outcome = replace(outcome, version=version, settings=settings, seconds=clock.seconds)
+            former = former_of(registry.bundles, registry.versions())
+            card = card_of(pool, past, full, outcome, about, former, registry.bundles, seed=seed, say=say)
+            clock.lap("card")
+        outcome = replace(outcome, peak_mb=jobs.peak_mb())
         seal(full, version=outcome.version, metrics=outcome.metrics, **about)
-        publish(registry, full, outcome, about)
+        publish(registry, full, outcome, about, card_html(card))
         clock.lap("publish")
         shutil.rmtree(work)
         return outcome
@@ -201,15 +244,15 @@ def read(
     history: History,
     until: datetime | None,
     work: Path,
-    recipes: Mapping[str, Recipe],
-    placements: Mapping[str, Placement],
-) -> tuple[Side, Side, dict[str, Any]]:
-    """(the past that is judged, everything before `until`, what the manifests say of the data)."""
+    plan: Plan,
+) -> tuple[Side, Side, list[Side], dict[str, Any]]:
+    """(the past that is judged, everything before `until`, the pasts that rankers learn on, what the manifests
+    say of the data)."""
     last = end_of(history)
     end = min(until, last) if until else last
     about = {"store": history.store, "fingerprint": history.fingerprint(end)}
-    past, full = map(stored, sides_of(history, end, work, recipes, placements))
-    return past, full, about
+    past, full, *labels = map(stored, sides_of(history, end, work, plan))
+    return past, full, labels, about
 
 
 def stored(side: Side) -> Side:
@@ -223,24 +266,48 @@ def sides_of(
     history: History,
     end: datetime,
     work: Path,
-    recipes: Mapping[str, Recipe],
-    placements: Mapping[str, Placement],
-) -> tuple[Side, Side]:
-    """(the past that is judged, everything before `end`). The past ends VALIDATION_DAYS earlier, or a quarter
-    of the history earlier where that is shorter."""
+    plan: Plan,
+) -> Iterator[Side]:
+    """The past that is judged, everything before `end`, and the pasts that rankers learn on, the latest first.
+
+    The past ends VALIDATION_DAYS earlier, or a quarter of the history earlier where that is shorter; each of
+    the others as much before the next.
+    """
     events = history.events(until=end, types=("order", "return"), columns=EVENT_COLUMNS)
     products = history.table("products")
     whole = cut(events, products, end)
+    window = judged_days(whole, end)
+    cutoff = (end - timedelta(days=window)).replace(microsecond=0)
+    past = cut(events, products, cutoff)
+    recipes, rankings = plan.settled(past)
+
+    def side(name: str, until: datetime, used: set[str], data: Data) -> Side:
+        own = {n: r for n, r in recipes.items() if n in used}
+        return Side(work / name, until, own, plan.placements, data, rankings)
+
+    yield side("past", cutoff, set(recipes), past)
+    yield side("full", end, models_in_use(plan.placements), whole)
+    most = max((r.windows for r in rankings.values()), default=0)
+    for at in label_cutoffs(int(whole.interactions.at.min()), cutoff, window, most):
+        at = at.replace(microsecond=0)
+        yield taught(side(f"label-{at:%Y-%m-%d}", at, set(recipes), cut(events, products, at)))
+
+
+def judged_days(whole: Data, end: datetime) -> float:
+    """How many of the last days before `end` a training judges by: a quarter of the history, or VALIDATION_DAYS."""
     if not len(whole.interactions):
         raise TrainError(
             f"nothing that may be recommended was bought before {end.isoformat()}: see `osclms check`"
         )
     days = (seconds(end) - int(whole.interactions.at.min())) / DAY
-    cutoff = (end - timedelta(days=min(VALIDATION_DAYS, days / 4))).replace(microsecond=0)
-    early = cut(events, products, cutoff)
-    used = {name: recipes[name] for name in recipes if name in models_in_use(placements)}
-    full = Side(work / "full", end, used, placements, whole)
-    return Side(work / "past", cutoff, recipes, placements, early), full
+    return min(VALIDATION_DAYS, days / 4)
+
+
+def taught(side: Side) -> Side:
+    """The side with what its rankers need and no more."""
+    ranked = {name: side.placements[name] for name in side.rankings}
+    used = models_in_use(ranked)
+    return replace(side, placements=ranked, recipes={n: r for n, r in side.recipes.items() if n in used})
 
 
 def champion_of(version: str | None, home: Path) -> Manifest | None:
@@ -252,6 +319,8 @@ def champion_of(version: str | None, home: Path) -> Manifest | None:
         manifest = read_manifest(home / "bundles" / version)
         for params in manifest.recipes.values():
             recipe_of(params)
+        for params in manifest.rankings.values():
+            Ranking(**params)
     except (BundleError, KeyError, TypeError):
         return None
     return manifest
@@ -267,7 +336,10 @@ def rival_of(past: Side, champion: Manifest | None, home: Path, code: str) -> tu
     if champion is None:
         return FIRST, None
     recipes = {name: recipe_of(params) for name, params in champion.recipes.items()}
-    theirs = Side(past.folder.with_name("rival"), past.until, recipes, champion.placements, past.data)
+    rankings = {name: Ranking(**params) for name, params in champion.rankings.items()}
+    theirs = Side(
+        past.folder.with_name("rival"), past.until, recipes, champion.placements, past.data, rankings
+    )
     contest = contest_of(past.configuration, theirs.configuration)
     if contest is not REFRESHED:
         return contest, stored(theirs)
@@ -296,6 +368,60 @@ def fit(pool: ProcessPoolExecutor, sides: Sequence[Side], say: Say) -> list[jobs
     return finished(running, "fitting recipes", say)
 
 
+def labels_for(rival: Side, labels: Sequence[Side]) -> list[Side]:
+    """The same pasts for the rival's recipes."""
+    made = []
+    for at in labels if rival.rankings else ():
+        folder = at.folder.with_name(f"rival-{at.folder.name}")
+        made.append(stored(taught(replace(rival, folder=folder, until=at.until, data=at.data))))
+    return made
+
+
+def rank(
+    pool: ProcessPoolExecutor,
+    past: Side,
+    full: Side,
+    rival: Side | None,
+    lessons: Mapping[Path, Sequence[Side]],
+    say: Say,
+) -> list[jobs.Fit]:
+    """Learn every ranker of every side from what was put forward in windows before its end, and then bought.
+
+    What followed a window's past is read from data that ends with the judged past, so that nothing known only
+    later, such as a return, says what was right. The version learns from the judged past's window as well.
+    """
+    made: dict[tuple[Path, str], Path] = {}
+    running: list[Running[None]] = []
+
+    def ask(side: Side, later: jobs.Later, name: str) -> None:
+        path = past.folder.with_name(f"{side.folder.name}.{name}.npz")
+        made[side.folder, name] = path
+        running.append(pool.submit(jobs.examples, side.folder, later, name, side.rankings[name], path))
+
+    for sides in lessons.values():
+        ends = [past.until, *(side.until for side in sides)]
+        for side, end in zip(sides, ends, strict=False):
+            for name in side.rankings:
+                ask(side, jobs.Later(past.folder, past.until, side.until, end), name)
+    for name in past.rankings:
+        ask(past, jobs.Later(full.folder, full.until, past.until), name)
+    finished(running, "gathering examples", say)
+    latest = [past, *lessons[past.folder]]
+    taught = [(full, latest), (past, latest[1:])]
+    if rival is not None and rival.folder in lessons and rival is not past:
+        taught.append((rival, list(lessons[rival.folder])))
+    learning = [
+        pool.submit(
+            jobs.learn, [made[s.folder, name] for s in sides[: ranking.windows]], side.folder,
+            side.placements[name], ranking,
+        )
+        for side, sides in taught
+        for name, ranking in side.rankings.items()
+        if sides
+    ]  # fmt: skip
+    return finished(learning, "learning rankers", say)
+
+
 def finished(running: Sequence[Running[T]], what: str, say: Say) -> list[T]:
     """Results in order, telling how many are done."""
     results = []
@@ -310,6 +436,7 @@ def seal(side: Side, *, version: str, metrics: Mapping[str, float], **about: Any
     recipes = {name: described(recipe) for name, recipe in side.recipes.items()}
     return write_manifest(
         side.folder, version=version, data_until=side.until, recipes=recipes, placements=dict(side.placements),
+        rankings={name: asdict(r) for name, r in side.rankings.items()},
         metrics=dict(metrics), **about,
     )  # fmt: skip
 
@@ -399,8 +526,56 @@ def revision() -> str:
     return told.stdout.strip() or "unknown"
 
 
-def publish(registry: "Registry", full: Side, outcome: Outcome, about: Mapping[str, Any]) -> None:
-    """A run for the training and one for each recipe, the bundle as a version, and the alias if it won."""
+def card_of(
+    pool: ProcessPoolExecutor,
+    past: Side,
+    full: Side,
+    outcome: Outcome,
+    about: Mapping[str, Any],
+    former: Manifest | None,
+    bundles: Path,
+    *,
+    seed: int,
+    say: Say,
+) -> Card:
+    """What the model card tells: of the judged past, whose rankers have not seen the days they are looked at in, and
+    of the data against the version before."""
+    later = jobs.Later(full.folder, full.until, past.until)
+    looked = [pool.submit(inspect, past.folder, later, name, seed=seed) for name in past.rankings]
+    drifted = (
+        None
+        if former is None
+        else pool.submit(
+            drift,
+            former.version,
+            former.data_until,
+            bundles / former.version,
+            full.folder,
+            full.until,
+            seed=seed,
+        )
+    )
+    bundle = Bundle.load(past.folder)
+    results = tuple(results_of(bundle, outcome.audits, seed=seed))
+    examples = examples_of(bundle, primary(outcome.audits).answers, seed=seed)
+    baselines = {
+        name: {task: a.figure("ndcg", seed=SEED) for task, a in tasks.items()}
+        for name, tasks in outcome.recipes.items()
+    }
+    found = zip(past.rankings, finished(looked, "drawing the card", say), strict=True)
+    assert full.data is not None
+    data = full.data.interactions
+    size = {"Customers": len(data.customers), "Products": len(data.items), "Orders": len(data.orders)}
+    return Card(
+        outcome.version, about["store"].name, full.until, past.until, about["git_revision"], about["fingerprint"], size,
+        outcome.verdict, results, baselines, {name: seen for name, seen in found if seen}, examples,
+        drifted.result() if drifted else None, outcome.recall, {name: repr(r) for name, r in past.recipes.items()},
+        tuple(outcome.fits), dict(outcome.seconds),
+    )  # fmt: skip
+
+
+def publish(registry: "Registry", full: Side, outcome: Outcome, about: Mapping[str, Any], card: str) -> None:
+    """A run for the training and one for each recipe, the bundle as a version, its card, and the alias if it won."""
     from training import plots
 
     tags = {
@@ -418,6 +593,7 @@ def publish(registry: "Registry", full: Side, outcome: Outcome, about: Mapping[s
         tags=tags,
         artifacts={
             "report.json": report,
+            "card.html": card,
             "recipes.png": plots.recipes_compared(
                 names, metric="NDCG@10", baseline="popular", customers=customers
             ),
@@ -429,6 +605,7 @@ def publish(registry: "Registry", full: Side, outcome: Outcome, about: Mapping[s
     registry.register(
         full.folder, run_id=run, metrics={PRIMARY[0]: outcome.metrics[".".join(PRIMARY) + ".ndcg"]}, tags=tags
     )
+    registry.keep_card(outcome.version, card)
     if outcome.verdict.promote:
         registry.promote(outcome.version)
     registry.prune()

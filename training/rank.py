@@ -1,0 +1,127 @@
+"""Learned rankers: what was put forward in the past, what of it was then bought, and trees that tell them apart."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.interactions import DAY, seconds
+from serving.bundle import Bundle
+from serving.engine import Chosen, Engine
+from serving.placements import Placement
+from serving.ranker import Ranker, asks_basket, columns_of
+from training.split import Future, Task, baskets, novel, opportunities, purchases, sampled
+
+Array = NDArray[Any]
+FEWEST_RIGHT = 300  # answers, below which nothing is learned
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How a placement's ranker is learned.
+
+    kept: the share of the wrong candidates that are learned from; most: questions of a window. windows: label
+    windows before the last, as far as the history reaches. The rest is LightGBM's.
+    """
+
+    kept: float = 0.15
+    most: int = 6_000
+    windows: int = 3
+    rounds: int = 200
+    rate: float = 0.06
+    leaves: int = 31
+    least: int = 100
+    seed: int = 7
+
+    def fit(self, x: Array, y: Array, names: Sequence[str]) -> Ranker:
+        """Trees that tell right candidates from wrong ones. The same rows give the same trees."""
+        import lightgbm
+
+        params = {
+            "objective": "binary", "learning_rate": self.rate, "num_leaves": self.leaves,
+            "min_data_in_leaf": self.least, "feature_fraction": 0.4, "bagging_fraction": 0.8, "bagging_freq": 1,
+            "lambda_l2": 5.0, "seed": self.seed, "deterministic": True, "force_row_wise": True, "num_threads": 1,
+            "verbose": -1,
+        }  # fmt: skip
+        data = lightgbm.Dataset(x, y, feature_name=list(names), free_raw_data=True)
+        return Ranker(lightgbm.train(params, data, self.rounds), tuple(names), self.kept)
+
+
+RANKINGS: Mapping[str, Ranking] = {
+    "next_best": Ranking(),
+    "discover": Ranking(leaves=15),
+    "cross_sell": Ranking(),
+    "upsell": Ranking(kept=1.0, leaves=15, least=50, most=12_000),
+}
+
+
+def half_named(bundle: Bundle, future: Future) -> Task:
+    """Baskets with one product hidden, every second one asked without its customer."""
+    task = baskets(bundle, future, known_customer=True, seed=43)
+    requests = [
+        r if n % 2 else r.model_copy(update={"customer_id": None}) for n, r in enumerate(task.requests)
+    ]
+    return replace(task, requests=requests)
+
+
+# A training in a hurry learns from fewer windows.
+QUICK: Mapping[str, Ranking] = {
+    name: replace(ranking, windows=1, rounds=120, most=2_000) for name, ranking in RANKINGS.items()
+}
+
+# What each ranker is taught: questions of a window with known answers.
+LESSONS: Mapping[str, Callable[[Bundle, Future], Task]] = {
+    "next_best": purchases,
+    "discover": novel,
+    "cross_sell": half_named,
+    "upsell": opportunities,
+}
+
+
+def label_cutoffs(start: int, until: datetime, days: float, most: int) -> list[datetime]:
+    """Moments before `until`, each a window of `days` before the next, latest first; at least as long a past
+    lies before the earliest as two windows."""
+    found = [until - timedelta(days=days * n) for n in range(1, most + 1)]
+    return [at for at in found if seconds(at) - start >= 2 * days * DAY]
+
+
+def examples(engine: Engine, placement: str, future: Future, ranking: Ranking) -> tuple[Array, Array]:
+    """(x: float32 [n, columns], y: bool [n]): the candidates of a window's questions, most wrong ones left out."""
+    row, rng = engine.placements[placement], np.random.default_rng(ranking.seed)
+    task = sampled(LESSONS[placement](engine.bundle, future), ranking.most, seed=ranking.seed)
+    parts = list(one_by_one(engine, row, task, ranking.kept, rng))
+    if not parts:
+        return np.empty((0, len(columns_of(row))), np.float32), np.empty(0, bool)
+    return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+
+
+def one_by_one(
+    engine: Engine, row: Placement, task: Task, kept: float, rng: np.random.Generator
+) -> Iterator[tuple[Array, Array]]:
+    for request, truth in zip(task.requests, task.truth, strict=True):
+        ask = engine.ask(row, request)
+        _, items, scores = engine.candidates(row.sources, engine.allowed(row.rules, ask, Chosen()), ask)
+        right = np.isin(items, truth[truth >= 0])
+        keep = right | (rng.random(len(items)) < kept)
+        if keep.any():
+            # every candidate is looked at, as a score's place among all is part of what is learned
+            basket = ask.products if asks_basket(row) else None
+            yield engine.signals(ask, items, scores, basket)[keep], right[keep]
+
+
+def save_examples(path: Path, x: Array, y: Array) -> None:
+    np.savez(path, x=x, y=y)
+
+
+def learn(paths: Sequence[Path], placement: Placement, ranking: Ranking) -> Ranker | None:
+    """The ranker of these windows' examples; None where they hold too few right answers to learn from."""
+    loaded = [np.load(path) for path in paths]
+    x = np.concatenate([part["x"] for part in loaded])
+    y = np.concatenate([part["y"] for part in loaded])
+    if y.sum() < FEWEST_RIGHT or y.all():
+        return None
+    return ranking.fit(x, y, columns_of(placement))
