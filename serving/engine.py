@@ -206,9 +206,11 @@ class Engine:
         return chosen
 
     def ranker(self, row: Placement, ask: Ask) -> Ranker | None:
-        """The placement's ranker, where the request brings what it asks with first."""
-        known = len(ask.products) > 0 if asks_basket(row) else ask.customer >= 0
-        return self.rankers.get(row.name) if known else None
+        """The placement's ranker, where it was taught requests like this one."""
+        ranker = self.rankers.get(row.name)
+        if ranker is None or (asks_basket(row) and not len(ask.products)):
+            return None
+        return ranker if ask.customer >= 0 or ranker.strangers else None
 
     def allowed(self, rules: Sequence[str], ask: Ask, chosen: Chosen) -> Mask:
         """What may still enter the list: bool [n_items]."""
@@ -241,7 +243,6 @@ class Engine:
         if ranker is not None:
             basket = ask.products if "basket.size" in ranker.columns else None
             total = ranker.probability(self.signals(ask, items, scores, basket))
-            parts = credits(parts) * total
         best = (
             top_k(total, ask.limit - len(chosen.items))
             if not self.has_groups
@@ -250,9 +251,13 @@ class Engine:
         for place in best[: ask.limit - len(chosen.items)].tolist():
             chosen.items.append(int(items[place]))
             chosen.scores.append(float(total[place]))
-            chosen.sources.append(credited(sources, proposed, parts[:, place], items[place]))
+            source = credited(sources, proposed, parts[:, place], items[place])
+            chosen.sources.append(source)
             names = [f"{source.model}:{source.asks}" for source in sources]
-            chosen.parts.append(dict(zip(names, parts[:, place].round(6).tolist(), strict=True)))
+            own = parts[:, place]
+            if ranker is not None:
+                own = shared(float(total[place]), own, sources.index(source))
+            chosen.parts.append(dict(zip(names, own.round(6).tolist(), strict=True)))
         return len(best) > 0 and any(len(p) >= s.take > 0 for s, p in zip(sources, proposed, strict=True))
 
     def candidates(
@@ -492,12 +497,12 @@ def credited(sources: Sequence[Source], proposed: Sequence[Array], parts: Scores
     return next(source for source, items in zip(sources, proposed, strict=True) if item in items)
 
 
-def credits(parts: Scores) -> Scores:
-    """Each source's share of an item's parts, [sources, items]; the first has all where no part is above 0."""
-    whole = parts.sum(axis=0)
-    share = np.asarray(parts / np.where(whole > 0, whole, 1), np.float32)
-    share[0, whole <= 0] = 1
-    return share
+def shared(total: float, parts: Scores, leader: int) -> Scores:
+    """A ranker's score shared out by the sources' weighted parts; the leader has all where these are nothing."""
+    whole = float(parts.sum())
+    if whole > 0:
+        return total / whole * parts
+    return np.where(np.arange(len(parts)) == leader, np.float32(total), 0).astype(np.float32)
 
 
 def scaled(scores: Scores) -> Scores:

@@ -41,14 +41,16 @@ def score_columns(scores: Array) -> Array:
 
 @dataclass(frozen=True)
 class Ranker:
-    """Trees that tell how likely it is that a candidate is bought.
+    """Trees that tell how likely it is that a candidate is bought, by a customer who buys in the window.
 
-    kept: the share of wrong answers that it learned from; the odds are set right by it.
+    kept: the share of wrong answers that it learned from; the odds are set right by it. strangers: whether it was
+    taught requests without a known customer.
     """
 
     model: Any
     columns: tuple[str, ...]
     kept: float
+    strangers: bool = True
 
     def probability(self, values: Array) -> NDArray[np.float32]:
         """How likely each row is right: float32 [n]. `values`: float32 [n, columns]."""
@@ -58,7 +60,7 @@ class Ranker:
         return (1 / (1 + np.exp(-raw) / self.kept)).astype(np.float32)
 
     def save(self, folder: Path, name: str) -> None:
-        about = json.dumps({"columns": self.columns, "kept": self.kept})
+        about = json.dumps({"columns": self.columns, "kept": self.kept, "strangers": self.strangers})
         (folder / f"{name}{SUFFIX}").write_text(f"{about}\n{self.model.model_to_string()}")
 
     @classmethod
@@ -67,7 +69,15 @@ class Ranker:
 
         about, _, trees = path.read_text().partition("\n")
         told = json.loads(about)
-        return cls(lightgbm.Booster(model_str=trees), tuple(told["columns"]), float(told["kept"]))
+        try:
+            model = lightgbm.Booster(model_str=trees)
+        except lightgbm.basic.LightGBMError as error:
+            raise ValueError(f"{path.name}: {error}") from error
+        return cls(model, tuple(told["columns"]), float(told["kept"]), bool(told["strangers"]))
+
+
+def has_ranker(folder: Path, placement: str) -> bool:
+    return (folder / f"{placement}{SUFFIX}").exists()
 
 
 def load_rankers(folder: Path) -> dict[str, Ranker]:

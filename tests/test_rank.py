@@ -178,3 +178,34 @@ def test_columns_are_named_once(engine: Engine) -> None:
     for row in engine.placements.values():
         names = columns_of(row)
         assert len(set(names)) == len(names)
+
+
+def test_a_ranker_taught_customers_alone_leaves_strangers_to_the_weights(
+    engine: Engine, ranked: Engine
+) -> None:
+    """And one that was taught strangers orders their lists, too."""
+    row = ranked.placements["next_best"]
+    ranker = ranked.rankers["next_best"]
+    stranger = ranked.ask(row, RecommendRequest())
+    known = ranked.ask(row, RecommendRequest(customer_id="anna"))
+    for taught in (True, False):
+        shop = Engine(replace(engine.bundle, rankers={"next_best": replace(ranker, strangers=taught)}))
+        assert (shop.ranker(row, stranger) is not None) is taught
+        assert shop.ranker(row, known) is not None
+
+
+def test_what_no_source_knows_anything_of_is_ranked_and_told(tmp_path: Path) -> None:
+    """A product never sold fills a short list: popular proposes it, and its story is not that of a habit."""
+    goods = {**GROCER, "comet": {"title": "Comet", "price": 3.0}}
+    shop = Engine(tiny.bundle(tmp_path / "1", GROCERIES, goods))
+    names = columns_of(shop.placements["next_best"])
+    x = np.random.default_rng(0).normal(0, 1, (500, len(names))).astype(np.float32)
+    ranker = PLAIN.fit(x, x[:, 0] > 0, names)
+    ranked = Engine(replace(shop.bundle, rankers={"next_best": ranker}))
+    for customer in ("anna", "bert", "carl", "dora", "emil"):
+        asked = RecommendRequest(customer_id=customer, limit=20, explain=True)
+        items = ranked.recommend("next_best", asked, at=UNTIL).items
+        comet = next(i for i in items if i.product_id == "comet")
+        assert comet.source != "habit" and "last on" not in comet.story
+        for item in items:
+            assert sum((item.parts or {}).values()) == pytest.approx(item.score, abs=1e-5)

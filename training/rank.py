@@ -17,6 +17,7 @@ from serving.ranker import Ranker, asks_basket, columns_of
 from training.split import Future, Task, baskets, novel, opportunities, purchases, sampled
 
 Array = NDArray[Any]
+ROUNDING = 60  # seconds that moments may lose to whole ones
 FEWEST_RIGHT = 300  # answers, below which nothing is learned
 
 
@@ -48,7 +49,10 @@ class Ranking:
             "verbose": -1,
         }  # fmt: skip
         data = lightgbm.Dataset(x, y, feature_name=list(names), free_raw_data=True)
-        return Ranker(lightgbm.train(params, data, self.rounds), tuple(names), self.kept)
+        strangers = (
+            bool((x[:, names.index("customer.orders")] == 0).any()) if "customer.orders" in names else True
+        )
+        return Ranker(lightgbm.train(params, data, self.rounds), tuple(names), self.kept, strangers)
 
 
 RANKINGS: Mapping[str, Ranking] = {
@@ -86,7 +90,7 @@ def label_cutoffs(start: int, until: datetime, days: float, most: int) -> list[d
     """Moments before `until`, each a window of `days` before the next, latest first; at least as long a past
     lies before the earliest as two windows."""
     found = [until - timedelta(days=days * n) for n in range(1, most + 1)]
-    return [at for at in found if seconds(at) - start >= 2 * days * DAY]
+    return [at for at in found if seconds(at) - start >= 2 * days * DAY - ROUNDING]
 
 
 def examples(engine: Engine, placement: str, future: Future, ranking: Ranking) -> tuple[Array, Array]:

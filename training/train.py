@@ -16,6 +16,7 @@ from features.interactions import DAY, EVENT_COLUMNS, seconds
 from serving.bundle import Bundle, BundleError, Manifest, load_data, read_manifest, save_data, write_manifest
 from serving.engine import Engine
 from serving.placements import PLACEMENTS, Placement, models_in_use
+from serving.ranker import has_ranker
 from training import jobs
 from training.card import Card, card_html, examples_of, former_of, results_of
 from training.defaults import defaults
@@ -406,11 +407,24 @@ def rank(
     for name in past.rankings:
         ask(past, jobs.Later(full.folder, full.until, past.until), name)
     finished(running, "gathering examples", say)
+    judged = [(past, lessons[past.folder])]
+    if rival is not None and rival is not past and rival.folder in lessons:
+        judged.append((rival, lessons[rival.folder]))
+    fits = finished(learning(pool, judged, made), "learning rankers", say)
+    # the version gets no ranker that was not judged
+    known = {name: r for name, r in full.rankings.items() if has_ranker(past.folder, name)}
+    shipped = replace(full, rankings=known)
     latest = [past, *lessons[past.folder]]
-    taught = [(full, latest), (past, latest[1:])]
-    if rival is not None and rival.folder in lessons and rival is not past:
-        taught.append((rival, list(lessons[rival.folder])))
-    learning = [
+    return fits + finished(learning(pool, [(shipped, latest)], made), "learning the version's rankers", say)
+
+
+def learning(
+    pool: ProcessPoolExecutor,
+    taught: Sequence[tuple[Side, Sequence[Side]]],
+    made: Mapping[tuple[Path, str], Path],
+) -> list[Running[jobs.Fit]]:
+    """A job for each ranker of each side, from the examples of the latest windows that it asks for."""
+    return [
         pool.submit(
             jobs.learn, [made[s.folder, name] for s in sides[: ranking.windows]], side.folder,
             side.placements[name], ranking,
@@ -419,7 +433,6 @@ def rank(
         for name, ranking in side.rankings.items()
         if sides
     ]  # fmt: skip
-    return finished(learning, "learning rankers", say)
 
 
 def finished(running: Sequence[Running[T]], what: str, say: Say) -> list[T]:

@@ -123,7 +123,11 @@ def inverse(gram: NDArray[np.float32], regularization: float) -> NDArray[np.floa
     gram[np.diag_indices_from(gram)] += regularization
     if not len(gram):
         return gram
-    factor, _ = linalg.lapack.spotrf(gram.T, lower=1, overwrite_a=1, clean=0)
+    factor, failed = linalg.lapack.spotrf(gram.T, lower=1, overwrite_a=1, clean=0)
+    if failed:
+        raise ArithmeticError(
+            f"the matrix of EASE cannot be inverted: raise regularization above {regularization}"
+        )
     whole, _ = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
     low = np.tril(whole)
     return np.asarray(low + np.tril(low, -1).T, np.float32)
