@@ -3,7 +3,7 @@
 One function makes them for training, for bulk and for a single request.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -132,7 +132,7 @@ class Rows:
     behind: Array
     quantity: Floats
     off: Floats  # share of the list price taken off
-    decays: tuple[Floats, ...] = field(default=())
+    decays: tuple[Floats, ...]
 
     @classmethod
     def of(cls, data: Interactions, customer: int) -> "Rows":
@@ -150,6 +150,11 @@ class Rows:
     def n_orders(self) -> int:
         return int(self.order[-1]) + 1 if len(self.order) else 0
 
+    @cached_property
+    def items(self) -> tuple[Array, Array, Array]:
+        """(the items, sorted; the first row of each; the place among them of each row's item)."""
+        return np.unique(self.item, return_index=True, return_inverse=True)
+
 
 @dataclass(frozen=True)
 class Tally:
@@ -165,12 +170,11 @@ class Tally:
         return self.table[np.where(self.codes[place] == codes, place, len(self.codes))]
 
 
-def ends(place: Array, n: int) -> tuple[Array, Array]:
-    """(first, last) row of each place."""
-    first, last, rows = np.zeros(n, np.int64), np.zeros(n, np.int64), np.arange(len(place))
-    last[place] = rows
-    first[place[::-1]] = rows[::-1]
-    return first, last
+def last_rows(place: Array, n: int) -> Array:
+    """The last row of each place."""
+    last = np.zeros(n, np.int64)
+    last[place] = np.arange(len(place))
+    return last
 
 
 def spans(age: Floats, first: Array, last: Array, times: Array) -> tuple[Array, Array, Array, Array]:
@@ -182,14 +186,13 @@ def spans(age: Floats, first: Array, last: Array, times: Array) -> tuple[Array, 
 
 def own(rows: Rows) -> Tally:
     """Columns of OWN by item."""
-    codes, place = np.unique(rows.item, return_inverse=True)
+    codes, first, place = rows.items
     u = len(codes)
     table = np.empty((u + 1, len(OWN)), np.float32)
     table[u] = [0, 0, 0, 0, 0, NEVER, NEVER, NAN, NAN, NEVER, 0, 0, NAN, NAN, 0, NAN]
     if not u:
         return Tally(codes, table)
-    times = np.bincount(place)
-    first, last = ends(place, u)
+    times, last = np.bincount(place), last_rows(place, u)
     ago, since, gap, overdue = spans(rows.age, first, last, times)
     by = np.argsort(place, kind="stable")
     before_last = by[np.maximum(np.cumsum(times) - 2, 0)]
@@ -209,7 +212,7 @@ def own(rows: Rows) -> Tally:
 def grouped(code: Array, rows: Rows) -> Tally:
     """Columns of GROUP by a code of the rows; rows of code −1 are left out."""
     known = np.flatnonzero(code >= 0)
-    codes, place = np.unique(code[known], return_inverse=True)
+    codes, first, place = np.unique(code[known], return_index=True, return_inverse=True)
     u = len(codes)
     table = np.empty((u + 1, len(GROUP)), np.float32)
     table[u] = [0, 0, 0, NEVER, NAN, NAN, 0, 0, 0]
@@ -217,8 +220,7 @@ def grouped(code: Array, rows: Rows) -> Tally:
         return Tally(codes, table)
     age, item = rows.age[known], rows.item[known].astype(np.int64)
     times = counts_of_distinct(place, rows.order[known], u)
-    first, last = ends(place, u)
-    ago, _, gap, overdue = spans(age, first, last, times)
+    ago, _, gap, overdue = spans(age, first, last_rows(place, u), times)
     month, year = (np.bincount(place, rows.decays[n][known]) for n in (1, 3))
     lines, distinct = np.bincount(place), counts_of_distinct(place, item, u)
     table[:u] = np.column_stack(
@@ -233,20 +235,20 @@ def counts_of_distinct(place: Array, values: Array, n: int) -> Array:
     return np.bincount(np.unique(place * width + values) // width, minlength=n)
 
 
-def profile(rows: Rows, taste: float, distinct: int) -> Floats:
+def profile(rows: Rows, taste: float) -> Floats:
     """Columns of CUSTOMER."""
     if not rows.n_orders:
         return np.array([0, *[NAN] * (len(CUSTOMER) - 1)], np.float32)
     days = rows.age[np.append(True, rows.order[1:] != rows.order[:-1])]
     gap = (days[0] - days[-1]) / max(rows.n_orders - 1, 1)
-    lately = rows.age <= 30
-    first = np.zeros(len(rows.item), bool)
-    first[np.unique(rows.item, return_index=True)[1]] = True
-    novelty = first[lately].mean() if lately.any() else NAN
+    codes, first, _ = rows.items
+    lately, new = rows.age <= 30, np.zeros(len(rows.item), bool)
+    new[first] = True
+    novelty = new[lately].mean() if lately.any() else NAN
     return np.array(
         [
             rows.n_orders, days[-1], days[0], gap, days[-1] / max(gap, 0.5), len(rows.item) / rows.n_orders,
-            distinct / len(rows.item), np.count_nonzero(days <= 30), novelty, taste, rows.off.mean(),
+            len(codes) / len(rows.item), np.count_nonzero(days <= 30), novelty, taste, rows.off.mean(),
         ], np.float32,
     )  # fmt: skip
 
@@ -278,8 +280,7 @@ class Pairs:
         With a `basket` of items (it may be empty) what these have to do with it, too.
         """
         rows = Rows.of(self.data, customer)
-        mine = own(rows)
-        facts, had = self.facts[items], mine.of(items)
+        facts, had = self.facts[items], own(rows).of(items)
         groups = []
         for code in self.codes:
             block = grouped(code[rows.item], rows).of(code[items])
@@ -293,7 +294,7 @@ class Pairs:
                 had[:, 0] / np.maximum(groups[0][:, GROUP.index("lines")], 1),
             ]
         )  # fmt: skip
-        about = np.repeat(profile(rows, taste, len(mine.codes))[None], len(items), axis=0)
+        about = np.repeat(profile(rows, taste)[None], len(items), axis=0)
         blocks = [about, had, *groups, facts, together]
         if basket is not None:
             blocks.append(self.beside(rows, items, basket))
@@ -301,16 +302,9 @@ class Pairs:
 
     def beside(self, rows: Rows, items: Array, basket: Array) -> Floats:
         """Columns of BASKET."""
-        shared = [np.isin(rows.item, basket).astype(np.float32), rows.decays[2]]
-        overlap = np.bincount(rows.order, shared[0], minlength=rows.n_orders)[rows.order] - shared[0]
-        mine = {
-            name: weigh(rows.item, items, values)
-            for name, values in {
-                "all": overlap,
-                "late": overlap * shared[1],
-                "any": (overlap > 0) * 1.0,
-            }.items()
-        }
+        inside = np.isin(rows.item, basket).astype(np.float32)
+        overlap = np.bincount(rows.order, inside, minlength=rows.n_orders)[rows.order] - inside
+        mine = sums(rows, overlap, overlap * rows.decays[2], overlap > 0).of(items)
         alike = [
             np.bincount(code[basket] + 1, minlength=2 + int(code.max(initial=0)))[code[items] + 1]
             * np.where(code[items] >= 0, 1.0, NAN)
@@ -318,16 +312,13 @@ class Pairs:
         ]
         price = self.facts[items, PRICE] - mean(self.facts[basket, PRICE])
         size = np.full(len(items), len(basket))
-        return np.column_stack([size, *alike, price, mine["all"], mine["late"], mine["any"]]).astype(
-            np.float32
-        )
+        return np.column_stack([size, *alike, price, mine]).astype(np.float32)
 
 
-def weigh(held: Array, items: Array, values: Array) -> Array:
-    """Sum of the values of the rows that hold each item."""
-    if not len(held):
-        return np.zeros(len(items))
-    codes, place = np.unique(held, return_inverse=True)
-    total = np.append(np.bincount(place, values), 0)
-    at = np.minimum(np.searchsorted(codes, items), len(codes) - 1)
-    return total[np.where(codes[at] == items, at, len(codes))]
+def sums(rows: Rows, *values: Array) -> Tally:
+    """Values of the rows added up by item, a column each."""
+    codes, _, place = rows.items
+    table = np.zeros((len(codes) + 1, len(values)), np.float32)
+    for column, of in enumerate(values):
+        table[:-1, column] = np.bincount(place, of, minlength=len(codes))
+    return Tally(codes, table)
