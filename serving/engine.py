@@ -197,7 +197,7 @@ class Engine:
     def choose(self, row: Placement, ask: Ask) -> Chosen:
         """The placement's own list, then its fill, step by step, until the list is long enough."""
         chosen = Chosen()
-        self.rank(row.sources, self.allowed(row.rules, ask, chosen), ask, chosen, self.ranker(row, ask))
+        self.rank(row.sources, self.allowed(row.rules, ask, chosen), ask, chosen, row)
         chosen.own = len(chosen.items)
         for step in row.fill:
             more = True
@@ -231,18 +231,18 @@ class Engine:
             mask[np.isin(self.catalog.group, groups[groups >= 0])] = False
 
     def rank(
-        self, sources: Sequence[Source], allowed: Mask, ask: Ask, chosen: Chosen, ranker: Ranker | None = None
+        self, sources: Sequence[Source], allowed: Mask, ask: Ask, chosen: Chosen, row: Placement | None = None
     ) -> bool:
         """Append the best of what the sources propose among the allowed; whether they may know more.
 
-        The best by the ranker, where there is one, else by the weighted sum of the sources' scores.
+        The best by the ranker of `row`, where there is one, else by the weighted sum of the sources' scores.
         """
         proposed, items, scores = self.candidates(sources, allowed, ask)
-        parts = np.stack([s.weight * scaled(row) for s, row in zip(sources, scores, strict=True)])
+        parts = np.stack([s.weight * scaled(of) for s, of in zip(sources, scores, strict=True)])
         total = parts.sum(axis=0)
-        if ranker is not None:
-            basket = ask.products if "basket.size" in ranker.columns else None
-            total = ranker.probability(self.signals(ask, items, scores, basket))
+        ranker = self.ranker(row, ask) if row else None
+        if row and ranker:
+            total = ranker.probability(self.signals(row, ask, items, scores))
         best = (
             top_k(total, ask.limit - len(chosen.items))
             if not self.has_groups
@@ -255,7 +255,7 @@ class Engine:
             chosen.sources.append(source)
             names = [f"{source.model}:{source.asks}" for source in sources]
             own = parts[:, place]
-            if ranker is not None:
+            if ranker:
                 own = shared(float(total[place]), own, sources.index(source))
             chosen.parts.append(dict(zip(names, own.round(6).tolist(), strict=True)))
         return len(best) > 0 and any(len(p) >= s.take > 0 for s, p in zip(sources, proposed, strict=True))
@@ -269,9 +269,9 @@ class Engine:
         items = items[allowed[items]]
         return proposed, items, np.stack([self.score(s, items, ask) for s in sources])
 
-    def signals(self, ask: Ask, items: Array, scores: Scores, basket: Array | None) -> Scores:
-        """What a ranker looks at: float32 [items, columns_of the placement]."""
-        known = self.pairs.of(ask.customer, items, basket)
+    def signals(self, row: Placement, ask: Ask, items: Array, scores: Scores) -> Scores:
+        """What the placement's ranker looks at: float32 [items, columns_of(row)]."""
+        known = self.pairs.of(ask.customer, items, ask.products if asks_basket(row) else None)
         return np.hstack([known, score_columns(scores)], dtype=np.float32)
 
     @cached_property

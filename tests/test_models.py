@@ -39,7 +39,7 @@ from training.models import (
     recipe_of,
 )  # fmt: skip
 from training.models.hybrid import item_features, price_band
-from training.models.neighbours import decayed_log
+from training.models.recipe import decayed_log
 from training.split import Data, Future, Task, baskets, known, novel, purchases, sampled
 
 CUTOFF = datetime(2017, 12, 1, tzinfo=UTC)

@@ -46,7 +46,7 @@ def made_up(n: int = 400) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     return x, x[:, 0] + 0.3 * rng.random(n) > 0.8
 
 
-NAMES = ("one", "two", "three.relative", "four")
+NAMES = ("customer.orders", "two", "three.relative", "four")
 
 
 def test_a_ranker_finds_what_decides_and_comes_back_from_its_file(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_examples_are_the_engines_own_candidates_value_for_value(
     if placement == "next_best":
         ask = engine.ask(row, RecommendRequest(customer_id="anna"))
         _, items, scores = engine.candidates(row.sources, engine.allowed(row.rules, ask, Chosen()), ask)
-        np.testing.assert_array_equal(x[: len(items)], engine.signals(ask, items, scores, None))
+        np.testing.assert_array_equal(x[: len(items)], engine.signals(row, ask, items, scores))
         bought = engine.catalog.items.positions(["bread", "soap", "rolls"])
         np.testing.assert_array_equal(y[: len(items)], np.isin(items, bought))
 

@@ -13,7 +13,7 @@ from features.interactions import DAY, seconds
 from serving.bundle import Bundle
 from serving.engine import Chosen, Engine
 from serving.placements import Placement
-from serving.ranker import Ranker, asks_basket, columns_of
+from serving.ranker import Ranker, columns_of
 from training.split import Future, Task, baskets, novel, opportunities, purchases, sampled
 
 Array = NDArray[Any]
@@ -49,9 +49,7 @@ class Ranking:
             "verbose": -1,
         }  # fmt: skip
         data = lightgbm.Dataset(x, y, feature_name=list(names), free_raw_data=True)
-        strangers = (
-            bool((x[:, names.index("customer.orders")] == 0).any()) if "customer.orders" in names else True
-        )
+        strangers = bool((x[:, names.index("customer.orders")] == 0).any())
         return Ranker(lightgbm.train(params, data, self.rounds), tuple(names), self.kept, strangers)
 
 
@@ -113,8 +111,7 @@ def one_by_one(
         keep = right | (rng.random(len(items)) < kept)
         if keep.any():
             # every candidate is looked at, as a score's place among all is part of what is learned
-            basket = ask.products if asks_basket(row) else None
-            yield engine.signals(ask, items, scores, basket)[keep], right[keep]
+            yield engine.signals(row, ask, items, scores)[keep], right[keep]
 
 
 def save_examples(path: Path, x: Array, y: Array) -> None:

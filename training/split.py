@@ -193,36 +193,37 @@ def steps_up(bundle: Bundle, future: Future, *, owned: bool = False) -> Task:
     taken = first_orders(bundle, future, habit)
     taken = taken[taken["ratio"] >= PRICE_STEP[0]].sort_values(["customer", "need", "rank"], kind="stable")
     taken = taken.drop_duplicates(["customer", "need"])
-    data = bundle.interactions
     if not owned:
-        had = pd.MultiIndex.from_arrays([data.customer, data.item])
-        taken = taken[~pd.MultiIndex.from_frame(taken[["customer", "item"]]).isin(had)]
-    customers = data.customers.at(taken["customer"].to_numpy())
-    products = bundle.catalog.items.at(taken["habit"].to_numpy())
-    requests = [
-        RecommendRequest(customer_id=c, product_ids=(p,)) for c, p in zip(customers, products, strict=True)
-    ]
-    return Task(requests, list(taken[["item"]].to_numpy(np.int32)), taken["customer"].to_numpy(np.int32), k=5)
+        taken = taken[never_had(bundle, taken)]
+    return of_habits(bundle, taken, list(taken[["item"]].to_numpy(np.int32)))
 
 
 def opportunities(bundle: Bundle, future: Future) -> Task:
     """Habits whose need is served again in the window: what dearer products, never had, are then taken, if any."""
-    habit = habits(bundle)
-    data, catalog = bundle.interactions, bundle.catalog
+    habit, catalog = habits(bundle), bundle.catalog
     frame = pd.DataFrame({"customer": future.customer, "item": future.item})
     frame = frame[(frame["customer"] >= 0) & (frame["item"] >= 0)].drop_duplicates()
     frame["need"] = catalog.need[frame["item"]]
     frame = frame.merge(habit, on=["customer", "need"]).sort_values(["customer", "need", "item"])
-    had = pd.MultiIndex.from_arrays([data.customer, data.item])
-    new = ~pd.MultiIndex.from_frame(frame[["customer", "item"]]).isin(had)
     dearer = catalog.price[frame["item"]] >= PRICE_STEP[0] * catalog.price[frame["habit"]]
-    frame["taken"] = np.where(new & dearer, frame["item"], -1)
+    frame["taken"] = np.where(never_had(bundle, frame) & dearer, frame["item"], -1)
     start = np.flatnonzero(~frame.duplicated(["customer", "need"]))
     truth = np.split(frame["taken"].to_numpy(np.int32), start[1:]) if len(start) else []
-    customer, product = frame["customer"].to_numpy()[start], frame["habit"].to_numpy()[start]
-    pairs = zip(data.customers.at(customer), catalog.items.at(product), strict=True)
-    requests = [RecommendRequest(customer_id=c, product_ids=(p,)) for c, p in pairs]
-    return Task(requests, [t[t >= 0] for t in truth], customer.astype(np.int32), k=5)
+    return of_habits(bundle, frame.iloc[start], [t[t >= 0] for t in truth])
+
+
+def never_had(bundle: Bundle, rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Whether the customer of each row never bought its item."""
+    had = pd.MultiIndex.from_arrays([bundle.interactions.customer, bundle.interactions.item])
+    return ~pd.MultiIndex.from_frame(rows[["customer", "item"]]).isin(had)
+
+
+def of_habits(bundle: Bundle, rows: pd.DataFrame, truth: Sequence[NDArray[np.int32]]) -> Task:
+    """Lists of five asked of each row's customer with the habit as the product."""
+    customer = rows["customer"].to_numpy(np.int32)
+    products = bundle.catalog.items.at(rows["habit"].to_numpy())
+    pairs = zip(bundle.interactions.customers.at(customer), products, strict=True)
+    return Task([RecommendRequest(customer_id=c, product_ids=(p,)) for c, p in pairs], truth, customer, k=5)
 
 
 def habits(bundle: Bundle) -> pd.DataFrame:

@@ -208,7 +208,7 @@ def train(
             for side in every:
                 seal(side, version=side.folder.name, metrics={}, **about)
             clock.lap("fit")
-            fits += rank(pool, past, full, rival, lessons, say)
+            fits += rank(pool, full, making[1:], lessons, say)
             for side in making:
                 seal(side, version=side.folder.name, metrics={}, **about)
             clock.lap("rank")
@@ -380,17 +380,19 @@ def labels_for(rival: Side, labels: Sequence[Side]) -> list[Side]:
 
 def rank(
     pool: ProcessPoolExecutor,
-    past: Side,
     full: Side,
-    rival: Side | None,
+    judged: Sequence[Side],
     lessons: Mapping[Path, Sequence[Side]],
     say: Say,
 ) -> list[jobs.Fit]:
     """Learn every ranker of every side from what was put forward in windows before its end, and then bought.
 
+    `judged`: the past of the version, and the rival's where one is fitted; `lessons`: what each learns on.
+
     What followed a window's past is read from data that ends with the judged past, so that nothing known only
     later, such as a return, says what was right. The version learns from the judged past's window as well.
     """
+    past = judged[0]
     made: dict[tuple[Path, str], Path] = {}
     running: list[Running[None]] = []
 
@@ -407,10 +409,8 @@ def rank(
     for name in past.rankings:
         ask(past, jobs.Later(full.folder, full.until, past.until), name)
     finished(running, "gathering examples", say)
-    judged = [(past, lessons[past.folder])]
-    if rival is not None and rival is not past and rival.folder in lessons:
-        judged.append((rival, lessons[rival.folder]))
-    fits = finished(learning(pool, judged, made), "learning rankers", say)
+    pasts = [(side, lessons[side.folder]) for side in judged]
+    fits = finished(learning(pool, pasts, made), "learning rankers", say)
     # the version gets no ranker that was not judged
     known = {name: r for name, r in full.rankings.items() if has_ranker(past.folder, name)}
     shipped = replace(full, rankings=known)

@@ -6,9 +6,9 @@ import numpy as np
 from scipy import sparse
 
 from features.catalog import Catalog
-from features.interactions import Floats, Interactions
+from features.interactions import Interactions
 from serving.fitted import Vectors
-from training.models.recipe import in_int32
+from training.models.recipe import decayed_log, in_int32, ones
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Als:
         return Vectors(model.user_factors, model.item_factors, np.zeros(len(data.items), np.float32))
 
     def weights(self, data: Interactions) -> sparse.csr_array:
-        matrix = data.matrix(lambda d: np.exp2(-d.age() / self.half_life))
-        matrix.data = (self.alpha * np.log1p(matrix.data)).astype(np.float32)
+        matrix = decayed_log(data, self.half_life)
+        matrix.data *= np.float32(self.alpha)
         return matrix
 
 
@@ -66,7 +66,3 @@ class Bpr:
         return Vectors(
             np.ascontiguousarray(customers), np.ascontiguousarray(items[:, :-1]), items[:, -1].copy()
         )
-
-
-def ones(data: Interactions) -> Floats:
-    return np.ones(len(data), np.float32)

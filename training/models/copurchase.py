@@ -9,6 +9,7 @@ from scipy import sparse
 from features.catalog import Catalog
 from features.interactions import Interactions
 from serving.fitted import Neighbors, top_k
+from training.models.recipe import bought
 
 BLOCK = 1_000  # items whose partners are counted at a time; bounds the memory
 
@@ -81,9 +82,7 @@ class Alternatives:
     top: int = 100
 
     def fit(self, data: Interactions, catalog: Catalog) -> Neighbors:
-        bought = data.matrix(lambda d: np.ones(len(d), np.float32))
-        bought.data[:] = 1
-        columns = sparse.csc_array(bought)
+        columns = sparse.csc_array(bought(data))
         counts = np.diff(columns.indptr).astype(np.float32)
         sold = np.flatnonzero((counts > 0) & (catalog.need >= 0))
         sold = sold[np.argsort(catalog.need[sold], kind="stable")]

@@ -10,10 +10,10 @@ from features.catalog import Catalog
 from features.interactions import Interactions
 from serving.fitted import Candidates, Fitted, Neighbors
 from training.models.copurchase import often_held
-from training.models.neighbours import Shortlist, decayed_log
+from training.models.neighbours import Shortlist
+from training.models.recipe import blocks, decayed_log
 
 MOST_ROWS = 20_000  # rows and columns of the one dense matrix: 20,000² floats of 4 bytes are 1.6 GB
-BLOCK = 256  # customers whose scores of every item are held at once
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,9 @@ class Ease:
     def by_items_bought(
         self, data: Interactions, weights: sparse.csr_array, bought: NDArray[np.integer]
     ) -> Candidates:
-        """The scores of `by_customers`, by X B with B = I − P / diag(P) and P = (XᵀX + λI)⁻¹."""
+        """The scores of `by_customers`, by X B."""
         small = sparse.csr_array(weights[:, bought])
-        precision = inverse(np.asarray((small.T @ small).todense(), np.float32), self.regularization)
-        learned = np.asarray(-precision / np.diag(precision), np.float32)
-        np.fill_diagonal(learned, 0)
+        learned = between(small, self.regularization)
         short = Shortlist(data, self.top)
         for rows in blocks(len(data.customers)):
             scores = np.zeros((rows.stop - rows.start, len(data.items)), np.float32)
@@ -93,15 +91,19 @@ class EaseBaskets:
 
 
 def item_weights(rows: sparse.csr_array, regularization: float, most: int, top: int) -> Neighbors:
-    """B = I − P / diag(P), P = (XᵀX + λI)⁻¹, over the `most` frequent items; each item's `top` positive weights."""
+    """B over the `most` frequent items; each item's `top` positive weights."""
     counts = np.bincount(rows.indices, minlength=rows.shape[1])
     kept = np.sort(np.argsort(-counts, kind="stable")[: min(most, int(np.count_nonzero(counts)))])
-    small = sparse.csr_array(rows[:, kept])
-    gram = np.asarray((small.T @ small).todense(), np.float32)
-    precision = inverse(gram, regularization)
-    weights = np.asarray(-precision / np.diag(precision), np.float32)  # column j predicts item j
-    np.fill_diagonal(weights, 0)
+    weights = between(sparse.csr_array(rows[:, kept]), regularization)
     return Neighbors(sparsest(weights, kept, rows.shape[1], top))
+
+
+def between(rows: sparse.csr_array, regularization: float) -> NDArray[np.float32]:
+    """B = I − P / diag(P), P = (XᵀX + λI)⁻¹: column j predicts item j, float32 [items, items]."""
+    precision = inverse(np.asarray((rows.T @ rows).todense(), np.float32), regularization)
+    weights = np.asarray(-precision / np.diag(precision), np.float32)
+    np.fill_diagonal(weights, 0)
+    return weights
 
 
 def sparsest(
@@ -131,7 +133,3 @@ def inverse(gram: NDArray[np.float32], regularization: float) -> NDArray[np.floa
     whole, _ = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
     low = np.tril(whole)
     return np.asarray(low + np.tril(low, -1).T, np.float32)
-
-
-def blocks(n: int) -> list[slice]:
-    return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]

@@ -9,8 +9,7 @@ from scipy import sparse
 from features.catalog import Catalog
 from features.interactions import Floats, Interactions
 from serving.fitted import Candidates, top_k
-
-BLOCK = 256  # customers compared with all others at once
+from training.models.recipe import blocks, bought
 
 
 class Shortlist:
@@ -55,13 +54,11 @@ class UpCf:
     def fit(self, data: Interactions, catalog: Catalog) -> Candidates:
         del catalog
         lately = self.frequencies(data)
-        bought = data.matrix(ones)
-        bought.data[:] = 1
-        size = np.maximum(np.diff(bought.indptr), 1).astype(np.float32)
-        columns, short = sparse.csr_array(bought.T), Shortlist(data, self.top)
-        for start in range(0, len(data.customers), BLOCK):
-            rows = slice(start, min(start + BLOCK, len(data.customers)))
-            shared = (bought[rows.start : rows.stop] @ columns).toarray()
+        ever = bought(data)
+        size = np.maximum(np.diff(ever.indptr), 1).astype(np.float32)
+        columns, short = sparse.csr_array(ever.T), Shortlist(data, self.top)
+        for rows in blocks(len(data.customers)):
+            shared = (ever[rows.start : rows.stop] @ columns).toarray()
             alike = shared / (size[rows, None] ** self.asymmetry * size[None] ** (1 - self.asymmetry))
             short.add(rows, (nearest(alike**self.locality, self.neighbours) @ lately).toarray())
         return Candidates(short.matrix())
@@ -97,8 +94,7 @@ class TifuKnn:
         length = np.sqrt(np.asarray(own.multiply(own).sum(axis=1)))
         unit = sparse.csr_array(sparse.diags_array(1 / np.maximum(length, 1e-9)) @ own)
         columns, short = sparse.csr_array(unit.T), Shortlist(data, self.top)
-        for start in range(0, len(data.customers), BLOCK):
-            rows = slice(start, min(start + BLOCK, len(data.customers)))
+        for rows in blocks(len(data.customers)):
             alike = (unit[rows.start : rows.stop] @ columns).toarray()
             alike[np.arange(len(alike)), np.arange(rows.start, rows.stop)] = 0
             near = nearest(alike, self.neighbours)
@@ -133,14 +129,3 @@ def order_rank(data: Interactions) -> NDArray[np.int64]:
         last = np.append(np.flatnonzero(customer[1:] != customer[:-1]), len(customer) - 1)
         rank[known] = run[last][np.searchsorted(last, np.arange(len(known)))] - run
     return rank
-
-
-def decayed_log(data: Interactions, half_life: float) -> sparse.csr_array:
-    """log(1 + purchases by customer and item, each decayed): float32 csr [n_customers, n_items]."""
-    matrix = data.matrix(lambda d: np.exp2(-d.age() / half_life))
-    matrix.data = np.log1p(matrix.data).astype(np.float32)
-    return matrix
-
-
-def ones(data: Interactions) -> Floats:
-    return np.ones(len(data), np.float32)

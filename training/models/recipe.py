@@ -6,7 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from features.catalog import Catalog
-from features.interactions import Interactions
+from features.interactions import Floats, Interactions
 from serving.fitted import Fitted
 
 
@@ -22,3 +22,26 @@ def in_int32(matrix: sparse.csr_array) -> sparse.csr_matrix:
     """A csr_matrix with int32 indices, as the compiled code of implicit and LightFM asks for."""
     indices, indptr = matrix.indices.astype(np.int32), matrix.indptr.astype(np.int32)
     return sparse.csr_matrix((matrix.data, indices, indptr), shape=matrix.shape)
+
+
+def ones(data: Interactions) -> Floats:
+    return np.ones(len(data), np.float32)
+
+
+def bought(data: Interactions) -> sparse.csr_array:
+    """1 where a customer ever bought an item: float32 csr [n_customers, n_items]."""
+    matrix = data.matrix(ones)
+    matrix.data[:] = 1
+    return matrix
+
+
+def decayed_log(data: Interactions, half_life: float) -> sparse.csr_array:
+    """log(1 + purchases by customer and item, each decayed): float32 csr [n_customers, n_items]."""
+    matrix = data.matrix(lambda d: np.exp2(-d.age() / half_life))
+    matrix.data = np.log1p(matrix.data).astype(np.float32)
+    return matrix
+
+
+def blocks(n: int, size: int = 256) -> list[slice]:
+    """Rows 0 to n in turn, so many at once, as a dense row of every item is wide."""
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
