@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
@@ -20,7 +20,7 @@ from serving.bundle import Bundle, BundleError
 from serving.fitted import NOTHING, Array, Candidates, Fitted, Neighbors, Vectors, row_of, top_k
 from serving.index import ItemIndex, unit
 from serving.placements import PRICE_STEP, STORIES, Placement, Source
-from serving.ranker import Ranker, asks_basket, columns_of, score_columns
+from serving.ranker import PUBLISHED, RANKED, Ranker, asks_basket, columns_of, is_published, score_columns
 from serving.schemas import Because, Recommendation, RecommendRequest, RecommendResponse, RequestError
 
 Mask = NDArray[np.bool_]
@@ -81,8 +81,30 @@ class Chosen:
     items: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
-    parts: list[dict[str, float]] = field(default_factory=list)
+    parts: list[dict[str, float] | None] = field(default_factory=list)
     own: int = 0  # how many come from the placement's own sources
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What may enter a list, best first: positions, scores, the place of the source that each is credited to.
+
+    parts: each source's weighted part [items, sources], where it was worked out now. more: whether the sources
+    may know more.
+    """
+
+    items: Array
+    scores: Array
+    lead: Array
+    parts: Array | None = None
+    more: bool = False
+
+    def at(self, places: Array) -> "Standing":
+        parts = None if self.parts is None else self.parts[places]
+        return Standing(self.items[places], self.scores[places], self.lead[places], parts, self.more)
+
+    def among(self, allowed: Mask) -> "Standing":
+        return self.at(np.flatnonzero(allowed[self.items]))
 
 
 class Engine:
@@ -139,8 +161,8 @@ class Engine:
         when = request.at or at
         self.check_moment(when)
         ask = self.ask(row, request)
-        chosen = self.choose(row, ask)
-        items = tuple(self.told(ask, chosen, n, explain=request.explain) for n in range(len(chosen.items)))
+        chosen = self.choose(row, ask, explain=request.explain)
+        items = tuple(self.told(ask, chosen, n) for n in range(len(chosen.items)))
         return RecommendResponse(
             recommendation_id=self.recommendation_id(placement, request, when),
             model_version=self.version,
@@ -194,16 +216,53 @@ class Engine:
 
     # --- choosing -------------------------------------------------------------------------------------
 
-    def choose(self, row: Placement, ask: Ask) -> Chosen:
+    def choose(self, row: Placement, ask: Ask, *, explain: bool = False) -> Chosen:
         """The placement's own list, then its fill, step by step, until the list is long enough."""
         chosen = Chosen()
-        self.rank(row.sources, self.allowed(row.rules, ask, chosen), ask, chosen, row)
+        self.take(self.own(row, ask, explain=explain), row.sources, ask, chosen, explain=explain)
         chosen.own = len(chosen.items)
         for step in row.fill:
             more = True
             while more and len(chosen.items) < ask.limit:
-                more = self.rank((step.source,), self.allowed(step.rules, ask, chosen), ask, chosen)
+                found = self.standing((step.source,), self.allowed(step.rules, ask, chosen), ask)
+                more = self.take(found, (step.source,), ask, chosen, explain=explain) > 0 and found.more
         return chosen
+
+    def own(self, row: Placement, ask: Ask, *, explain: bool) -> Standing:
+        """What a placement's own sources put forward.
+
+        Where the customer alone decides the ranking it is the same whatever else is asked, filtered; only where
+        too little of it is left are the sources asked anew.
+        """
+        allowed = self.allowed(row.rules, ask, Chosen())
+        if ask.customer >= 0 and row.name in self.rankers and is_published(row):
+            whole = self.whole(row, ask, explain=explain)
+            left = whole.among(allowed)
+            if len(whole.items) < PUBLISHED or len(self.distinct(left.items)) >= ask.limit:
+                return left
+        return self.standing(row.sources, allowed, ask, row)
+
+    def whole(self, row: Placement, ask: Ask, *, explain: bool = True) -> Standing:
+        """The customer's ranking, PUBLISHED long at most: as it was made beforehand, or made now, which explains it."""
+        table = self.bundle.rankings.get(row.name)
+        if table is not None and not explain:
+            ranked = table[ask.customer]
+            ranked = ranked[ranked["item"] >= 0]
+            return Standing(ranked["item"], ranked["score"], ranked["source"])
+        none = ask.products[:0]
+        ask = replace(ask, products=none, exclude=none, complements_only=False, limit=PUBLISHED)
+        found = self.standing(row.sources, self.allowed(row.rules, ask, Chosen()), ask, row)
+        return found.at(np.arange(min(PUBLISHED, len(found.items))))
+
+    def ranking(self, placement: str, customer: int) -> Array:
+        """What is published of a customer: RANKED [PUBLISHED]."""
+        row = self.placements[placement]
+        request = RecommendRequest(customer_id=self.history.customers.at([customer])[0])
+        found = self.whole(row, self.ask(row, request))
+        ranked = np.full(PUBLISHED, np.array((-1, 0, 0), RANKED))
+        for name, of in (("item", found.items), ("score", found.scores), ("source", found.lead)):
+            ranked[name][: len(of)] = of
+        return ranked
 
     def ranker(self, row: Placement, ask: Ask) -> Ranker | None:
         """The placement's ranker, where it was taught requests like this one."""
@@ -230,10 +289,10 @@ class Engine:
         if np.any(groups >= 0):
             mask[np.isin(self.catalog.group, groups[groups >= 0])] = False
 
-    def rank(
-        self, sources: Sequence[Source], allowed: Mask, ask: Ask, chosen: Chosen, row: Placement | None = None
-    ) -> bool:
-        """Append the best of what the sources propose among the allowed; whether they may know more.
+    def standing(
+        self, sources: Sequence[Source], allowed: Mask, ask: Ask, row: Placement | None = None
+    ) -> Standing:
+        """What the sources propose among the allowed, best first.
 
         The best by the ranker of `row`, where there is one, else by the weighted sum of the sources' scores.
         """
@@ -241,24 +300,27 @@ class Engine:
         parts = np.stack([s.weight * scaled(of) for s, of in zip(sources, scores, strict=True)])
         total = parts.sum(axis=0)
         ranker = self.ranker(row, ask) if row else None
+        lead = credited(proposed, parts, items)
         if row and ranker:
-            total = ranker.probability(self.signals(row, ask, items, scores))
-        best = (
-            top_k(total, ask.limit - len(chosen.items))
-            if not self.has_groups
-            else self.distinct(total, items)
+            total = ranker.probability(self.signals(row, ask, items, scores), ask.limit)
+            parts = shared(total, parts, lead)
+        more = any(len(p) >= s.take > 0 for s, p in zip(sources, proposed, strict=True))
+        return Standing(items, total, lead, parts.T, more).at(top_k(total, len(total)))
+
+    def take(
+        self, found: Standing, sources: Sequence[Source], ask: Ask, chosen: Chosen, *, explain: bool
+    ) -> int:
+        """Append the best to the list, of each style group the best only; how many there were."""
+        best = self.distinct(found.items)[: ask.limit - len(chosen.items)]
+        chosen.items += found.items[best].tolist()
+        chosen.scores += found.scores[best].tolist()
+        chosen.sources += [sources[lead] for lead in found.lead[best].tolist()]
+        names = [f"{source.model}:{source.asks}" for source in sources]
+        parts = (
+            found.parts[best].round(6).tolist() if explain and found.parts is not None else [()] * len(best)
         )
-        for place in best[: ask.limit - len(chosen.items)].tolist():
-            chosen.items.append(int(items[place]))
-            chosen.scores.append(float(total[place]))
-            source = credited(sources, proposed, parts[:, place], items[place])
-            chosen.sources.append(source)
-            names = [f"{source.model}:{source.asks}" for source in sources]
-            own = parts[:, place]
-            if ranker:
-                own = shared(float(total[place]), own, sources.index(source))
-            chosen.parts.append(dict(zip(names, own.round(6).tolist(), strict=True)))
-        return len(best) > 0 and any(len(p) >= s.take > 0 for s, p in zip(sources, proposed, strict=True))
+        chosen.parts += [dict(zip(names, of, strict=True)) if explain else None for of in parts]
+        return len(best)
 
     def candidates(
         self, sources: Sequence[Source], allowed: Mask, ask: Ask
@@ -278,12 +340,13 @@ class Engine:
     def has_groups(self) -> bool:
         return bool(np.any(self.catalog.group >= 0))
 
-    def distinct(self, total: Scores, items: Array) -> Array:
-        """Places by score, of each style group the best only."""
-        order = top_k(total, len(total))
-        group = self.catalog.group[items[order]]
+    def distinct(self, items: Array) -> Array:
+        """Places of the first of each style group, in their order."""
+        if not self.has_groups:
+            return np.arange(len(items))
+        group = self.catalog.group[items]
         group = np.where(group < 0, -1 - np.arange(len(group)), group)
-        return order[np.sort(np.unique(group, return_index=True)[1])]
+        return np.sort(np.unique(group, return_index=True)[1])
 
     def propose(self, source: Source, allowed: Mask, ask: Ask) -> Array:
         """Items that a source puts forward, allowed or not, best first where that is known."""
@@ -336,7 +399,7 @@ class Engine:
 
     # --- telling --------------------------------------------------------------------------------------
 
-    def told(self, ask: Ask, chosen: Chosen, place: int, *, explain: bool) -> Recommendation:
+    def told(self, ask: Ask, chosen: Chosen, place: int) -> Recommendation:
         item, source = chosen.items[place], chosen.sources[place]
         because = self.because(source, item, ask)
         product = self.product(item)
@@ -349,7 +412,7 @@ class Engine:
                 Because(product_id=self.product_id(b), title=self.catalog.title[b]) for b in because
             ),
             filled=place >= chosen.own,
-            parts=chosen.parts[place] if explain else None,
+            parts=chosen.parts[place],
         )
 
     def product_id(self, item: int) -> str:
@@ -490,19 +553,19 @@ class Engine:
 NEED_A_REASON = {key for key, text in STORIES.items() if "{because}" in text}
 
 
-def credited(sources: Sequence[Source], proposed: Sequence[Array], parts: Scores, item: int) -> Source:
-    """The source that scored an item highest; where none did above 0, the first that proposed it."""
-    if parts.max() > 0:
-        return sources[int(parts.argmax())]
-    return next(source for source, items in zip(sources, proposed, strict=True) if item in items)
+def credited(proposed: Sequence[Array], parts: Scores, items: Array) -> Array:
+    """Place of the source that scored each item highest; where none did above 0, of the first that proposed it."""
+    put = np.stack([np.isin(items, of) for of in proposed])
+    return np.where(parts.max(axis=0, initial=0) > 0, parts.argmax(axis=0), put.argmax(axis=0))
 
 
-def shared(total: float, parts: Scores, leader: int) -> Scores:
-    """A ranker's score shared out by the sources' weighted parts; the leader has all where these are nothing."""
-    whole = float(parts.sum())
-    if whole > 0:
-        return total / whole * parts
-    return np.where(np.arange(len(parts)) == leader, np.float32(total), 0).astype(np.float32)
+def shared(total: Scores, parts: Scores, lead: Array) -> Scores:
+    """A ranker's scores shared out by the sources' weighted parts [sources, items]; the leader has all where these
+    are nothing."""
+    whole = parts.sum(axis=0)
+    alone = np.arange(len(parts))[:, None] == lead
+    share = np.divide(parts, whole, out=alone.astype(parts.dtype), where=whole > 0)
+    return share * total
 
 
 def scaled(scores: Scores) -> Scores:

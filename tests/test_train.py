@@ -249,7 +249,7 @@ def test_every_step_is_told_from_nothing_to_all(story: dict[str, Any]) -> None:
         steps.setdefault(what, []).append((done, of))
     assert list(steps) == [
         "fitting recipes", "gathering examples", "learning rankers", "learning the version's rankers",
-        "auditing placements", "comparing recipes", "drawing the card",
+        "ranking ahead", "auditing placements", "comparing recipes", "drawing the card",
     ]  # fmt: skip
     assert steps["auditing placements"] == [(n, len(AUDITS)) for n in range(len(AUDITS) + 1)]
 

@@ -4,19 +4,21 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures import Future as Running
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from features.history import History
 from features.interactions import DAY, EVENT_COLUMNS, seconds
 from serving.bundle import Bundle, BundleError, Manifest, load_data, read_manifest, save_data, write_manifest
 from serving.engine import Engine
 from serving.placements import PLACEMENTS, Placement, models_in_use
-from serving.ranker import has_ranker
+from serving.ranker import PUBLISHED, RANKED, RANKED_SUFFIX, has_ranker, is_published
 from training import jobs
 from training.card import Card, card_html, examples_of, former_of, results_of
 from training.defaults import defaults
@@ -38,6 +40,7 @@ VALIDATION_DAYS = 30
 MOST_QUESTIONS = 2_000  # a task asks at most so many in training; `osclms evaluate` asks all
 COMPARED = ("popular", "habit", "als", "bpr", "hybrid", "copurchase")  # what can answer a customer by itself
 SLOW_FIRST = ("hybrid", "bpr", "als", "copurchase", "complements")
+CHUNK = 1_000  # customers that a process ranks ahead at a time
 SEED = 7
 
 Say = Callable[[str, int, int], None]  # what, done, of how many
@@ -212,6 +215,8 @@ def train(
             for side in making:
                 seal(side, version=side.folder.name, metrics={}, **about)
             clock.lap("rank")
+            rank_ahead(pool, full, say)
+            clock.lap("rank ahead")
             newer = knows_no_less(full.until, champion)
             outcome = judge(pool, past, full, contest, rival, fits, also=newer, seed=seed, say=say)
             clock.lap("evaluate")
@@ -433,6 +438,19 @@ def learning(
         for name, ranking in side.rankings.items()
         if sides
     ]  # fmt: skip
+
+
+def rank_ahead(pool: Executor, side: Side, say: Say) -> None:
+    """Make every customer's ranking of the placements whose ranking a customer alone decides."""
+    assert side.data is not None
+    customers, running = len(side.data.interactions.customers), []
+    for name, row in side.placements.items():
+        if has_ranker(side.folder, name) and is_published(row):
+            path = side.folder / f"{name}{RANKED_SUFFIX}"
+            np.lib.format.open_memmap(path, "w+", RANKED, (customers, PUBLISHED)).flush()
+            parts = (slice(n, min(n + CHUNK, customers)) for n in range(0, customers, CHUNK))
+            running += [pool.submit(jobs.rank_ahead, side.folder, name, part, path) for part in parts]
+    finished(running, "ranking ahead", say)
 
 
 def finished(running: Sequence[Running[T]], what: str, say: Say) -> list[T]:
