@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from features.catalog import PATH_SEPARATOR
 from features.history import Store
-from features.interactions import Ints, moment
+from features.interactions import Ints, moment, sorted_set
 from features.pairs import Pairs
 from serving.bundle import Bundle, BundleError
 from serving.fitted import NOTHING, Array, Candidates, Fitted, Neighbors, Vectors, row_of, top_k
@@ -204,8 +204,8 @@ class Engine:
         only = row.complements_only if request.complements_only is None else request.complements_only
         return Ask(
             customer=customer,
-            owned=np.unique(self.history.item[self.history.rows(customer)]),
-            products=np.unique(products[products >= 0]),
+            owned=sorted_set(self.history.item[self.history.rows(customer)]),
+            products=sorted_set(products[products >= 0]),
             exclude=exclude[exclude >= 0],
             limit=request.limit or row.limit,
             complements_only=only,
@@ -327,7 +327,7 @@ class Engine:
     ) -> tuple[list[Array], Array, Scores]:
         """(what each source puts forward, the allowed of them, what each source thinks of these [sources, items])."""
         proposed = [self.propose(s, allowed, ask) if s.take else NOTHING[0] for s in sources]
-        items = np.unique(np.concatenate(proposed))
+        items = sorted_set(np.concatenate(proposed))
         items = items[allowed[items]]
         return proposed, items, np.stack([self.score(s, items, ask) for s in sources])
 
@@ -555,8 +555,10 @@ NEED_A_REASON = {key for key, text in STORIES.items() if "{because}" in text}
 
 def credited(proposed: Sequence[Array], parts: Scores, items: Array) -> Array:
     """Place of the source that scored each item highest; where none did above 0, of the first that proposed it."""
-    put = np.stack([np.isin(items, of) for of in proposed])
-    return np.where(parts.max(axis=0, initial=0) > 0, parts.argmax(axis=0), put.argmax(axis=0))
+    lead, unscored = parts.argmax(axis=0), np.flatnonzero(parts.max(axis=0, initial=0) <= 0)
+    if len(unscored):
+        lead[unscored] = np.stack([np.isin(items[unscored], of) for of in proposed]).argmax(axis=0)
+    return lead
 
 
 def shared(total: Scores, parts: Scores, lead: Array) -> Scores:
