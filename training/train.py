@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures import Future as Running
 from dataclasses import asdict, dataclass, field, replace
@@ -79,12 +79,13 @@ class Side:
 @dataclass(frozen=True)
 class Plan:
     """What is to be learned. Recipes and rankings that are not given are chosen by the data; `settings` are what
-    `tune` found for them."""
+    `tune` found for them. rival_windows: how many label windows the rankers of the champion ask for."""
 
     recipes: Mapping[str, Recipe] | None
     placements: Mapping[str, Placement]
     rankings: Mapping[str, Ranking] | None
     settings: Settings = field(default_factory=dict)
+    rival_windows: int = 0
 
     def settled(self, past: Data) -> tuple[Mapping[str, Recipe], Mapping[str, Ranking]]:
         """(recipes, rankings) as this past asks for them; it is the judged one, which knows no validation day."""
@@ -194,16 +195,17 @@ def train(
         registry.repair()
         version, code = registry.next_version(), revision()
         work = fresh(home / "staging" / "train")
-        plan = Plan(recipes, placements, rankings, settings)
+        champion = champion_of(registry.champion(), home)
+        asked = windows_of(() if champion is None else champion.rankings.values())
+        plan = Plan(recipes, placements, rankings, settings, asked)
         past, full, labels, about = history.at_once(lambda pinned: read(pinned, until, work, plan))
         about["git_revision"] = code
-        champion = champion_of(registry.champion(), home)
         contest, rival = rival_of(past, champion, home, code)
         making = [full, past]
-        lessons = {past.folder: labels}
+        lessons = {past.folder: labels[: windows_of(map(asdict, past.rankings.values()))]}
         if rival is not None and rival is not past and rival.data is not None:
             making.append(rival)
-            lessons[rival.folder] = labels_for(rival, labels)
+            lessons[rival.folder] = labels_for(rival, labels[:asked])
         clock.lap("read")
         with jobs.workers(processes) as pool:
             every = [*making, *(side for sides in lessons.values() for side in sides)]
@@ -293,7 +295,7 @@ def sides_of(
 
     yield side("past", cutoff, set(recipes), past)
     yield side("full", end, models_in_use(plan.placements), whole)
-    most = max((r.windows for r in rankings.values()), default=0)
+    most = max(plan.rival_windows, windows_of(map(asdict, rankings.values())))
     for at in label_cutoffs(int(whole.interactions.at.min()), cutoff, window, most):
         at = at.replace(microsecond=0)
         yield taught(side(f"label-{at:%Y-%m-%d}", at, set(recipes), cut(events, products, at)))
@@ -372,6 +374,11 @@ def fit(pool: ProcessPoolExecutor, sides: Sequence[Side], say: Say) -> list[jobs
     wanted.sort(key=lambda w: SLOW_FIRST.index(w[1]) if w[1] in SLOW_FIRST else len(SLOW_FIRST))
     running = [pool.submit(jobs.fit, s.folder, n, s.recipes[n], seconds(s.until)) for s, n in wanted]
     return finished(running, "fitting recipes", say)
+
+
+def windows_of(rankings: Iterable[Mapping[str, Any]]) -> int:
+    """How many label windows rankings, as a manifest keeps them, ask for."""
+    return max((int(r["windows"]) for r in rankings), default=0)
 
 
 def labels_for(rival: Side, labels: Sequence[Side]) -> list[Side]:
