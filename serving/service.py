@@ -14,9 +14,10 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, Literal, TypeVar
 
 import bentoml
@@ -40,6 +41,7 @@ from serving.openapi import Operation, document
 from serving.placements import Placement, PlacementsError
 from serving.schemas import ErrorBody, FieldError, Id, Moment, RecommendRequest, RecommendResponse
 from serving.settings import Settings, SettingsError
+from serving.swap import watch
 from serving.wire import RequestError, Wire
 
 WIRE = "1"  # the version of what is under /v1
@@ -436,9 +438,9 @@ def settings() -> Settings:
         raise BentoMLConfigException(str(error)) from error
 
 
-def load(settings: Settings) -> Site:
-    """The site over the bundle that the settings name, warmed up. Raises BundleError."""
-    engine = Engine.load(settings.folder(), placements=settings.placements())
+def load(settings: Settings, folder: Path) -> Site:
+    """The site over a bundle, warmed up. Raises BundleError and PlacementsError."""
+    engine = Engine.load(folder, placements=settings.placements())
     site = Site(engine, as_of=settings.as_of, history=settings.history())
     warm_up(site)
     return site
@@ -458,6 +460,7 @@ def warm_up(site: Site) -> None:
 
 def settle() -> None:
     """What is loaded stays: the collector need not look at it again. Without this p99 is 200 ms."""
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 1000)
@@ -487,7 +490,7 @@ class Service:
         """
         os.environ.update(settings().absolute())
         try:
-            load(settings())
+            load(settings(), settings().folder())
         except (BundleError, PlacementsError) as error:
             raise BentoMLConfigException(str(error)) from error
         except RequestError as error:  # the first answer, as of OSCLMS_AS_OF or now
@@ -495,8 +498,24 @@ class Service:
 
     def __init__(self) -> None:
         faiss.omp_set_num_threads(1)
-        EDGE.open(load(settings()))
+        folder = settings().folder()
+        EDGE.open(load(settings(), folder))
         settle()
+        self.ended = Event()
+        Thread(target=self.swap, args=(folder,), daemon=True).start()
+
+    def swap(self, folder: Path) -> None:
+        """Serve whichever champion is promoted while this worker runs."""
+
+        def use(site: Site) -> None:
+            EDGE.open(site)
+            settle()
+
+        watch(folder, find=settings().folder, make=partial(load, settings()), use=use, ended=self.ended)
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    def end(self) -> None:
+        self.ended.set()
 
     async def __is_ready__(self) -> bool:
         return EDGE.site is not None
