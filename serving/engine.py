@@ -19,8 +19,18 @@ from features.pairs import Pairs
 from serving.bundle import Bundle, BundleError
 from serving.fitted import NOTHING, Array, Candidates, Fitted, Neighbors, Vectors, row_of, top_k
 from serving.index import ItemIndex, unit
-from serving.placements import PRICE_STEP, STORIES, Placement, Source
-from serving.ranker import PUBLISHED, RANKED, Ranker, asks_basket, columns_of, is_published, score_columns
+from serving.placements import HABIT_ORDERS, PRICE_STEP, STORIES, Placement, Source
+from serving.ranker import (
+    PUBLISHED,
+    RANKED,
+    WORTH,
+    Ranker,
+    asks_basket,
+    columns_for,
+    is_published,
+    ranked_by,
+    score_columns,
+)
 from serving.schemas import Because, Recommendation, RecommendRequest, RecommendResponse, RequestError
 
 Mask = NDArray[np.bool_]
@@ -107,6 +117,9 @@ class Standing:
         return self.at(np.flatnonzero(allowed[self.items]))
 
 
+NO_OFFER = Standing(NOTHING[0], NOTHING[1], NOTHING[0])
+
+
 class Engine:
     """Answers every placement from one bundle, whose arrays it shares with other workers."""
 
@@ -121,7 +134,8 @@ class Engine:
         self.pairs = Pairs(bundle.catalog, bundle.interactions, bundle.facts)
         self.rankers = bundle.rankers
         for name, ranker in self.rankers.items():
-            if name not in self.placements or ranker.columns != columns_of(self.placements[name]):
+            known = ranked_by(name)[0] in self.placements
+            if not known or ranker.columns != columns_for(name, self.placements):
                 raise BundleError(
                     f"bundle {self.version}: the ranker of {name} looks at other columns than this code makes: retrain"
                 )
@@ -235,12 +249,36 @@ class Engine:
         too little of it is left are the sources asked anew.
         """
         allowed = self.allowed(row.rules, ask, Chosen())
+        if not self.worth(row, ask):
+            return NO_OFFER
         if ask.customer >= 0 and row.name in self.rankers and is_published(row):
             whole = self.whole(row, ask, explain=explain)
             left = whole.among(allowed)
             if len(whole.items) < PUBLISHED or len(self.distinct(left.items)) >= ask.limit:
                 return left
         return self.standing(row.sources, allowed, ask, row)
+
+    def worth(self, row: Placement, ask: Ask) -> bool:
+        """Whether anything is to be offered: always, unless this customer is known to be too unlikely to take it."""
+        if row.worth is None or (likely := self.likely(row, ask)) is None:
+            return True
+        return likely >= row.worth * self.rankers[f"{row.name}.{WORTH}"].base
+
+    def likely(self, row: Placement, ask: Ask) -> float | None:
+        """How likely this customer is to take something of what the placement may offer, once they buy for the need
+        of the product asked about; None where that was not learned: of a stranger, of several products, of a need
+        without a habit."""
+        ranker = self.rankers.get(f"{row.name}.{WORTH}")
+        if ranker is None or ask.customer < 0 or len(ask.products) != 1:
+            return None
+        seen = self.offer_signals(row, ask)
+        habit = seen[0, ranker.columns.index("need.orders")] >= HABIT_ORDERS
+        return float(ranker.probability(seen)[0]) if habit else None
+
+    def offer_signals(self, row: Placement, ask: Ask) -> Scores:
+        """What the ranker `<placement>.worth` looks at: float32 [1, columns]."""
+        offered = np.flatnonzero(self.allowed(row.rules, ask, Chosen()))
+        return self.pairs.offer(ask.customer, int(ask.products[0]), offered)
 
     def whole(self, row: Placement, ask: Ask, *, explain: bool = True) -> Standing:
         """The customer's ranking, PUBLISHED long at most: as it was made beforehand, or made now, which explains it."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Asks = Literal["customer", "products", "nobody"]
+HABIT_ORDERS = 2  # for one need that make a habit
 PRICE_STEP = (1.10, 4.0)  # how much dearer a step up may be
 
 
@@ -41,6 +42,9 @@ class Placement:
     """rules: names in RULES of the engine, for the placement's own sources.
 
     What is unavailable, excluded by the request or asked about is never in any list, filled or not.
+    worth: the own sources are asked only where this customer is at least so many times as likely to take one of what
+    they offer as customers are on average, by what the ranker `<name>.worth` learned; None: always. It is learned of
+    customers with a habit in the need of one product, and says nothing of others.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Placement:
     fill: tuple[Step, ...] = ()
     limit: int = 10
     complements_only: bool = False
+    worth: float | None = None
 
     @property
     def models(self) -> set[str]:
@@ -123,6 +128,7 @@ PLACEMENTS: Mapping[str, Placement] = {
                 Source("copurchase", "products", "step_up", weight=0.1),
             ),
             rules=("not_owned", "dearer"),
+            worth=1.0,
             fill=(
                 Step(Source("popular", "nobody", "same_need"), ("not_owned", "same_need")),
                 Step(Source("als", "customer", "taste"), ("not_owned",)),
