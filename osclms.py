@@ -269,7 +269,7 @@ def audit_table(audits: Any) -> Table:
     """What the engine answered: the placement's figure, products shown over all lists, share of filled items."""
     table = Table("placement, task", "asked", "figure", "with 95 % interval", "shown", "filled")
     for a in audits:
-        figure = (f"{a.primary}@{a.answers.task.k}", short(a.intervals[a.primary]))
+        figure = (a.figure_name, short(a.intervals[a.primary]))
         shown = (f"{a.figures['coverage']:,.0f}", f"{a.figures['filled']:.1%}")
         table.add_row(a.name, f"{len(a.answers.task):,}", *figure, *shown)
     return table

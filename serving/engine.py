@@ -20,8 +20,27 @@ from features.pairs import GAP, Pairs
 from serving.bundle import Bundle, BundleError
 from serving.fitted import NOTHING, Array, Candidates, Fitted, Neighbors, Vectors, row_of, top_k
 from serving.index import ItemIndex, unit
-from serving.placements import ELIGIBLE, PRICE_STEP, STORIES, Placement, Source, read_placements
-from serving.ranker import PUBLISHED, RANKED, Ranker, asks_basket, columns_of, is_published, score_columns
+from serving.placements import (
+    ELIGIBLE,
+    HABIT_ORDERS,
+    PRICE_STEP,
+    STORIES,
+    Placement,
+    Source,
+    read_placements,
+)
+from serving.ranker import (
+    PUBLISHED,
+    RANKED,
+    WORTH,
+    Ranker,
+    asks_basket,
+    columns_for,
+    columns_of,
+    is_published,
+    ranked_by,
+    score_columns,
+)
 from serving.rules import AtMost, Boost, Diverse, Filter, Include, Reserve, Rule, Shelf, kept, label
 from serving.schemas import Because, Recommendation, RecommendRequest, RecommendResponse
 from serving.wire import RequestError
@@ -136,6 +155,9 @@ class Standing:
         return self.at(np.flatnonzero(allowed[self.items]))
 
 
+NO_OFFER = Standing(NOTHING[0], NOTHING[1], NOTHING[0])
+
+
 class Engine:
     """Answers every placement from one bundle, whose arrays it shares with other workers."""
 
@@ -151,8 +173,8 @@ class Engine:
         self.pairs = Pairs(bundle.catalog, bundle.interactions, bundle.facts)
         self.rankers = {name: r for name, row in self.placements.items() if (r := self.ranker_for(row))}
         for name, ranker in bundle.rankers.items():
-            row = bundle.manifest.placements.get(name)
-            if row is None or ranker.columns != columns_of(row):
+            learned = bundle.manifest.placements
+            if ranked_by(name)[0] not in learned or ranker.columns != columns_for(name, learned):
                 raise BundleError(
                     f"bundle {self.version}: the ranker of {name} looks at other columns than this code makes: retrain"
                 )
@@ -306,6 +328,8 @@ class Engine:
         Where the customer alone decides the ranking it is the same whatever else is asked, filtered; only where
         too little of it is left, or a rule moves scores, are the sources asked anew.
         """
+        if not self.worth(row, ask):
+            return NO_OFFER
         allowed = self.allowed(row.rules, ask, chosen)
         known = ask.customer >= 0 and row.name in self.rankers and is_published(row)
         if known and not kept(ask.rules, Boost):
@@ -314,6 +338,34 @@ class Engine:
             if len(whole.items) < PUBLISHED or self.suffices(left, ask, chosen):
                 return left
         return self.standing(row.sources, allowed, ask, row)
+
+    def worth(self, row: Placement, ask: Ask) -> bool:
+        """Whether anything is to be offered: always, unless this customer is known to be too unlikely to take it."""
+        judge = self.judge(row, WORTH)
+        if row.worth is None or judge is None or (likely := self.likely(row, ask)) is None:
+            return True
+        return likely >= row.worth * judge.base
+
+    def likely(self, row: Placement, ask: Ask) -> float | None:
+        """How likely this customer is to take something of what the placement may offer, once they buy for the need
+        of the product asked about; None where that was not learned: of a stranger, of several products, of a need
+        without a habit."""
+        judge = self.judge(row, WORTH)
+        if judge is None or ask.customer < 0 or len(ask.products) != 1:
+            return None
+        seen = self.offer_signals(row, ask)
+        habit = seen[0, judge.columns.index("need.orders")] >= HABIT_ORDERS
+        return float(judge.probability(seen)[0]) if habit else None
+
+    def offer_signals(self, row: Placement, ask: Ask) -> Scores:
+        """What the ranker `<placement>.worth` looks at: float32 [1, columns]."""
+        offered = np.flatnonzero(self.allowed(row.rules, ask, Chosen()))
+        return self.pairs.offer(ask.customer, int(ask.products[0]), offered)
+
+    def judge(self, row: Placement, aspect: str) -> Ranker | None:
+        """What was learned of an aspect of this placement, or of the one that it is like."""
+        names = (f"{name}.{aspect}" for name in (row.name, row.like))
+        return next((self.bundle.rankers[name] for name in names if name in self.bundle.rankers), None)
 
     def suffices(self, found: Standing, ask: Ask, chosen: Chosen) -> bool:
         return len(self.pick(found, ask, chosen)) >= ask.limit - len(chosen.items)

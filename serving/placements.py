@@ -19,6 +19,7 @@ from serving.rules import Rules
 STRICT = ConfigDict(extra="forbid")
 Asks = Literal["customer", "products", "nobody"]
 FILE = "placements.toml"  # in a shop's home
+HABIT_ORDERS = 2  # for one need that make a habit
 PRICE_STEP = (1.10, 4.0)  # how much dearer a step up may be
 ELIGIBLE = (
     "not_owned",
@@ -61,7 +62,10 @@ class Step:
 class Placement:
     """rules: names in RULES of the engine, for the placement's own sources. policy: rules over the catalogue for
     the whole list, its fill included. cache_seconds: how long a list may be kept by who asked. like: the placement
-    whose ranker ranks this one, where both have the same sources.
+    whose ranker ranks this one, where both have the same sources. worth: the own sources are asked only where this
+    customer is at least so many times as likely to take one of what they offer as customers are on average, by what
+    the ranker `<name>.worth` learned; None: always. It was learned of customers with a habit in the need of one
+    product, and says nothing of others.
 
     What is unavailable, excluded by the request or asked about is never in any list, filled or not.
     """
@@ -79,6 +83,7 @@ class Placement:
     policy: Rules = ()
     cache_seconds: int = 0
     like: str = ""
+    worth: float | None = None
 
     @property
     def models(self) -> set[str]:
@@ -151,6 +156,7 @@ PLACEMENTS: Mapping[str, Placement] = {
                 Source("copurchase", "products", "step_up", weight=0.1),
             ),
             rules=("not_owned", "dearer"),
+            worth=1.0,
             fill=(
                 Step(Source("popular", "nobody", "same_need"), ("not_owned", "same_need")),
                 Step(Source("als", "customer", "taste"), ("not_owned",)),

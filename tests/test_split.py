@@ -15,6 +15,7 @@ from training.split import (
     Future,
     Task,
     baskets,
+    chances,
     habits,
     natural_rank,
     novel,
@@ -235,6 +236,16 @@ def test_a_step_is_a_tenth_dearer(price: float, is_step: bool) -> None:
     goods = {**GROCER, "spelt": {**GROCER["spelt"], "price": price}}
     made, future = world(TWICE, [("anna", "5", 60, "spelt")], goods)
     assert bool(len(steps_up(made, future))) is is_step
+
+
+def test_every_habit_that_is_served_again_is_a_chance_with_the_step_that_was_taken() -> None:
+    past = (*TWICE, ("bert", "3", 0, "bread"), ("bert", "4", 20, "bread"), ("carl", "5", 0, "rolls"),
+            ("carl", "6", 20, "rolls"))  # fmt: skip
+    later = [("anna", "7", 60, "bread"), ("anna", "8", 61, "spelt"), ("bert", "9", 60, "gold milk")]
+    made, future = world(past, later)
+    task = chances(made, future)
+    assert [r.customer_id for r in task.requests] == ["anna", "bert"]
+    assert [t for _, t in named(made, task)] == [[], ["gold"]]
 
 
 # --- samples ----------------------------------------------------------------------------------------------
