@@ -155,9 +155,6 @@ class Standing:
         return self.at(np.flatnonzero(allowed[self.items]))
 
 
-NO_OFFER = Standing(NOTHING[0], NOTHING[1], NOTHING[0])
-
-
 class Engine:
     """Answers every placement from one bundle, whose arrays it shares with other workers."""
 
@@ -310,10 +307,14 @@ class Engine:
         return chosen
 
     def gather(self, row: Placement, ask: Ask, chosen: Chosen, *, explain: bool) -> Chosen:
-        """Add from the placement's own sources, then from its fill, step by step, until the list is long enough."""
+        """Add from the placement's own sources, then from its fill, step by step, until the list is long enough.
+
+        What is not worth offering stays in the list, as the fill it is: flagged.
+        """
+        before = len(chosen.items)
         if len(chosen.items) < ask.limit:
             self.take(self.own(row, ask, chosen, explain=explain), row.sources, ask, chosen, explain=explain)
-        own = len(chosen.items)
+        own = len(chosen.items) if self.worth(row, ask) else before
         for step in row.fill:
             more = True
             while more and len(chosen.items) < ask.limit:
@@ -328,8 +329,6 @@ class Engine:
         Where the customer alone decides the ranking it is the same whatever else is asked, filtered; only where
         too little of it is left, or a rule moves scores, are the sources asked anew.
         """
-        if not self.worth(row, ask):
-            return NO_OFFER
         allowed = self.allowed(row.rules, ask, chosen)
         known = ask.customer >= 0 and row.name in self.rankers and is_published(row)
         if known and not kept(ask.rules, Boost):
