@@ -41,8 +41,7 @@ bench: setup          ## measure load, train, quality, bulk and latency on the d
 	$(BIN)/python -m benchmarks.bench
 
 notebooks: setup      ## run the notebooks on the home and write their .ipynb; some minutes
-	$(BIN)/jupytext --quiet --update --to ipynb $(NOTEBOOKS)
-	$(BIN)/jupyter-execute --inplace $(NOTEBOOKS:.py=.ipynb)
+	$(BIN)/python -m benchmarks.notebooks $(NOTEBOOKS)
 
 clean:                ## remove the environment and the state
 	rm -rf .venv .osclms

@@ -65,7 +65,7 @@ until = read_manifest(champion(home)).data_until
 first, last = history.span()
 print(f"{history.store.name}: events from {first:%Y-%m-%d} to {last:%Y-%m-%d}, in {history.store.currency}")
 print(f"everything below is as of {until:%Y-%m-%d}")
-display(pd.Series(history.counts(), name="rows").to_frame())
+display(pd.Series(history.counts(), name="rows").map("{:,}".format).to_frame())
 
 # %% [markdown]
 # Models see less than that: orders of products that may be recommended, one row for a customer, an order and
@@ -249,11 +249,15 @@ display(biggest)
 
 # %%
 figure, axes = plt.subplots(figsize=(8, 4))
-shown = needs[needs["purchases"] >= needs["purchases"].quantile(0.5)]
+shown = needs[needs["purchases"] >= needs["purchases"].quantile(0.75)]
 size = 2 + 150 * shown["purchases"] / shown["purchases"].max()
 axes.scatter(shown["products"], shown["repeat the product"], s=size, alpha=0.4)
-for name, need in biggest.head(6).iterrows():
-    axes.annotate(name.split(" > ")[-1].lower(), (need["products"], need["repeat the product"]), fontsize=8)
+for place, (name, need) in enumerate(biggest.head(6).iterrows()):
+    at = (need["products"], need["repeat the product"])
+    above_or_below = (4, 8 if place % 2 else -12)
+    axes.annotate(
+        name.split(" > ")[-1].lower(), at, xytext=above_or_below, textcoords="offset points", fontsize=8
+    )
 axes.set(title="Needs: choice and repeat; size is purchases", xscale="log", xlabel="products bought")
 axes.set(ylabel="share of purchases that repeat the product")
 display(figure)

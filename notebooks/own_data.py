@@ -120,13 +120,13 @@ first = {name: n for n, (_, _, name, _) in reversed(list(enumerate(goods)))}
 together = {n: first[pairs[name]] for n, (_, _, name, _) in enumerate(goods) if name in pairs}
 
 sold = []
-for card in range(60):
+for card in range(45):
     favourites, gap = rng.choice(len(goods), 9, replace=False), rng.uniform(3, 14)
     for day in np.cumsum(rng.exponential(gap, 40)):
         basket = set(rng.choice(favourites, rng.integers(2, 6), replace=False).tolist())
         basket |= set(rng.integers(len(goods), size=rng.integers(0, 2)).tolist())
         basket |= {together[n] for n in basket & together.keys() if rng.random() < 0.6}
-        sold += [(int(day), f"K{card:04}", n) for n in sorted(basket) if day < 120]
+        sold += [(int(day), f"K{card:04}", n) for n in sorted(basket) if day < 110]
 
 days = pd.Timestamp("2025-01-01") + pd.to_timedelta([day for day, _, _ in sold], unit="D")
 bought = pd.DataFrame(
@@ -139,11 +139,12 @@ bought.to_csv(here / "larger.csv", sep=";", decimal=",", encoding="cp1252", inde
 display(bought.head(3))
 
 # %% [markdown]
-# The same mapping, from the command line this time: what you would type, with `--home` for a fresh folder.
+# The same mapping, from the command line this time: what you would type, with `OSCLMS_HOME` naming a fresh
+# folder.
 
 # %%
 osclms = [sys.executable, "-m", "osclms"]
-narrow = {**os.environ, "COLUMNS": "110", "OSCLMS_HOME": "shop"}
+narrow = {**os.environ, "COLUMNS": "110", "FORCE_COLOR": "", "OSCLMS_HOME": "shop"}
 loading = [*osclms, "load", "events", "larger.csv", "--mapping", str(mapping)]
 done = subprocess.run(loading, cwd=here, env=narrow, capture_output=True, text=True, check=True)
 print(done.stdout)
@@ -175,6 +176,10 @@ print("ended with", done.returncode)
 engine = Engine.load(champion(here / "shop"))
 customer = engine.sample().customers[0]
 order = engine.order(customer, None)
+print(
+    "learned rankers order",
+    ", ".join(engine.rankers) or "nothing: there were too few right answers to learn from",
+)
 print(f"customer {customer}, after {', '.join(line.product.title for line in order.lines)}")
 basket = tuple(line.product.product_id for line in order.lines)
 for placement in ("next_best", "cross_sell", "upsell"):

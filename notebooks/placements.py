@@ -46,7 +46,7 @@ plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 home = Path(features.__file__).parents[1] / os.environ.get("OSCLMS_HOME", ".osclms")
 engine = Engine.load(champion(home))
-at, columns = engine.data_until, ["title", "price", "story", "source", "score"]
+at, columns = engine.data_until, ["product_id", "title", "price", "story", "source", "score"]
 
 # %% [markdown]
 # ## Who is asking
@@ -80,8 +80,8 @@ basket = tuple(line.product.product_id for line in order.lines)
 # ## next_best: what they will want next
 #
 # Each item names the recipe that speaks for it most (`source`) and says why in one line (`story`). Read the
-# stories as a customer would: is each true, and would you say it to them? *filled* would be true where the
-# placement's own sources ran out.
+# stories as a customer would: is each true, and would you say it to them? Products may share a title and
+# differ in brand or price: the id tells them apart.
 
 # %%
 asked = RecommendRequest(customer_id=customer, limit=10, explain=True)
