@@ -375,8 +375,9 @@ def recommend(
     from features.history import History
     from serving.bundle import champion
     from serving.engine import Engine
+    from serving.placements import FILE
 
-    engine = Engine.load(champion(home))
+    engine = Engine.load(champion(home), placements=home / FILE)
     if every or queries:
         if customer or product or exclude or explain:
             raise typer.BadParameter(
@@ -458,10 +459,11 @@ def message(
     from lifecycle.messages import thank_you
     from serving.bundle import champion
     from serving.engine import Engine
+    from serving.placements import FILE
 
     if name != "thank_you":
         raise typer.BadParameter(f"{name!r} is no message; known: thank_you", param_hint="NAME")
-    engine = Engine.load(champion(home))
+    engine = Engine.load(champion(home), placements=home / FILE)
     history = History(home / "history")
     customer = history.resolve(customer) if customer else None
     profile = history.row("customers", customer) if customer else None
@@ -548,6 +550,7 @@ def demo(
     from features.history import History
     from serving.bundle import champion
     from serving.engine import Engine
+    from serving.placements import FILE
 
     if serving:
         check_port(LOCAL, port)
@@ -559,7 +562,7 @@ def demo(
         except typer.Exit as ended:
             if ended.exit_code:
                 raise
-    engine = Engine.load(champion(home))
+    engine = Engine.load(champion(home), placements=home / FILE)
     customer = engine.sample().customers[0]
     order = engine.order(customer, None)
     product = (order.lines[0].product if order else engine.sample().products[0]).product_id
@@ -580,7 +583,8 @@ EXPECTED = (
     ("features.history", "HistoryError"),
     ("features.mapping", "MappingError"),
     ("serving.bundle", "BundleError"),
-    ("serving.schemas", "RequestError"),
+    ("serving.wire", "RequestError"),
+    ("serving.placements", "PlacementsError"),
     ("serving.bulk", "BulkError"),
     ("training.train", "TrainError"),
     ("training.settings", "SettingsError"),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.catalog import Catalog
-from features.interactions import DAY, Floats, Interactions
+from features.interactions import DAY, Floats, Interactions, is_in, runs, sorted_set
 
 Array = NDArray[Any]
 HALF_LIVES = (10.0, 30.0, 90.0, 365.0)  # days
@@ -66,7 +66,7 @@ def item_facts(catalog: Catalog, data: Interactions) -> Floats:
 
     def buyers(since: float, until: float = -1.0) -> Array:
         recent = (age <= since) & (age > until)
-        return np.bincount(np.unique(key[recent]) % n, minlength=n)
+        return np.bincount(sorted_set(key[recent]) % n, minlength=n)
 
     ever, month, before, week = np.bincount(bought, minlength=n), buyers(28), buyers(56, 28), buyers(7)
     first, last = extremes(age, place, len(pairs))
@@ -138,7 +138,7 @@ class Rows:
     def of(cls, data: Interactions, customer: int) -> "Rows":
         rows = data.rows(customer)
         order = data.order[rows]
-        run = np.cumsum(np.append(1, order[1:] != order[:-1])[: len(order)]) - 1
+        run = np.cumsum(runs(order)) - 1
         age = ((data.until - data.at[rows]) / DAY).astype(np.float32)
         paid, discount = data.paid[rows], data.discount[rows]
         off = discount / np.maximum(paid + discount, np.float32(0.01))
@@ -197,7 +197,7 @@ def own(rows: Rows) -> Tally:
     by = np.argsort(place, kind="stable")
     before_last = by[np.maximum(np.cumsum(times) - 2, 0)]
     lately = rows.age <= 90
-    orders = max(1, len(np.unique(rows.order[lately])))
+    orders = max(1, int(np.count_nonzero(runs(rows.order[lately]))))
     table[:u] = np.column_stack(
         [
             times, *(np.bincount(place, decay) for decay in rows.decays), ago, since, gap, overdue, rows.behind[last],
@@ -232,14 +232,14 @@ def grouped(code: Array, rows: Rows) -> Tally:
 def counts_of_distinct(place: Array, values: Array, n: int) -> Array:
     """How many distinct values each place has."""
     width = int(values.max(initial=0)) + 1
-    return np.bincount(np.unique(place * width + values) // width, minlength=n)
+    return np.bincount(sorted_set(place * width + values) // width, minlength=n)
 
 
 def profile(rows: Rows, taste: float) -> Floats:
     """Columns of CUSTOMER."""
     if not rows.n_orders:
         return np.array([0, *[NAN] * (len(CUSTOMER) - 1)], np.float32)
-    days = rows.age[np.append(True, rows.order[1:] != rows.order[:-1])]
+    days = rows.age[runs(rows.order)]
     gap = (days[0] - days[-1]) / max(rows.n_orders - 1, 1)
     codes, first, _ = rows.items
     lately, new = rows.age <= 30, np.zeros(len(rows.item), bool)
@@ -277,7 +277,7 @@ class Pairs:
     def of(self, customer: int, items: Array, basket: Array | None = None) -> Floats:
         """What is known of a customer (−1: a stranger) with each of these items: float32 [len(items), columns].
 
-        With a `basket` of items (it may be empty) what these have to do with it, too.
+        With a `basket` of items in order (it may be empty) what these have to do with it, too.
         """
         rows = Rows.of(self.data, customer)
         facts, had = self.facts[items], own(rows).of(items)
@@ -302,7 +302,7 @@ class Pairs:
 
     def beside(self, rows: Rows, items: Array, basket: Array) -> Floats:
         """Columns of BASKET."""
-        inside = np.isin(rows.item, basket).astype(np.float32)
+        inside = is_in(rows.item, basket).astype(np.float32)
         overlap = np.bincount(rows.order, inside, minlength=rows.n_orders)[rows.order] - inside
         mine = sums(rows, overlap, overlap * rows.decays[2], overlap > 0).of(items)
         alike = [

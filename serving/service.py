@@ -37,17 +37,10 @@ from serving import metrics
 from serving.bundle import BundleError
 from serving.engine import Engine, Product
 from serving.openapi import Operation, document
-from serving.schemas import (
-    ErrorBody,
-    FieldError,
-    Id,
-    Moment,
-    RecommendRequest,
-    RecommendResponse,
-    RequestError,
-    Wire,
-)
+from serving.placements import Placement, PlacementsError
+from serving.schemas import ErrorBody, FieldError, Id, Moment, RecommendRequest, RecommendResponse
 from serving.settings import Settings, SettingsError
+from serving.wire import RequestError, Wire
 
 WIRE = "1"  # the version of what is under /v1
 MAX_BODY = 1_000_000
@@ -182,10 +175,11 @@ class Site:
 
     async def recommend(self, request: Request) -> Response:
         asked = self.known(RecommendRequest.model_validate_json(await read_json(request)))
+        row = self.engine.placement(request.path_params["placement"])
         started = time.perf_counter()
-        response = self.engine.recommend(request.path_params["placement"], asked, at=self.at(asked.at))
+        response = self.engine.recommend(row.name, asked, at=self.at(asked.at))
         spent = (time.perf_counter() - started) * 1000
-        return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}"})
+        return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}", "Cache-Control": kept_for(row)})
 
     def known(self, asked: Asked) -> Asked:
         """The same question by the customer behind an alias."""
@@ -253,6 +247,10 @@ class Site:
 
     async def script(self, _: Request) -> Response:
         return asset("script")
+
+
+def kept_for(row: Placement) -> str:
+    return f"private, max-age={row.cache_seconds}" if row.cache_seconds else "no-store"
 
 
 def listed(products: Any) -> tuple[ProductAbout, ...]:
@@ -440,7 +438,8 @@ def settings() -> Settings:
 
 def load(settings: Settings) -> Site:
     """The site over the bundle that the settings name, warmed up. Raises BundleError."""
-    site = Site(Engine.load(settings.folder()), as_of=settings.as_of, history=settings.history())
+    engine = Engine.load(settings.folder(), placements=settings.placements())
+    site = Site(engine, as_of=settings.as_of, history=settings.history())
     warm_up(site)
     return site
 
@@ -489,7 +488,7 @@ class Service:
         os.environ.update(settings().absolute())
         try:
             load(settings())
-        except BundleError as error:
+        except (BundleError, PlacementsError) as error:
             raise BentoMLConfigException(str(error)) from error
         except RequestError as error:  # the first answer, as of OSCLMS_AS_OF or now
             raise BentoMLConfigException(f"OSCLMS_AS_OF: {error.message}") from error

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt, ValidationError
 
 from serving.bundle import BundleError, champion
+from serving.placements import FILE as PLACEMENTS
 from serving.schemas import Moment
 
 PREFIX = "OSCLMS_"
@@ -60,6 +61,11 @@ class Settings(BaseModel):
         if self.bundle is not None:
             raise BundleError(f"OSCLMS_BUNDLE names {self.bundle}, which is no folder: correct or unset it")
         return champion(DEFAULT_HOME)
+
+    def placements(self) -> Path | None:
+        """The shop's own table of placements, if its home has one."""
+        home = self.home or (None if self.bundle or CARRIED.is_dir() else DEFAULT_HOME)
+        return home / PLACEMENTS if home else None
 
     def history(self) -> Path | None:
         """The history that profiles are read from. A carried bundle comes without one."""

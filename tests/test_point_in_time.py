@@ -7,6 +7,7 @@ bundles must be the same, and so must every list. That the comparison is not bli
 import csv
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +32,7 @@ from serving.placements import PLACEMENTS
 from serving.schemas import RecommendRequest
 from training import jobs, train
 from training.split import Data, cut
-from training.train import Plan, Side, seal, sides_of
+from training.train import Plan, Side, rank_ahead, seal, sides_of, silent
 
 CUTOFF = datetime(2017, 12, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -168,6 +169,10 @@ def bundle_of(home: Path, work: Path) -> None:
         jobs.examples(label.folder, later, name, ranking, work / f"{name}.npz")
         jobs.learn([work / f"{name}.npz"], full.folder, full.placements[name], ranking)
     assert list(full.folder.glob("*.ranker.txt"))
+    seal(full, version="1", metrics={}, **about)
+    with ThreadPoolExecutor(1) as pool:
+        rank_ahead(pool, full, silent)
+    assert list(full.folder.glob("*.ranked.npy"))
     seal(full, version="1", metrics={}, **about)
 
 

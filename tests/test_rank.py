@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from tiny import GROCER, GROCERIES, UNTIL
 from features.interactions import seconds
 from serving.bundle import BundleError
 from serving.engine import Chosen, Engine
-from serving.ranker import BEST, columns_of, load_rankers, score_columns
+from serving.fitted import top_k
+from serving.ranker import BEST, LEEWAY, columns_of, load_rankers, score_columns
 from serving.schemas import RecommendRequest
 from training.rank import RANKINGS, Ranking, examples, label_cutoffs, learn, save_examples
 from training.split import Future
@@ -79,6 +81,19 @@ def test_wrong_answers_left_out_do_not_raise_the_odds() -> None:
     found = ranker.probability(x)
     for part in (x[:, 0] > 0.5, x[:, 0] <= 0.5):
         assert found[part].mean() == pytest.approx(y[part].mean(), rel=0.12)
+
+
+def test_the_best_of_a_long_list_are_found_without_showing_every_tree_to_all() -> None:
+    """They are as likely as the best by all trees, told exactly, and nothing cut short passes them."""
+    x, y = made_up(3_000)
+    ranker = replace(PLAIN, rounds=120, rate=0.06, leaves=15, least=20).fit(x, y, NAMES)
+    exact, quick = ranker.probability(x), ranker.probability(x, 10)
+    best = top_k(exact, 10)
+    assert exact[top_k(quick, 10)].mean() == pytest.approx(exact[best].mean(), rel=0.01)
+    sure = top_k(quick, 10 + LEEWAY)
+    np.testing.assert_allclose(quick[sure], exact[sure], rtol=1e-6)
+    assert np.delete(quick, sure).max() < quick[sure].min() and quick.min() >= 0
+    np.testing.assert_array_equal(ranker.probability(x[:40], 10), exact[:40])
 
 
 def test_scores_are_told_plainly_and_over_the_51st_best() -> None:
@@ -157,6 +172,43 @@ def test_a_ranker_orders_the_list_and_its_score_is_a_probability(engine: Engine,
     plain = [i for i in engine.recommend("next_best", asked, at=UNTIL).items if not i.filled]
     assert {i.product_id for i in own} == {i.product_id for i in plain}
     assert [i.product_id for i in own] != [i.product_id for i in plain]
+
+
+@pytest.fixture
+def published(ranked: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """The engine with every customer's ranking made beforehand, of three items at most."""
+    monkeypatch.setattr("serving.engine.PUBLISHED", 3)
+    customers = range(len(ranked.history.customers))
+    table = np.array([ranked.ranking("next_best", c) for c in customers])
+    return Engine(replace(ranked.bundle, rankings={"next_best": table}))
+
+
+@pytest.mark.parametrize("explain", [False, True])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"limit": 1}, {"limit": 2}, {"limit": 3}, {"limit": 4}, {"limit": 2, "exclude": ["bread"]},
+        {"limit": 2, "product_ids": ["milk"]}, {"limit": 5, "exclude": ["bread", "milk"]},
+        {"limit": 2, "product_ids": ["milk"], "complements_only": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_ranking_made_beforehand_gives_the_list_that_would_be_made_now(
+    ranked: Engine, published: Engine, asked: dict[str, Any], explain: bool
+) -> None:
+    """Whatever is excluded or explained; where too little of the ranking is left, the list is made now."""
+    for customer in ("anna", "bert", "carl", "dora", "emil", "nobody", None):
+        request = RecommendRequest(customer_id=customer, explain=explain, **asked)
+        lists = [e.recommend("next_best", request, at=UNTIL).model_dump() for e in (ranked, published)]
+        assert lists[0] == lists[1]
+
+
+def test_a_ranking_made_beforehand_is_what_is_read(published: Engine) -> None:
+    table = published.bundle.rankings["next_best"].copy()
+    table["score"][:, 0] = 0.875
+    shop = Engine(replace(published.bundle, rankings={"next_best": table}))
+    asked = RecommendRequest(customer_id="anna", limit=2)
+    assert shop.recommend("next_best", asked, at=UNTIL).items[0].score == 0.875
 
 
 def test_a_stranger_is_not_ranked_by_what_is_known_of_customers(engine: Engine, ranked: Engine) -> None:

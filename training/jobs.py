@@ -119,6 +119,15 @@ def learn(paths: Sequence[Path], folder: Path, placement: Placement, ranking: Ra
     return Fit(f"{placement.name} ranker", time.process_time() - began)
 
 
+def rank_ahead(folder: Path, placement: str, part: slice, path: Path) -> None:
+    """Rank a placement beforehand for some of the customers, into their rows of the array at `path`."""
+    engine = Engine.load(folder)
+    rows = np.lib.format.open_memmap(path, mode="r+")
+    for customer in range(part.start, part.stop):
+        rows[customer] = engine.ranking(placement, customer)
+    rows.flush()
+
+
 @dataclass(frozen=True)
 class Attempt:
     """What a recipe reached by itself: a figure of each question, the customer who asked it (−1: a stranger),
