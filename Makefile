@@ -3,11 +3,12 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 3000
+NOTEBOOKS ?= notebooks/*.py
 export OSCLMS_HOME ?= .osclms
 export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: run setup test test-long lint bench clean help
+.PHONY: run setup test test-long lint bench notebooks clean help
 
 help:                 ## what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -17,7 +18,7 @@ setup: .venv/.ready   ## prepare .venv (and Chromium, by apt, where it may)
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --compile-bytecode --constraint constraints.txt --editable '.[training,demo,dev]'
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --compile-bytecode --constraint constraints.txt --editable '.[training,demo,notebooks,dev]'
 	@bash docs/debian.sh
 	@touch $@
 
@@ -38,6 +39,9 @@ lint: setup           ## style, types, layers
 
 bench: setup          ## measure load, train, quality, bulk and latency on the demo data
 	$(BIN)/python -m benchmarks.bench
+
+notebooks: setup      ## run the notebooks on the home and write their .ipynb; some minutes
+	$(BIN)/python -m benchmarks.notebooks $(NOTEBOOKS)
 
 clean:                ## remove the environment and the state
 	rm -rf .venv .osclms

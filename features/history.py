@@ -387,7 +387,10 @@ def _connect(name: str, **config: str) -> duckdb.DuckDBPyConnection:
     alone = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
     db = duckdb.connect(name, config={**bounds, **alone, **config})
     db.execute("SET TimeZone = 'UTC'")
-    db.execute("SET enable_progress_bar = false")  # else it writes to standard output
+    if first_row(db, "SELECT current_setting('enable_progress_bar')")[0]:  # it would write to standard output
+        db.execute(
+            "SET enable_progress_bar = false"
+        )  # refused in Jupyter without ipywidgets, where it is off
     return db
 
 

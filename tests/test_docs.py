@@ -24,6 +24,7 @@ ELSEWHERE = {
     "make test": "continuous integration itself",
     "python -m serving.build": "test_service.py",
     "bentoml serve osclms:latest": "test_service.py",
+    "python notebooks/data.py": "test_notebooks.py",
 }
 SERVERS = {"osclms serve": "/readyz", "mlflow ui": "/health"}
 MAY_END = {"osclms train": (0, KEPT)}
