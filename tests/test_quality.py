@@ -143,6 +143,21 @@ def test_figures_are_those_of_evaluate(windows: tuple[Window, Window]) -> None:
     assert found["recall"].mean == pytest.approx(np.mean([2 / n for n in wanted]))
 
 
+def test_learners_are_asked_what_the_engine_is_asked(windows: tuple[Window, Window]) -> None:
+    """Customers and products by position; nobody where the request names none; only the novel task bars the owned."""
+    window = windows[1]
+    customers, items = window.bundle.interactions.customers, window.bundle.catalog.items
+    for name, task in window.tasks.items():
+        asked = learners.load_questions(window.files.folder / f"{name}.npz")
+        held = asked.held(slice(0, len(asked)), len(items))
+        for n, request in enumerate(task.requests):
+            named = customers.positions([request.customer_id])[0] if request.customer_id else -1
+            assert asked.who[n] == named
+            assert held[n].indices.tolist() == sorted(items.positions(request.product_ids).tolist())
+        assert bool(asked.owned) == (name != NOVEL) and int(asked.k) == 10
+    assert (learners.load_questions(window.files.folder / f"{BASKET}.npz").who == -1).all()
+
+
 def test_nothing_that_learners_read_sees_past_its_window(tmp_path: Path) -> None:
     """Other purchases in the test window change no byte of what the tuning window says."""
     later = [row._replace(product="soap-0") if row.on >= UNTIL else row for row in sold(END)]
