@@ -4,10 +4,11 @@ import os
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -47,10 +48,9 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
     WITH_CUSTOMER: ("hit_rate",),
 }
 OWN = "OSCLMS"
-TRIALS = 6
+TRIALS = 8
 LEVELS = 3
 Intervals = dict[str, Interval]
-T = TypeVar("T")
 
 
 class QualityError(RuntimeError):
@@ -171,33 +171,55 @@ def figures(answers: Answers, task: str) -> Intervals:
 
 
 def compete(
-    searches: Sequence[Search], tune: Window, test: Window, cache: Cache, *, trials: int, say: Say = silent
+    searches: Sequence[Search],
+    tune: Window,
+    test: Window,
+    cache: Cache,
+    *,
+    trials: int,
+    processes: int = 1,
+    say: Say = silent,
 ) -> list[Competitor]:
     """Every rival at its best: chosen on the tuning window task by task, then fitted once for the test."""
-    plan = [(search, params) for search in searches for params in search.trials(trials, seed=SEED)]
-    tried = [
-        Trial(search, params, cache.run(search, params, tune.files))
-        for search, params in counted(plan, "tuning rivals", say)
+    plan = [
+        (search, params, search.tasks) for search in searches for params in search.trials(trials, seed=SEED)
     ]
-    chosen = {
-        (name, task): best_of(tried, name, task, tune) for name, task in contests(searches, (tune, test))
-    }
-    ran = {
-        key: cache.run(best.search, best.params, test.files)
-        for key, best in counted(list(chosen.items()), "rivals in the test", say)
-    }
-    return [
-        Competitor(
-            name,
-            next(s.library for s in searches if s.name == name),
-            {
-                task: reached(best, ran[name, task], task, tune, test, tried)
-                for (own, task), best in chosen.items()
-                if own == name
-            },
+    runs = run_all(plan, tune, cache, processes, "tuning rivals", say)
+    tried = [Trial(search, params, run) for (search, params, _), run in zip(plan, runs, strict=True)]
+    best = {(name, task): best_of(tried, name, task, tune) for name, task in contests(searches, (tune, test))}
+    won = [t for t in tried if t in best.values()]
+    again = [(t.search, t.params, tuple(task for (_, task), b in best.items() if b is t)) for t in won]
+    finals = run_all(again, test, cache, processes, "rivals in the test", say)
+    found: dict[str, dict[str, Reached]] = {}
+    for (name, task), first in best.items():
+        reached = reached_by(first, finals[won.index(first)], task, tune, test)
+        found.setdefault(name, {})[task] = replace(
+            reached, trials=sum(t.search is first.search for t in tried)
         )
-        for name in dict.fromkeys(s.name for s in searches)
-    ]
+    libraries = {s.name: s.library for s in searches}
+    return [Competitor(name, libraries[name], tasks) for name, tasks in found.items()]
+
+
+def run_all(
+    plan: Sequence[tuple[Search, Params, tuple[str, ...]]],
+    window: Window,
+    cache: Cache,
+    processes: int,
+    what: str,
+    say: Say,
+) -> list[Run]:
+    """Every setting of the plan asked its tasks about a window, so many processes at once."""
+    runs = []
+    with ThreadPoolExecutor(processes) as pool:
+        waiting = [pool.submit(cache.run, s, params, window.files, tasks) for s, params, tasks in plan]
+        try:
+            for done, job in enumerate(waiting):
+                say(what, done, len(plan))
+                runs.append(job.result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+    say(what, len(plan), len(plan))
+    return runs
 
 
 def contests(searches: Sequence[Search], windows: Sequence[Window]) -> Iterator[tuple[str, str]]:
@@ -205,13 +227,6 @@ def contests(searches: Sequence[Search], windows: Sequence[Window]) -> Iterator[
     tasks = [task for task in ALL if all(len(window.tasks[task]) for window in windows)]
     names = dict.fromkeys(s.name for s in searches)
     return ((n, task) for n in names for task in tasks if any(s.name == n for s in asked_by(searches, task)))
-
-
-def counted(things: Sequence[T], what: str, say: Say) -> Iterator[T]:
-    for done, thing in enumerate(things):
-        say(what, done, len(things))
-        yield thing
-    say(what, len(things), len(things))
 
 
 def best_of(tried: Sequence[Trial], name: str, task: str, tune: Window) -> Trial:
@@ -225,18 +240,10 @@ def answered(run: Run, task: str, window: Window) -> Answers:
     return Answers(window.tasks[task], run.lists(task))
 
 
-def reached(best: Trial, ran: Run, task: str, tune: Window, test: Window, tried: Sequence[Trial]) -> Reached:
-    answers = answered(ran, task, test)
-    trials = sum(t.search is best.search for t in tried)
+def reached_by(best: Trial, final: Run, task: str, tune: Window, test: Window) -> Reached:
+    first, answers = answered(best.run, task, tune), answered(final, task, test)
     params = {**best.search.fixed, **best.params}
-    return Reached(
-        figures(answered(best.run, task, tune), task),
-        figures(answers, task),
-        answers,
-        params,
-        trials,
-        ran.cost,
-    )
+    return Reached(figures(first, task), figures(answers, task), answers, params, cost=final.cost)
 
 
 # --- the project ----------------------------------------------------------------------------------------------
@@ -325,6 +332,7 @@ def compare(
     *,
     searches: Sequence[Search] = SEARCHES,
     trials: int = TRIALS,
+    processes: int = 1,
     say: Say = silent,
 ) -> Comparison:
     from training.publish import Registry  # mlflow takes seconds to import
@@ -337,7 +345,7 @@ def compare(
     )
     tune = window_of(before, now, tune_until, until, home / "quality" / "tune", most=MOST_QUESTIONS)
     test = window_of(now, all_of_it, until, end, home / "quality" / "test")
-    rivals = compete(searches, tune, test, cache, trials=trials, say=say)
+    rivals = compete(searches, tune, test, cache, trials=trials, processes=processes, say=say)
     engine = Engine.load(folder)
     report = Registry(home).report(engine.version)
     return Comparison(

@@ -251,8 +251,9 @@ def measured(given: argparse.Namespace) -> Comparison:
         if given.train and until not in ends:
             train(home, until=until, say=say)
         return compare(
-            home, tune_until, until, end, searches=chosen(given.rivals), trials=max(1, given.trials), say=say
-        )
+            home, tune_until, until, end, searches=chosen(given.rivals), trials=max(1, given.trials),
+            processes=max(1, given.processes), say=say,
+        )  # fmt: skip
 
 
 def main() -> None:

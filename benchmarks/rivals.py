@@ -190,31 +190,32 @@ class Cache:
 
     folder: Path
 
-    def run(self, search: Search, params: Params, files: Files) -> Run:
-        """As it was kept, or run now."""
-        target = self.folder / self.key(search, params, files)
+    def run(self, search: Search, params: Params, files: Files, tasks: Sequence[str] = ()) -> Run:
+        """As it was kept, or run now: these tasks, or all that the search answers."""
+        tasks = tuple(tasks) or search.tasks
+        target = self.folder / self.key(search, params, files, tasks)
         if not (target / "cost.json").exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)
             half = target.with_name(f".tmp-{target.name}")
             shutil.rmtree(half, ignore_errors=True)
             half.mkdir()
-            started(search, params, files, half)
+            started(search, params, files, tasks, half)
             half.rename(target)
         return Run(target)
 
-    def key(self, search: Search, params: Params, files: Files) -> str:
+    def key(self, search: Search, params: Params, files: Files, tasks: Sequence[str]) -> str:
         library = versions([search]) | ({"pins": PINS.read_text()} if search.apart else {})
-        same = [files.digest, search.learner, {**search.fixed, **params}, search.tasks, code(), library]
+        same = [files.digest, search.learner, {**search.fixed, **params}, tasks, code(), library]
         return digest_of(json.dumps(same, sort_keys=True).encode())
 
 
-def started(search: Search, params: Params, files: Files, out: Path) -> None:
+def started(search: Search, params: Params, files: Files, tasks: Sequence[str], out: Path) -> None:
     """Run a learner in a process of its own, one thread."""
     spec = json.dumps({"learner": search.learner, "params": {**search.fixed, **params}})
     command = [
         str(search.python), "-m", "benchmarks.learners", str(files.folder / "past.npz"),
-        *map(str, files.questions(search.tasks)), "--spec", spec, "--out", str(out),
+        *map(str, files.questions(tasks)), "--spec", spec, "--out", str(out),
     ]  # fmt: skip
     environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT)}
     told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
