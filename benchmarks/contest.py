@@ -31,13 +31,13 @@ from benchmarks.rivals import (
 )
 from features.catalog import Catalog, level
 from features.history import History, Store
-from serving.bundle import Bundle, Manifest, read_manifest
-from serving.engine import Engine
-from training.evaluate import Answers, audit
+from serving.bundle import Bundle, Manifest, read_manifest, save_data
+from training import jobs
+from training.evaluate import Answers, Audit
 from training.intervals import Interval, clustered_interval
 from training.models.hybrid import by_code, item_features
 from training.split import AUDITS, Data, Future, Row, Task, known, sampled
-from training.train import MOST_QUESTIONS, SEED, Say, revision, silent
+from training.train import MOST_QUESTIONS, SEED, Say, finished, revision, silent
 
 ROWS: Mapping[str, Row] = {name: row for row in AUDITS if (name := f"{row.placement}.{row.task}") in ALL}
 # What is told of a task; the first decides which trial is best.
@@ -50,6 +50,7 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
 OWN = "OSCLMS"
 TRIALS = 8
 LEVELS = 3
+EVERY = 10**9
 Intervals = dict[str, Interval]
 
 
@@ -260,20 +261,29 @@ def version_until(home: Path, until: datetime) -> Path:
     )
 
 
-def project(engine: Engine, report: Mapping[str, Any], tune_until: datetime, test: Window) -> Competitor:
-    """What the engine answers in the test window, and what the version's training recorded of the tuning window."""
+def audits_of(
+    folder: Path, window: Window, whole: Data, work: Path, *, processes: int = 1, say: Say = silent
+) -> list[Audit]:
+    """What the engine answers to every question of the window, `whole` being all that was known at its end."""
+    later = jobs.Later(work, window.end, window.start)
+    save_data(later.folder, whole.catalog, whole.interactions)
+    rows = [n for n, row in enumerate(AUDITS) if row in ROWS.values()]
+    with jobs.workers(processes) as pool:
+        running = [pool.submit(jobs.audit, folder, later, n, most=EVERY, seed=SEED) for n in rows]
+        return [found for found in finished(running, "asking the project", say) if found is not None]
+
+
+def project(
+    version: str, audits: Sequence[Audit], recorded: Mapping[str, Intervals], test: Window
+) -> Competitor:
+    """The engine's answers in the test window, and what its training recorded of the tuning window."""
     found = {}
-    recorded = recorded_of(report, tune_until, test.start)
-    for name, row in ROWS.items():
-        made = audit(engine, row, test.future, at=test.start, seed=SEED)
-        if made is None:
-            continue
-        if list(made.answers.task.requests) != list(test.tasks[name].requests):
-            raise QualityError(
-                f"{name} asks version {engine.version} otherwise than the rivals: train it anew"
-            )
-        found[name] = Reached(recorded.get(name, {}), figures(made.answers, name), made.answers)
-    return Competitor(OWN, engine.version, found)
+    for made in audits:
+        if list(made.answers.task.requests) != list(test.tasks[made.name].requests):
+            raise QualityError(f"{made.name} asks version {version} otherwise than the rivals: train it anew")
+        figured = figures(made.answers, made.name)
+        found[made.name] = Reached(recorded.get(made.name, {}), figured, made.answers)
+    return Competitor(OWN, version, found)
 
 
 def recorded_of(report: Mapping[str, Any], tune_until: datetime, until: datetime) -> dict[str, Intervals]:
@@ -340,30 +350,27 @@ def compare(
     if not tune_until < until < end:
         raise QualityError("the windows must follow each other: --tune-until before --until before --end")
     folder, cache = version_until(home, until), Cache(home / "quality" / "runs")
-    now, before, all_of_it = History(home / "history").at_once(
+    now, before, whole = History(home / "history").at_once(
         lambda history: (known(history, until), known(history, tune_until), known(history, end))
     )
     tune = window_of(before, now, tune_until, until, home / "quality" / "tune", most=MOST_QUESTIONS)
-    test = window_of(now, all_of_it, until, end, home / "quality" / "test")
+    test = window_of(now, whole, until, end, home / "quality" / "test")
     rivals = compete(searches, tune, test, cache, trials=trials, processes=processes, say=say)
-    engine = Engine.load(folder)
-    report = Registry(home).report(engine.version)
-    return Comparison(
-        project(engine, report, tune_until, test),
-        rivals,
-        about_of(engine, report, tune, test, searches, trials),
-    )
+    audits = audits_of(folder, test, whole, home / "quality" / "later", processes=processes, say=say)
+    manifest = read_manifest(folder)
+    report = Registry(home).report(manifest.version)
+    own = project(manifest.version, audits, recorded_of(report, tune_until, until), test)
+    return Comparison(own, rivals, about_of(manifest, report, tune, test, searches, trials))
 
 
 def about_of(
-    engine: Engine,
+    manifest: Manifest,
     report: Mapping[str, Any],
     tune: Window,
     test: Window,
     searches: Sequence[Search],
     trials: int,
 ) -> dict[str, Any]:
-    manifest = engine.bundle.manifest
     return {
         "tune": [tune.start.isoformat(), tune.end.isoformat()],
         "test": [test.start.isoformat(), test.end.isoformat()],
@@ -374,7 +381,7 @@ def about_of(
         "products": len(test.bundle.catalog),
         "trials": trials,
         "revision": revision(),
-        "version": {"version": engine.version, "revision": manifest.git_revision},
+        "version": {"version": manifest.version, "revision": manifest.git_revision},
         "training": {"seconds": sum(report.get("seconds", {}).values()), "peak_mb": report.get("peak_mb")},
         "machine": machine(),
         "libraries": versions(searches),

@@ -218,6 +218,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trials", type=int, default=TRIALS, help="settings tried for each rival and task (%(default)s)"
     )
+    parser.add_argument("--processes", type=int, default=1, help="rivals fitted at once (%(default)s)")
     parser.add_argument(
         "--train", action="store_true", help="train the project's version where the home has none"
     )

@@ -16,9 +16,17 @@ from scipy import sparse
 from worlds import Event, day
 
 from benchmarks import contest, learners, quality, rivals
-from benchmarks.contest import Comparison, Competitor, Window, compete, project, recorded_of, window_of
+from benchmarks.contest import (
+    Comparison,
+    Competitor,
+    Window,
+    audits_of,
+    compete,
+    project,
+    recorded_of,
+    window_of,
+)
 from benchmarks.rivals import ALL, APART, BASKET, NEXT, NOVEL, SEARCHES, WITH_CUSTOMER, Cache, Search
-from serving.engine import Engine
 from serving.fitted import top_k
 from training.evaluate import Answers, padded
 from training.split import Data, sampled
@@ -337,7 +345,7 @@ def groceries(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
         ("anna", "20", 60, "bread butter rolls milk"),
         ("bert", "21", 61, "rolls gold soap butter towel"),
     ]
-    engine = Engine(tiny.bundle(folder / "1", GROCERIES, tiny.GROCER))
+    manifest = tiny.bundle(folder / "1", GROCERIES, tiny.GROCER).manifest
     baskets = [*GROCERIES, *later]
     end, cut = datetime.fromisoformat("2026-04-01T00:00:00Z"), datetime.fromisoformat("2026-02-05T00:00:00Z")
     before, now, whole = (tiny.known(baskets, tiny.GROCER, moment) for moment in (cut, tiny.UNTIL, end))
@@ -351,8 +359,9 @@ def groceries(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
         "data_until": tiny.UNTIL.isoformat(),
         "placements": placements,
     }
-    own = project(engine, report, cut, test)
-    return Comparison(own, beside, contest.about_of(engine, report, tune, test, [POPULAR], 1))
+    audits = audits_of(folder / "1", test, whole, folder / "later")
+    own = project("1", audits, recorded_of(report, cut, tiny.UNTIL), test)
+    return Comparison(own, beside, contest.about_of(manifest, report, tune, test, [POPULAR], 1))
 
 
 def test_the_project_answers_the_same_questions(groceries: Comparison) -> None:
