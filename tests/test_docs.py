@@ -15,7 +15,7 @@ from running import AS_OF, ROOT, Server, free_port, shop, stop
 
 from features.schema import TABLES
 
-PAGES = ("README.md", "docs/data.md", "docs/decisions.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/data.md", "docs/decisions.md")
 BIN = Path(sys.executable).parent
 KEPT = 3
 # run as they stand elsewhere: by the long tests, or by who runs these
