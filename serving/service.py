@@ -33,7 +33,8 @@ from starlette.types import Receive, Scope, Send
 
 from features.history import History
 from lifecycle.messages import Message, thank_you
-from serving import metrics
+from serving import events, metrics
+from serving.body import JSON, read_body
 from serving.bundle import BundleError
 from serving.engine import Engine, Product
 from serving.openapi import Operation, document
@@ -48,13 +49,13 @@ from serving.schemas import (
     Wire,
 )
 from serving.settings import Settings, SettingsError
+from serving.store import Store, StoreError
 
 WIRE = "1"  # the version of what is under /v1
-MAX_BODY = 1_000_000
 MAX_FOUND = 20
 MAX_FAULTS = 20
 NO_PLACEMENT, NO_ROUTE = "none", "unknown"  # labels where the path names none of ours
-HTML, TEXT, JSON = "text/html; charset=utf-8", "text/plain; charset=utf-8", "application/json"
+HTML, TEXT = "text/html; charset=utf-8", "text/plain; charset=utf-8"
 FOLDER = Path(__file__).parent
 log = logging.getLogger("osclms.service")
 
@@ -137,6 +138,7 @@ OPERATIONS = (
         query=MessageQuery,
         also=("text/html", "text/plain"),
     ),
+    events.OPERATION,
     Operation("products", "GET", "/v1/products", "Products by title", answer=Products, query=ProductQuery),
     Operation("sample", "GET", "/v1/sample", "A few customers and products to try", answer=Showcase),
     Operation("livez", "GET", "/livez", "The process runs", also=("text/plain",)),
@@ -171,11 +173,18 @@ MESSAGE_HEADERS = {
 class Site:
     """The routes over one engine: each reads a request, asks, and writes the answer."""
 
-    def __init__(self, engine: Engine, *, as_of: datetime | None, history: Path | None) -> None:
+    def __init__(
+        self, engine: Engine, *, as_of: datetime | None, history: Path | None, store: Store | None
+    ) -> None:
         self.engine, self.as_of = engine, as_of
+        self.intake = events.Intake(store) if store else None
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
         self.model = metrics.Model(engine.version, engine.data_until.timestamp())
+
+    def close(self) -> None:
+        if self.intake:
+            self.intake.store.close()
 
     def at(self, wanted: datetime | None) -> datetime:
         return wanted or self.as_of or datetime.now(UTC)
@@ -212,6 +221,11 @@ class Site:
         if self.history is None or customer_id is None:
             return None
         return await to_thread.run_sync(self.history.row, "customers", customer_id)
+
+    async def events(self, request: Request) -> Response:
+        if self.intake is None:
+            raise RequestError("events", "no database: set OSCLMS_HOME or OSCLMS_DATABASE_URL", 503)
+        return await self.intake.answer(request, at=datetime.now(UTC))
 
     async def products(self, request: Request) -> Response:
         asked = ProductQuery.model_validate(query(request))
@@ -324,16 +338,9 @@ def query(request: Request) -> dict[str, str]:
 
 
 async def read_json(request: Request) -> bytes:
-    """The body, `{}` where there is none. Refuses what is no JSON by its type and what is too large."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise RequestError("body", f"larger than {MAX_BODY:,} bytes: ask in parts", 413)
-    kind = request.headers.get("content-type", JSON).split(";")[0].strip().lower()
-    if body and kind != JSON:
-        raise RequestError("content-type", f"{kind} is not understood: send {JSON}", 415)
-    return bytes(body) or b"{}"
+    """The body, `{}` where there is none."""
+    body, _ = await read_body(request)
+    return body or b"{}"
 
 
 def invalid(error: ValidationError) -> tuple[int, ErrorBody]:
@@ -439,8 +446,13 @@ def settings() -> Settings:
 
 
 def load(settings: Settings) -> Site:
-    """The site over the bundle that the settings name, warmed up. Raises BundleError."""
-    site = Site(Engine.load(settings.folder()), as_of=settings.as_of, history=settings.history())
+    """The site over the bundle and the database that the settings name, warmed up. Raises BundleError, StoreError."""
+    site = Site(
+        Engine.load(settings.folder()),
+        as_of=settings.as_of,
+        history=settings.history(),
+        store=settings.store(),
+    )
     warm_up(site)
     return site
 
@@ -488,8 +500,8 @@ class Service:
         """
         os.environ.update(settings().absolute())
         try:
-            load(settings())
-        except BundleError as error:
+            load(settings()).close()
+        except (BundleError, StoreError) as error:
             raise BentoMLConfigException(str(error)) from error
         except RequestError as error:  # the first answer, as of OSCLMS_AS_OF or now
             raise BentoMLConfigException(f"OSCLMS_AS_OF: {error.message}") from error
