@@ -201,7 +201,7 @@ def open_store(url: str, begin: float) -> None:
 
 
 def compact_steps(url: str, homes: Sequence[str]) -> list[int]:
-    """Children compact into homes; the n-th is killed before its n-th durable step. Ends with the first that is done."""
+    """Children compact into homes; the n-th is killed before its n-th durable step. The first that ends is the last."""
     codes: list[int] = []
     for number, home in enumerate(homes):
         codes.append(ended(fork(lambda n=number, home=home: compact_into(url, home, n))))  # type: ignore[misc]

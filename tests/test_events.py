@@ -34,6 +34,7 @@ PATH = "/v1/events"
 NDJSON = {"Content-Type": "application/x-ndjson"}
 CLIENTS = 4
 LONG = 50
+PATIENCE = 60.0  # seconds for an answer
 
 
 @pytest.fixture
@@ -250,6 +251,12 @@ class Clients:
         for thread in self.threads:
             thread.join()
 
+    def wait(self) -> None:
+        """Until one more answer has come."""
+        told, end = len(self.told), time.monotonic() + PATIENCE
+        while len(self.told) == told and time.monotonic() < end:
+            time.sleep(0.001)
+
     @property
     def sent(self) -> set[str]:
         return {event_id for ledger in self.ledgers for event_id in ledger.sent.copy()}
@@ -278,7 +285,7 @@ def check_kills(url: sa.URL, instants: int) -> None:
         assert sorted(stored(store)) == sorted(clients.sent) == sorted(clients.told)
         served.kill()
     print(f"{instants} kills, {len(clients.sent):,} events")
-    assert seen > instants
+    assert seen > 0
 
 
 def test_a_server_killed_under_load_loses_nothing_that_it_answered(url: sa.URL) -> None:
@@ -304,7 +311,9 @@ def test_workers_of_the_service_killed_at_many_instants_lose_nothing(
         with Store(url) as store:
             with Clients(httpx.URL(server.url).port or 0, seed) as clients:
                 for _ in range(LONG):
-                    time.sleep(chance.uniform(0.2, 2.0))
+                    if chance.random() < 0.8:
+                        clients.wait()
+                    time.sleep(chance.uniform(0, 1.0))
                     workers = psutil.Process(server.process.pid).children(recursive=True)
                     chance.choice(workers).kill()
                     told, found = clients.told, stored(store)

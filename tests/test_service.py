@@ -1,5 +1,6 @@
 """The wire, over a real socket: `bentoml serve` with two workers over the test shop's champion."""
 
+import asyncio
 import json
 import logging
 import re
@@ -20,7 +21,6 @@ import yaml  # type: ignore[import-untyped]
 from conftest import ALIAS, CUSTOMER
 from pydantic import SecretStr
 from running import AS_OF, ROOT, Server, environment, shop, start, stop
-from starlette.testclient import TestClient
 
 from serving.placements import PLACEMENTS
 from serving.schemas import ErrorBody, RecommendResponse
@@ -248,15 +248,24 @@ def test_events_are_stored_once_by_any_worker(http: httpx.Client, server: Server
     assert {(a["accepted"], a["duplicate"], a["rejected"]) for a in again} == {(0, 1, 1)}
 
 
+def asked(app: Any, path: str, body: Any) -> httpx.Response:
+    """What an app in this process answers."""
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+            return await client.post(path, json=body)
+
+    return asyncio.run(post())
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
 def test_without_a_database_events_are_refused_and_the_rest_works(shop_home: Path) -> None:
     from serving.service import Edge, load
 
     edge = Edge()
     edge.open(load(Settings(bundle=Settings(home=shop_home).folder())))
-    with TestClient(edge) as client:
-        assert client.post(LIST, json={}).status_code == 200
-        refused = client.post(EVENTS, json={"events": [{**SEEN, "event_id": "e1"}]})
+    assert asked(edge, LIST, {}).status_code == 200
+    refused = asked(edge, EVENTS, {"events": [{**SEEN, "event_id": "e1"}]})
     assert refused.status_code == 503
     assert "OSCLMS_DATABASE_URL" in ErrorBody.model_validate_json(refused.content).error
 
@@ -272,8 +281,7 @@ def test_a_database_that_fails_is_told_without_what_was_sent(
     (edge := Edge()).open(site)
     with sqlite3.connect(tmp_path / "store.db") as db:
         db.execute("DROP TABLE events")
-    with TestClient(edge) as client:
-        failed = client.post(EVENTS, json={"events": [{**SEEN, "event_id": SECRET}]})
+    failed = asked(edge, EVENTS, {"events": [{**SEEN, "event_id": SECRET}]})
     site.close()
     assert (failed.status_code, "send the same" in failed.text) == (503, True)
     assert "store.db cannot be used (OperationalError)" in caplog.text
