@@ -1,5 +1,6 @@
 """The OpenAPI document, made from the pydantic models and the table of operations."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel
@@ -21,7 +22,11 @@ ERRORS = {
 
 @dataclass(frozen=True)
 class Operation:
-    """One row of the wire: what a route takes and gives. `also` lists media types beside JSON."""
+    """One row of the wire: what a route takes and gives.
+
+    `also` lists media types of the answer beside JSON, `takes` those of the body. `statuses` says what its
+    own ones mean: of the 200s with the answer, of others with an error.
+    """
 
     name: str
     method: str
@@ -31,6 +36,8 @@ class Operation:
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
     also: tuple[str, ...] = field(default=())
+    takes: tuple[str, ...] = field(default=())
+    statuses: Mapping[int, str] = field(default_factory=lambda: {200: "as asked"})
 
     @property
     def chosen(self) -> bool:
@@ -63,10 +70,11 @@ def described(operation: Operation, placements: tuple[str, ...]) -> JsonObject:
         "operationId": operation.name,
         "summary": operation.summary,
         "parameters": [*path_parameters(operation, placements), *query_parameters(operation)],
-        "responses": {"200": success(operation), **errors(operation)},
+        "responses": {**successes(operation), **errors(operation)},
     }
     if operation.body:
-        about["requestBody"] = {"required": False, "content": json_of(operation.body)}
+        lines = dict.fromkeys(operation.takes, TEXT)
+        about["requestBody"] = {"required": False, "content": {**json_of(operation.body), **lines}}
     return about
 
 
@@ -88,15 +96,20 @@ def query_parameters(operation: Operation) -> list[JsonObject]:
     ]
 
 
-def success(operation: Operation) -> JsonObject:
+def successes(operation: Operation) -> JsonObject:
     media: JsonObject = json_of(operation.answer) if operation.answer else {}
-    return {"description": "as asked", "content": {**media, **dict.fromkeys(operation.also, TEXT)}}
+    content = {**media, **dict.fromkeys(operation.also, TEXT)}
+    fine = {status: about for status, about in operation.statuses.items() if status < 300}
+    return {str(status): {"description": about, "content": content} for status, about in fine.items()}
 
 
 def errors(operation: Operation) -> JsonObject:
     never = (*(() if operation.method == "POST" else (413, 415)), *(() if operation.chosen else (406,)))
-    wanted = (status for status in ERRORS if status not in never)
-    return {str(status): {"description": ERRORS[status], "content": json_of(ErrorBody)} for status in wanted}
+    own = {status: about for status, about in operation.statuses.items() if status >= 300}
+    wanted = {status: about for status, about in {**ERRORS, **own}.items() if status not in never}
+    return {
+        str(status): {"description": about, "content": json_of(ErrorBody)} for status, about in wanted.items()
+    }
 
 
 def json_of(model: type[BaseModel]) -> JsonObject:

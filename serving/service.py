@@ -34,22 +34,23 @@ from starlette.types import Receive, Scope, Send
 
 from features.history import History
 from lifecycle.messages import Message, thank_you
-from serving import metrics
+from serving import events, metrics
+from serving.body import JSON, read_body
 from serving.bundle import BundleError
 from serving.engine import Engine, Product
 from serving.openapi import Operation, document
 from serving.placements import Placement, PlacementsError
 from serving.schemas import ErrorBody, FieldError, Id, Moment, RecommendRequest, RecommendResponse
 from serving.settings import Settings, SettingsError
+from serving.store import StoreError
 from serving.swap import watch
 from serving.wire import RequestError, Wire
 
 WIRE = "1"  # the version of what is under /v1
-MAX_BODY = 1_000_000
 MAX_FOUND = 20
 MAX_FAULTS = 20
 NO_PLACEMENT, NO_ROUTE = "none", "unknown"  # labels where the path names none of ours
-HTML, TEXT, JSON = "text/html; charset=utf-8", "text/plain; charset=utf-8", "application/json"
+HTML, TEXT = "text/html; charset=utf-8", "text/plain; charset=utf-8"
 FOLDER = Path(__file__).parent
 log = logging.getLogger("osclms.service")
 
@@ -132,6 +133,7 @@ OPERATIONS = (
         query=MessageQuery,
         also=("text/html", "text/plain"),
     ),
+    events.OPERATION,
     Operation("products", "GET", "/v1/products", "Products by title", answer=Products, query=ProductQuery),
     Operation("sample", "GET", "/v1/sample", "A few customers and products to try", answer=Showcase),
     Operation("livez", "GET", "/livez", "The process runs", also=("text/plain",)),
@@ -166,11 +168,23 @@ MESSAGE_HEADERS = {
 class Site:
     """The routes over one engine: each reads a request, asks, and writes the answer."""
 
-    def __init__(self, engine: Engine, *, as_of: datetime | None, history: Path | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        as_of: datetime | None,
+        history: Path | None,
+        intake: events.Intake | None = None,
+    ) -> None:
         self.engine, self.as_of = engine, as_of
+        self.intake = intake
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
         self.model = metrics.Model(engine.version, engine.data_until.timestamp())
+
+    def close(self) -> None:
+        if self.intake:
+            self.intake.store.close()
 
     def at(self, wanted: datetime | None) -> datetime:
         return wanted or self.as_of or datetime.now(UTC)
@@ -208,6 +222,11 @@ class Site:
         if self.history is None or customer_id is None:
             return None
         return await to_thread.run_sync(self.history.row, "customers", customer_id)
+
+    async def events(self, request: Request) -> Response:
+        if self.intake is None:
+            raise RequestError("events", "no database: set OSCLMS_HOME or OSCLMS_DATABASE_URL", 503)
+        return await self.intake.answer(request, at=datetime.now(UTC))
 
     async def products(self, request: Request) -> Response:
         asked = ProductQuery.model_validate(query(request))
@@ -324,16 +343,9 @@ def query(request: Request) -> dict[str, str]:
 
 
 async def read_json(request: Request) -> bytes:
-    """The body, `{}` where there is none. Refuses what is no JSON by its type and what is too large."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise RequestError("body", f"larger than {MAX_BODY:,} bytes: ask in parts", 413)
-    kind = request.headers.get("content-type", JSON).split(";")[0].strip().lower()
-    if body and kind != JSON:
-        raise RequestError("content-type", f"{kind} is not understood: send {JSON}", 415)
-    return bytes(body) or b"{}"
+    """The body, `{}` where there is none."""
+    body, _ = await read_body(request)
+    return body or b"{}"
 
 
 def invalid(error: ValidationError) -> tuple[int, ErrorBody]:
@@ -438,10 +450,16 @@ def settings() -> Settings:
         raise BentoMLConfigException(str(error)) from error
 
 
-def load(settings: Settings, folder: Path) -> Site:
+def intake(settings: Settings) -> events.Intake | None:
+    """What takes events in, over the database that the settings name. Raises StoreError."""
+    store = settings.store()
+    return events.Intake(store) if store else None
+
+
+def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site:
     """The site over a bundle, warmed up. Raises BundleError and PlacementsError."""
     engine = Engine.load(folder, placements=settings.placements())
-    site = Site(engine, as_of=settings.as_of, history=settings.history())
+    site = Site(engine, as_of=settings.as_of, history=settings.history(), intake=intake)
     warm_up(site)
     return site
 
@@ -490,8 +508,8 @@ class Service:
         """
         os.environ.update(settings().absolute())
         try:
-            load(settings(), settings().folder())
-        except (BundleError, PlacementsError) as error:
+            load(settings(), intake(settings()), settings().folder()).close()
+        except (BundleError, PlacementsError, StoreError) as error:
             raise BentoMLConfigException(str(error)) from error
         except RequestError as error:  # the first answer, as of OSCLMS_AS_OF or now
             raise BentoMLConfigException(f"OSCLMS_AS_OF: {error.message}") from error
@@ -499,7 +517,8 @@ class Service:
     def __init__(self) -> None:
         faiss.omp_set_num_threads(1)
         folder = settings().folder()
-        EDGE.open(load(settings(), folder))
+        self.intake = intake(settings())
+        EDGE.open(load(settings(), self.intake, folder))
         settle()
         self.ended = Event()
         Thread(target=self.swap, args=(folder,), daemon=True).start()
@@ -511,7 +530,13 @@ class Service:
             EDGE.open(site)
             settle()
 
-        watch(folder, find=settings().folder, make=partial(load, settings()), use=use, ended=self.ended)
+        watch(
+            folder,
+            find=settings().folder,
+            make=partial(load, settings(), self.intake),
+            use=use,
+            ended=self.ended,
+        )
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def end(self) -> None:

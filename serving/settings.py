@@ -5,11 +5,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt, SecretStr, ValidationError
 
 from serving.bundle import BundleError, champion
 from serving.placements import FILE as PLACEMENTS
 from serving.schemas import Moment
+from serving.store import Store, address
 
 PREFIX = "OSCLMS_"
 CARRIED = Path(__file__).parent.parent / "bundle"  # beside the packages in a bento
@@ -26,12 +27,13 @@ def iso(text: object) -> object:
 
 
 class Settings(BaseModel):
-    """OSCLMS_HOME, OSCLMS_BUNDLE, OSCLMS_AS_OF, OSCLMS_WORKERS."""
+    """OSCLMS_HOME, OSCLMS_BUNDLE, OSCLMS_DATABASE_URL, OSCLMS_AS_OF, OSCLMS_WORKERS."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     home: Path | None = None
     bundle: Path | None = None
+    database_url: SecretStr | None = None
     as_of: Annotated[Moment, BeforeValidator(iso)] | None = None
     workers: PositiveInt = 1
 
@@ -64,13 +66,22 @@ class Settings(BaseModel):
 
     def placements(self) -> Path | None:
         """The shop's own table of placements, if its home has one."""
-        home = self.home or (None if self.bundle or CARRIED.is_dir() else DEFAULT_HOME)
+        home = self.state()
         return home / PLACEMENTS if home else None
 
+    def state(self) -> Path | None:
+        """The home that is read and written beside the bundle. A carried bundle comes without one."""
+        return self.home or (None if self.bundle or CARRIED.is_dir() else DEFAULT_HOME)
+
     def history(self) -> Path | None:
-        """The history that profiles are read from. A carried bundle comes without one."""
-        home = self.home or (None if self.bundle or CARRIED.is_dir() else DEFAULT_HOME)
+        """The history that profiles are read from."""
+        home = self.state()
         return home / "history" if home and (home / "history").is_dir() else None
+
+    def store(self) -> Store | None:
+        """The database for what comes in live; None where there is neither a home nor one named."""
+        named = self.database_url.get_secret_value() if self.database_url else None
+        return Store(address(self.state(), named)) if named or self.state() else None
 
 
 def explained(error: ValidationError) -> str:

@@ -45,7 +45,7 @@ def desk(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a reader has it: the documentation, and a home of one version."""
     folder = tmp_path_factory.mktemp("desk")
     shutil.copytree(ROOT / "docs", folder / "docs")
-    shutil.copytree(shop_home, folder / ".osclms")
+    shutil.copytree(shop_home, folder / ".osclms", ignore=shutil.ignore_patterns("store.db*"))
     return folder
 
 
