@@ -38,7 +38,10 @@ def test_a_message_and_a_fragment_of_it(osclms: Client) -> None:
     message = osclms.message(customer_id=CUSTOMER)
     assert [found.placement for found in message.lists] == ["cross_sell", "next_best"]
     made = osclms.fragment("next_best", customer_id=CUSTOMER, limit=3)
-    assert made.recommendation_id == osclms.recommend("next_best", customer_id=CUSTOMER, limit=3).recommendation_id
+    assert (
+        made.recommendation_id
+        == osclms.recommend("next_best", customer_id=CUSTOMER, limit=3).recommendation_id
+    )
     assert (made.items, made.filled, made.body[:6]) == (3, 0, "<table")
     assert osclms.fragment("cross_sell", part="txt", product_ids=["1", "2"], limit=1).body.startswith("  * ")
 
@@ -47,7 +50,7 @@ def test_a_message_and_a_fragment_of_it(osclms: Client) -> None:
     ("call", "status", "field"),
     [
         (lambda c: c.recommend("nowhere"), 404, "placement"),
-        (lambda c: c.recommend("next_best", customer_token="x"), 400, "customer_token"),  # noqa: S106 - no secret
+        (lambda c: c.recommend("next_best", customer_token="x"), 400, "customer_token"),
         (lambda c: c.recommend("next_best", limit=0), None, "limit"),
         (lambda c: c.fragment("next_best", limit=1000), 400, "limit"),
         (lambda c: c.message("nothing"), 404, None),
@@ -111,10 +114,12 @@ def test_a_call_is_repeated_where_nobody_answered(
     assert flaky.slept == [PAUSE, 2 * PAUSE][: asked - 1]
 
 
-def test_what_is_sent_again_is_the_same(server: Server) -> None:
+def test_what_is_sent_again_is_the_same() -> None:
     """So that the service, which knows events by their ids, counts each once."""
     flaky = Flaky(LOST, 200)
-    flaky.client().events([{"event_type": "click", "product_id": "1"}, {"event_type": "view", "event_id": "mine"}])
+    flaky.client().events(
+        [{"event_type": "click", "product_id": "1"}, {"event_type": "view", "event_id": "mine"}]
+    )
     first, second = (request.content for request in flaky.asked)
     assert first == second
     assert b'"event_id":"mine"' in first
