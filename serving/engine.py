@@ -267,7 +267,7 @@ class Engine:
     def recommendation_id(self, placement: str, request: RecommendRequest, when: datetime) -> str:
         """The same question at the same moment has the same id; nobody reads a customer out of it."""
         key = bytes.fromhex(self.bundle.manifest.fingerprint.ljust(64, "0")[:64])
-        question = request.model_dump_json(exclude={"at", "explain"})
+        question = request.model_dump_json(exclude={"at", "explain", "customer_token"})
         asked = f"{self.version}|{placement}|{when.timestamp()}|{question}".encode()
         return hashlib.blake2b(asked, digest_size=12, key=key).hexdigest()
 
@@ -675,6 +675,11 @@ class Engine:
         return f"{local.day} {local:%B %Y}"
 
     # --- looking up -----------------------------------------------------------------------------------
+
+    def offered(self, product_id: str) -> Product | None:
+        """A product that may be recommended and is in stock; None for others."""
+        item = int(self.catalog.items.positions([product_id])[0])
+        return self.product(item) if item >= 0 and self.available[item] else None
 
     def order(self, customer_id: str | None, order_id: str | None) -> Order | None:
         """An order with its lines, a customer's latest where no id is given; None where it is unknown.

@@ -143,6 +143,11 @@ class Intake:
         rows = [line.row for line in lines if line.row is not None]
         return answered(lines, await self.stored(rows) if rows else ())
 
+    def keep(self, event: Mapping[str, Any]) -> None:
+        """An event of our own, as a click on one of our links. Raises StoreError."""
+        line = read_event(dict(event), event["occurred_at"])
+        self.settle([line.row] if line.row is not None else [])
+
     async def stored(self, rows: Sequence[Row]) -> Sequence[Verdict]:
         """What became of rows, once they are on disk."""
         if sum(len(others) for others, _ in self.waiting) + len(rows) > MAX_WAITING:

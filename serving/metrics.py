@@ -19,6 +19,11 @@ REQUESTS = Counter("osclms_requests", "Requests answered", LABELS, registry=REGI
 SECONDS = Histogram(
     "osclms_request_seconds", "From request to answer", LABELS, buckets=BUCKETS, registry=REGISTRY
 )
+EMPTY = Counter("osclms_empty_fragments", "Fragments without an item", ("placement",), registry=REGISTRY)
+CLICKS = Counter(
+    "osclms_clicks", "Links of mails followed", ("placement", "outcome", "counted"), registry=REGISTRY
+)
+LOST = Counter("osclms_clicks_lost", "Clicks that could not be kept", registry=REGISTRY)
 
 REFUSED = Counter("osclms_champion_refused", "Champions that did not load or answer", registry=REGISTRY)
 

@@ -1,13 +1,16 @@
 """The OpenAPI document, made from the pydantic models and the table of operations."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serving.schemas import ErrorBody, JsonObject
 
+PARAMETER = re.compile(r"{(\w+)}")
 REFERENCE = "#/components/schemas/{model}"
 ERRORS = {
     400: "the request is not understood; the fields say why",
@@ -25,7 +28,8 @@ class Operation:
     """One row of the wire: what a route takes and gives.
 
     `also` lists media types of the answer beside JSON, `takes` those of the body. `statuses` says what its
-    own ones mean: of the 200s with the answer, of others with an error.
+    own ones mean: of the 200s and redirects with the answer, of others with an error. `example` is a body or a
+    query that anyone may send.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Operation:
     also: tuple[str, ...] = field(default=())
     takes: tuple[str, ...] = field(default=())
     statuses: Mapping[int, str] = field(default_factory=lambda: {200: "as asked"})
+    example: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def chosen(self) -> bool:
@@ -73,16 +78,18 @@ def described(operation: Operation, placements: tuple[str, ...]) -> JsonObject:
         "responses": {**successes(operation), **errors(operation)},
     }
     if operation.body:
-        lines = dict.fromkeys(operation.takes, TEXT)
-        about["requestBody"] = {"required": False, "content": {**json_of(operation.body), **lines}}
+        content = json_of(operation.body) | dict.fromkeys(operation.takes, TEXT)
+        content["application/json"]["example"] = dict(operation.example)
+        about["requestBody"] = {"required": False, "content": content}
     return about
 
 
 def path_parameters(operation: Operation, placements: tuple[str, ...]) -> list[JsonObject]:
-    if "{placement}" not in operation.path:
-        return []
-    schema = {"type": "string", "enum": list(placements)}
-    return [{"name": "placement", "in": "path", "required": True, "schema": schema}]
+    known: JsonObject = {"placement": {"enum": list(placements)}}
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", **known.get(name, {})}}
+        for name in PARAMETER.findall(operation.path)
+    ]
 
 
 def query_parameters(operation: Operation) -> list[JsonObject]:
@@ -90,8 +97,14 @@ def query_parameters(operation: Operation) -> list[JsonObject]:
         return []
     schema = operation.query.model_json_schema(ref_template=REFERENCE)
     required = schema.get("required", [])
+
+    def more(name: str, about: JsonObject) -> JsonObject:
+        """An example, and that a list is one text with commas."""
+        example = {"example": operation.example[name]} if name in operation.example else {}
+        return example | ({"style": "form", "explode": False} if about.get("type") == "array" else {})
+
     return [
-        {"name": name, "in": "query", "required": name in required, "schema": about}
+        {"name": name, "in": "query", "required": name in required, "schema": about, **more(name, about)}
         for name, about in schema["properties"].items()
     ]
 
@@ -99,13 +112,14 @@ def query_parameters(operation: Operation) -> list[JsonObject]:
 def successes(operation: Operation) -> JsonObject:
     media: JsonObject = json_of(operation.answer) if operation.answer else {}
     content = {**media, **dict.fromkeys(operation.also, TEXT)}
-    fine = {status: about for status, about in operation.statuses.items() if status < 300}
-    return {str(status): {"description": about, "content": content} for status, about in fine.items()}
+    fine = {status: about for status, about in operation.statuses.items() if status < 400}
+    given = {status: {"content": content} if status < 300 else {} for status in fine}
+    return {str(status): {"description": about, **given[status]} for status, about in fine.items()}
 
 
 def errors(operation: Operation) -> JsonObject:
     never = (*(() if operation.method == "POST" else (413, 415)), *(() if operation.chosen else (406,)))
-    own = {status: about for status, about in operation.statuses.items() if status >= 300}
+    own = {status: about for status, about in operation.statuses.items() if status >= 400}
     wanted = {status: about for status, about in {**ERRORS, **own}.items() if status not in never}
     return {
         str(status): {"description": about, "content": json_of(ErrorBody)} for status, about in wanted.items()

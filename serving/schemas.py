@@ -40,6 +40,9 @@ class RecommendRequest(Wire):
     """All fields may be missing: a stranger with an empty basket gets a list too."""
 
     customer_id: Id | None = None
+    customer_token: str | None = Field(
+        None, max_length=2000, description="in its place, from a browser: a token that the shop's server made"
+    )
     product_ids: tuple[Id, ...] = Field(
         (), max_length=MAX_IDS, description="the product looked at, or the basket"
     )
@@ -88,6 +91,14 @@ class RecommendResponse(Wire):
     removed: dict[str, int] | None = Field(
         None, description="with explain: how many products each rule took out, one after the other"
     )
+
+
+class MessageAnswer(Wire):
+    subject: str
+    html: str
+    text: str
+    recommendation_ids: tuple[str, ...]
+    lists: tuple[RecommendResponse, ...]
 
 
 class FieldError(Wire):

@@ -1,6 +1,7 @@
 """The wire, over a real socket: `bentoml serve` with two workers over the test shop's champion."""
 
 import asyncio
+import html
 import json
 import logging
 import re
@@ -11,22 +12,26 @@ import tomllib
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import running
 import yaml  # type: ignore[import-untyped]
 from conftest import ALIAS, CUSTOMER
 from pydantic import SecretStr
-from running import AS_OF, ROOT, Server, environment, shop, start, stop
+from running import AS_OF, ROOT, SHOP_URL, Server, environment, shop, start, stop
 
+from serving.links import Click
 from serving.placements import PLACEMENTS
 from serving.schemas import ErrorBody, RecommendResponse
 from serving.settings import Settings, SettingsError
+from serving.tokens import CustomerToken, Tokens
 
 SECRET = "household-4711-secret"
+KEY = running.SECRET
 JSON = {"Content-Type": "application/json"}
 LINES = {"Content-Type": "application/x-ndjson"}
 EVENTS = "/v1/events"
@@ -117,6 +122,34 @@ def test_an_alias_is_its_customer(http: httpx.Client) -> None:
     assert found.items != stranger.items
 
 
+def test_a_token_of_the_shops_stands_for_a_customer(http: httpx.Client) -> None:
+    sealed = Tokens([KEY]).seal(CustomerToken(customer_id=ALIAS), at=datetime.now(UTC))
+    assert ask(http, "next_best", customer_token=sealed) == ask(http, "next_best", customer_id=CUSTOMER)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"customer_token": "x" * 300},
+        {"customer_token": "gAAAAA"},
+        {"customer_token": "{link}"},
+        {"customer_token": "{old}"},
+        {"customer_token": "{good}", "customer_id": "1"},
+    ],
+)
+def test_a_token_that_names_nobody_is_refused_by_its_field(http: httpx.Client, asked: dict[str, str]) -> None:
+    customer = CustomerToken(customer_id=CUSTOMER)
+    now = datetime.now(UTC)
+    tokens = {
+        "link": token(),
+        "old": Tokens([KEY]).seal(customer, at=now - timedelta(days=2)),
+        "good": Tokens([KEY]).seal(customer, at=now),
+    }
+    response = http.post(LIST, json={name: text.format(**tokens) for name, text in asked.items()})
+    assert response.status_code == 400
+    assert response.json()["fields"][0]["field"] == "customer_token"
+
+
 # --- errors -------------------------------------------------------------------------------------------
 
 ERRORS: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
@@ -176,6 +209,19 @@ ERRORS: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "twice": ("GET", MESSAGE + "?order_id=1&order_id=2", {}, 400, "order_id"),
     "the past again": ("GET", MESSAGE + "?at=1990-01-01", {}, 400, "at"),
     "nothing acceptable": ("GET", MESSAGE, {"headers": {"Accept": "image/png, */*;q=0"}}, 406, "text/html"),
+    "a fragment of nothing": ("GET", "/v1/fragments/nowhere.html", {}, 404, "next_best"),
+    "a fragment as a picture": ("GET", "/v1/fragments/next_best.png", {}, 404, "/openapi.json"),
+    "a long fragment": ("GET", "/v1/fragments/next_best.html?limit=101", {}, 400, "limit"),
+    "an empty id in a fragment": (
+        "GET",
+        "/v1/fragments/next_best.txt?product_ids=" + "x" * 201,
+        {},
+        400,
+        "product_ids",
+    ),
+    "POST a fragment": ("POST", "/v1/fragments/next_best.html", {}, 405, "use GET or HEAD"),
+    "a link of nobody's": ("GET", "/r/gAAAAABmdGVzdA", {}, 404, "token"),
+    "a link of somebody's": ("GET", "/r/https:%2F%2Fevil.example", {}, 404, "/openapi.json"),
     "too many products": ("GET", "/v1/products?limit=1000", {}, 400, "limit"),
 }
 
@@ -349,6 +395,53 @@ def test_whoever_is_unknown_is_thanked_too(http: httpx.Client, query: dict[str, 
     assert [len(found["items"]) for found in message["lists"]] == [4, 4]
 
 
+# --- fragments, links, the widget ------------------------------------------------------------------------
+
+
+FRAGMENT = "/v1/fragments/next_best"
+
+
+@pytest.mark.parametrize(("part", "media"), [("html", "text/html"), ("txt", "text/plain")])
+def test_a_fragment_is_the_list_of_the_page(http: httpx.Client, part: str, media: str) -> None:
+    response = http.get(f"{FRAGMENT}.{part}", params={"customer_id": ALIAS, "limit": "3"})
+    found = ask(http, "next_best", customer_id=CUSTOMER, limit=3)
+    assert response.headers["content-type"] == f"{media}; charset=utf-8"
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert response.headers["osclms-recommendation-id"] == found.recommendation_id
+    assert (response.headers["osclms-items"], response.headers["osclms-filled"]) == ("3", "0")
+    places = [response.text.index(html.escape(" ".join(item.title.split()))) for item in found.items]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("locale", "price"), [("en-US", "${:.2f}"), ("en-CA", "US${:.2f}"), ("??", "${:.2f}")]
+)
+def test_a_fragment_is_asked_with_products_and_a_locale(
+    http: httpx.Client, sample: dict[str, Any], locale: str, price: str
+) -> None:
+    ids = [product["product_id"] for product in sample["products"][:2]]
+    response = http.get(
+        "/v1/fragments/cross_sell.txt", params={"product_ids": ",".join(ids), "limit": "2", "locale": locale}
+    )
+    found = ask(http, "cross_sell", product_ids=ids, limit=2)
+    assert response.headers["osclms-recommendation-id"] == found.recommendation_id
+    assert f" - {price.format(found.items[0].price)}" in response.text
+
+
+def test_a_link_that_leads_to_no_product_ends_in_the_shop(http: httpx.Client) -> None:
+    response = http.get(f"/r/{token()}")
+    assert (response.status_code, response.headers["location"]) == (302, SHOP_URL)
+    assert (response.headers["cache-control"], response.content) == ("no-store", b"")
+
+
+def test_the_widget_may_be_loaded_by_any_page(http: httpx.Client) -> None:
+    response = http.get("/v1/widget.js")
+    assert response.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert response.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert "max-age" in response.headers["cache-control"]
+
+
 # --- what is around it -----------------------------------------------------------------------------------
 
 
@@ -390,10 +483,15 @@ def test_the_document_describes_the_wire(http: httpx.Client) -> None:
     assert wanted <= set(schemas)
     assert {"RecommendRequest", "RecommendResponse", "MessageAnswer", "ErrorBody"} <= set(schemas)
     for path, methods in document["paths"].items():
-        status = {
-            method: http.request(method, path.format(placement="next_best")).status_code for method in methods
-        }
-        assert set(status.values()) == {200}, path
+        asked = path.format(placement="next_best", token=token())
+        for method, about in methods.items():
+            assert str(http.request(method, asked).status_code) == min(about["responses"]), path
+
+
+def token() -> str:
+    """Of a link to a product that nobody knows."""
+    click = Click(recommendation_id="r", placement="next_best", product_id="no such", position=1)
+    return Tokens([KEY]).seal(click, at=datetime.now(UTC))
 
 
 @pytest.mark.parametrize("path", ["/", "/page.css", "/page.js"])
@@ -416,12 +514,22 @@ def test_settings_are_read_strictly() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"AS_OF": "1514764800"}, {"AS_OF": "tomorrow"}, {"WORKERS": "0"}, {"ASOF": "2018-01-01"}]
+    "wrong",
+    [
+        {"AS_OF": "1514764800"},
+        {"AS_OF": "tomorrow"},
+        {"WORKERS": "0"},
+        {"ASOF": "2018-01-01"},
+        {"SECRET": SECRET},
+        {"SHOP_URL": "javascript:x"},
+        {"PUBLIC_URL": "https://go.example"},
+    ],
 )
 def test_a_setting_that_is_not_understood_is_named(wrong: dict[str, str]) -> None:
     (name, text), *_ = wrong.items()
-    with pytest.raises(SettingsError, match=f"OSCLMS_{name}.*known: OSCLMS_HOME"):
+    with pytest.raises(SettingsError, match=f"OSCLMS_{name}.*known: OSCLMS_HOME") as refused:
         Settings.read({f"OSCLMS_{name}": text})
+    assert SECRET not in str(refused.value)
 
 
 def test_a_home_comes_before_a_bundle(shop_home: Path, tmp_path: Path) -> None:
