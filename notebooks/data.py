@@ -39,6 +39,7 @@ import pandas as pd
 from IPython.display import display
 
 import features
+from features.catalog import PATH_SEPARATOR
 from features.customers import STAGES, facts
 from features.history import History
 from lifecycle.support import measured, supported
@@ -256,7 +257,11 @@ for place, (name, need) in enumerate(biggest.head(6).iterrows()):
     at = (need["products"], need["repeat the product"])
     above_or_below = (4, 8 if place % 2 else -12)
     axes.annotate(
-        name.split(" > ")[-1].lower(), at, xytext=above_or_below, textcoords="offset points", fontsize=8
+        name.split(PATH_SEPARATOR)[-1].lower(),
+        at,
+        xytext=above_or_below,
+        textcoords="offset points",
+        fontsize=8,
     )
 axes.set(title="Needs: choice and repeat; size is purchases", xscale="log", xlabel="products bought")
 axes.set(ylabel="share of purchases that repeat the product")

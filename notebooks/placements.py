@@ -31,10 +31,11 @@ import pandas as pd
 from IPython.display import HTML, display
 
 import features
+from features.catalog import PATH_SEPARATOR
 from features.customers import facts
 from lifecycle.messages import thank_you
 from serving.bundle import champion
-from serving.engine import RULES, Chosen, Engine
+from serving.engine import Engine
 from serving.schemas import RecommendRequest
 from training.evaluate import lifted
 from training.insight import grouped
@@ -138,28 +139,20 @@ display(
 # %% [markdown]
 # ## What the rules keep out
 #
-# A rule is a promise that no score can break. How many of the available products each of them bars, for this
-# customer and their favourite product:
+# A rule is a promise that no score can break. With `explain=True` an answer tells in `removed` how many
+# products each rule took out, one after the other; here for this customer and their favourite product.
 #
 # - `no_substitutes`: products for a need that is served already, unless they lie in one basket more often
 #   than chance. Who has milk in the cart needs no other milk.
-# - `complements_only`, on request: every product for a need that is served already.
 # - `not_owned`: what the customer ever bought. `owned`: what they never did.
-# - `same_need`, `dearer`: what is not for the same need, or not a bounded step dearer.
+# - `dearer`: what is not for the same need, or not a bounded step dearer.
 
 # %%
 favourite = engine.catalog.items.at([often.index[0]])[0]
-asked = RecommendRequest(customer_id=customer, product_ids=(favourite,))
-ask = engine.ask(engine.placements["cross_sell"], asked)
-open_to_all = engine.allowed((), ask, Chosen())
-barred = {rule: int(open_to_all.sum() - engine.allowed((rule,), ask, Chosen()).sum()) for rule in RULES}
-used = {
-    name: {*row.rules, *(rule for step in row.fill for rule in step.rules)}
-    for name, row in engine.placements.items()
-}
-users = {rule: ", ".join(name for name in used if rule in used[name]) for rule in RULES}
-print(f"{often['title'].iloc[0]}: {open_to_all.sum():,} products could be listed beside it")
-display(pd.DataFrame({"barred": barred, "left": open_to_all.sum() - pd.Series(barred), "used by": users}))
+asked = RecommendRequest(customer_id=customer, product_ids=(favourite,), explain=True)
+removed = {name: engine.recommend(name, asked, at=at).removed for name in engine.placements}
+print(f"beside {often['title'].iloc[0]}, of {engine.n_available:,} available products:")
+display(pd.DataFrame(removed).T.fillna(0).astype(int))
 
 # %% [markdown]
 # And what would be listed without: the same question to the engine as it ships, and to one that does without
@@ -177,6 +170,33 @@ for name, rule in (("cross_sell", "no_substitutes"), ("upsell", "dearer"), ("ups
         given = answering.recommend(name, asked.model_copy(update={"limit": 5}), at=at).items
         with_and_without[name + lift] = [f"{item.title} ({item.price})" for item in given]
 display(pd.DataFrame.from_dict(with_and_without, orient="index").T.fillna(""))
+
+# %% [markdown]
+# A request may bring rules of its own, over any attribute of the catalogue. They filter before the best are
+# chosen, so the list stays full. Without the category that most of the customer's list comes from, and with
+# more variety:
+
+# %%
+plain = engine.recommend("next_best", RecommendRequest(customer_id=customer, limit=8), at=at).items
+paths = (
+    engine.catalog.table["category"]
+    .take(engine.catalog.items.positions([i.product_id for i in plain]))
+    .to_pylist()
+)
+top = pd.Series([path.split(PATH_SEPARATOR)[0] for path in paths if path]).mode()[0]
+rules = {
+    "as it ships": [],
+    f"without {top}": [{"rule": "exclude", "attribute": "category", "values": [top]}],
+    "with more variety": [{"rule": "diverse", "by": 0.5}],
+}
+ruled = {
+    name: RecommendRequest.model_validate({"customer_id": customer, "limit": 8, "rules": given})
+    for name, given in rules.items()
+}
+titles = {
+    name: [i.title for i in engine.recommend("next_best", of, at=at).items] for name, of in ruled.items()
+}
+display(pd.DataFrame.from_dict(titles, orient="index").T.fillna(""))
 
 # %% [markdown]
 # ## What the rankers rest on
