@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from features.history import in_memory, quoted
-from features.schema import LIVE, RECEIVED, SQL, TEXT, WORD, Table
+from features.schema import ON_RECEIPT, RECEIVED, SQL, TEXT, WORD, Table
 
 Row = Mapping[str, Any]
 
@@ -21,7 +21,7 @@ class Judge:
         self._db.execute("SET threads = 1")  # few rows: a second thread costs more than it does
         typed = ", ".join(f'"{c.name}" {SQL[c.type]}' for c in columns)
         self._db.execute(f"CREATE TABLE rows ({typed})")
-        rules = (*table.rules, *LIVE.get(table.name, ()))
+        rules = (*table.rules, *ON_RECEIPT.get(table.name, ()))
         cases = " ".join(f"WHEN ({rule.holds}) IS FALSE THEN {quoted(rule.reason)}" for rule in rules)
         self._db.execute(f"PREPARE reasons AS SELECT CASE {cases} END FROM rows")
 

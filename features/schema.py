@@ -265,6 +265,6 @@ TABLES: dict[str, Table] = {
 
 RECEIVED = Column("received_at", TIME, True, "when a row that came in live was received")
 # what is asked beyond the contract of rows that come in live, with `received_at` beside their columns
-LIVE: dict[str, tuple[Check, ...]] = {
+ON_RECEIPT: dict[str, tuple[Check, ...]] = {
     "events": (Check("occurred_at <= received_at + INTERVAL 1 DAY", "occurred_at is more than a day ahead"),)
 }

@@ -151,6 +151,8 @@ def address(home: Path | None, database_url: str | None) -> sa.URL:
         return url.set(drivername="postgresql+psycopg")
     if url.drivername not in BEGIN:
         raise StoreError(f"OSCLMS_DATABASE_URL names {url.drivername}: use postgresql or sqlite")
+    if url.drivername == "sqlite" and not Path(url.database or "").is_absolute():
+        raise StoreError("OSCLMS_DATABASE_URL names no file from the root: use sqlite:////folder/store.db")
     return url
 
 
@@ -160,7 +162,10 @@ SET_UP = {
 }
 BEGIN = {
     "sqlite": ("BEGIN IMMEDIATE",),
-    "postgresql+psycopg": ("BEGIN", f"SELECT pg_advisory_xact_lock({WRITERS})"),
+    "postgresql+psycopg": (
+        "BEGIN ISOLATION LEVEL READ COMMITTED",
+        f"SELECT pg_advisory_xact_lock({WRITERS})",
+    ),
 }
 WAITING = {"sqlite": {"timeout": PATIENCE}, "postgresql+psycopg": {"connect_timeout": PATIENCE}}
 
@@ -296,9 +301,9 @@ class Store:
     def _writing(self) -> Iterator[sa.Connection]:
         """A transaction that no other writer runs beside, in any process; on disk at its end, or undone."""
         with self._engine.connect() as db:
-            for step in self._begin:
-                db.exec_driver_sql(step)
             try:
+                for step in self._begin:
+                    db.exec_driver_sql(step)
                 yield db
                 db.exec_driver_sql("COMMIT")
             except BaseException:
@@ -407,11 +412,12 @@ class Store:
         except OSError as error:
             way = "make the folder writable, or name another database by OSCLMS_DATABASE_URL"
             raise StoreError(f"{self} cannot be made ({error.strerror}): {way}") from error
-        with lock:
-            lock.release()  # `with` holds it too
+        try:
             with self._engine.connect() as db:
                 db.exec_driver_sql("PRAGMA journal_mode = WAL")
             yield
+        finally:
+            lock.release()
 
 
 def _set_up(steps: Iterable[str]) -> Any:

@@ -64,6 +64,8 @@ def test_every_column_comes_back_as_it_went_in(store: Store) -> None:
     (page,) = store.read("events", 0, 1)
     assert page == [{"seq": 1, **whole}]
     assert store.add([whole]) == [DUPLICATE]
+    odd = [event(f"odd{value}", value=value) for value in (5e-324, -0.0, 1e308)]
+    assert store.add(odd) == [ACCEPTED] * 3 and store.add(odd) == [DUPLICATE] * 3
 
 
 def test_a_customers_events_of_a_range(store: Store) -> None:
@@ -200,6 +202,8 @@ def test_sqlite_syncs_each_commit(tmp_path: Path) -> None:
         ("mysql://host/name", "OSCLMS_DATABASE_URL names mysql"),
         ("postgresql://me:secret@127.0.0.1:1/shop", "127.0.0.1/shop cannot be used"),
         ("sqlite:////dev/null/store.db", "cannot be made"),
+        ("sqlite:///store.db", "no file from the root"),
+        ("sqlite://", "no file from the root"),
     ],
 )
 def test_a_database_that_cannot_be_is_told_without_its_password(given: str, says: str) -> None:
