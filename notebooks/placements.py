@@ -212,7 +212,8 @@ display(pd.DataFrame.from_dict(titles, orient="index").T.fillna(""))
 figure, axes = plt.subplots(2, 2, figsize=(11, 6.4))
 for (name, ranker), panel in zip(engine.rankers.items(), axes.flat, strict=False):
     gain = ranker.model.feature_importance("gain")
-    shares = {group: gain[of].sum() / gain.sum() for group, of in grouped(engine.placements[name]).items()}
+    groups = grouped(ranker.columns, engine.placements[name])
+    shares = {group: gain[of].sum() / gain.sum() for group, of in groups.items()}
     pd.Series(shares).sort_values().tail(10).plot.barh(ax=panel, color=BLUE, title=name)
 display(figure)
 plt.close(figure)

@@ -221,8 +221,8 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 def test_the_settings_name_the_database(tmp_path: Path) -> None:
     assert address(tmp_path, None).database == str(tmp_path / FILE)
     assert address(tmp_path, "postgres://host/shop").drivername == "postgresql+psycopg"
-    found = Settings.read({"OSCLMS_DATABASE_URL": "postgresql://me:secret@host/shop"})
-    assert "secret" not in repr(found)
+    found = Settings.read({"OSCLMS_DATABASE_URL": "postgresql://me:hush@host/shop"})
+    assert "hush" not in repr(found)
     assert Settings(bundle=tmp_path).store() is None
     with pytest.raises(StoreError, match="set OSCLMS_HOME"):
         address(None, None)
