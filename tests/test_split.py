@@ -1,6 +1,7 @@
 """The questions that a future answers, on events that can be counted by hand. The past ends on day 58.5."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -260,6 +261,11 @@ def test_a_sample_keeps_the_order_and_the_pairs() -> None:
     assert asked == [int(t[0]) for t in some.truth] == some.customer.tolist()
     assert [r.customer_id for r in sampled(task, 20, seed=7).requests] == [str(n) for n in asked]
     assert sampled(task, 50, seed=7) is task
+    # what a request may say besides changes nothing: figures of one version of the code and the next compare
+    ruled = RecommendRequest.model_validate({"rules": [{"rule": "diverse", "by": 0.5}]}).rules
+    asking = [r.model_copy(update={"rules": ruled}) for r in task.requests]
+    also = sampled(replace(task, requests=asking), 20, seed=7)
+    assert [r.customer_id for r in also.requests] == [str(n) for n in asked]
 
 
 def test_every_placement_is_asked_something() -> None:
