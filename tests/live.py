@@ -6,6 +6,7 @@ a child for each try, and answers each line.
 
 import asyncio
 import atexit
+import ctypes
 import json
 import os
 import random
@@ -30,6 +31,7 @@ from serving.compact import compact
 from serving.store import Store, address
 
 DATABASES = ("sqlite", "postgresql")
+PR_SET_PDEATHSIG = 1  # of Linux
 NOW = datetime(2026, 3, 5, 12, tzinfo=UTC)
 
 
@@ -90,7 +92,11 @@ class Nursery:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **environ}, text=True
         )
-        atexit.register(self.process.kill)
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        self.process.kill()  # its children go with it
+        self.process.wait()
 
     def ask(self, *words: Any) -> Any:
         assert self.process.stdin and self.process.stdout
@@ -125,9 +131,11 @@ class Step:
 
 
 def fork(act: Callable[[], None]) -> int:
+    """A child that does this, and that dies with its parent."""
     pid = os.fork()
     if pid == 0:
         try:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             act()
             os._exit(0)
         except BaseException as error:
