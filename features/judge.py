@@ -1,6 +1,7 @@
 """The contract's checks on rows in memory: by the same SQL, and the same DuckDB, that judge a file."""
 
 from collections.abc import Mapping, Sequence
+from threading import Lock
 from typing import Any
 
 import pyarrow as pa
@@ -12,12 +13,12 @@ Row = Mapping[str, Any]
 
 
 class Judge:
-    """Judges rows of one table that come in live, each with its `received_at`. Of one thread at a time."""
+    """Judges rows of one table that come in live, each with its `received_at`. Any thread may ask."""
 
     def __init__(self, table: Table) -> None:
         columns = (*table.columns, RECEIVED)
         self._schema = pa.schema([pa.field(c.name, TEXT if c.type == WORD else c.type) for c in columns])
-        self._db = in_memory()
+        self._db, self._lock = in_memory(), Lock()
         self._db.execute("SET threads = 1")  # few rows: a second thread costs more than it does
         typed = ", ".join(f'"{c.name}" {SQL[c.type]}' for c in columns)
         self._db.execute(f"CREATE TABLE rows ({typed})")
@@ -28,7 +29,8 @@ class Judge:
     def reasons(self, rows: Sequence[Row]) -> list[str | None]:
         """Why each row would be rejected: the first reason in the order of the contract, or None."""
         given = pa.Table.from_pylist(rows, self._schema)
-        self._db.execute("TRUNCATE rows")
-        self._db.register("given", given)
-        self._db.execute("INSERT INTO rows SELECT * FROM given")
-        return [reason for (reason,) in self._db.execute("EXECUTE reasons").fetchall()]
+        with self._lock:
+            self._db.execute("TRUNCATE rows")
+            self._db.register("given", given)
+            self._db.execute("INSERT INTO rows SELECT * FROM given")
+            return [reason for (reason,) in self._db.execute("EXECUTE reasons").fetchall()]

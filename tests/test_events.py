@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -185,6 +186,14 @@ def test_an_event_is_judged_as_a_row_of_a_file_is(tmp_path: Path) -> None:
     assert report.loaded == judged.count(None) == 2
     reasons = [reason for reason in judged if reason]
     assert report.rejected == {reason: reasons.count(reason) for reason in reasons}
+
+
+def test_a_judge_may_be_asked_by_several_threads() -> None:
+    judge = Judge(EVENTS)
+    odd, even = ([event(f"e{n}", quantity=quantity) for n in range(40)] for quantity in (-1.0, 1.0))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(judge.reasons, [odd, even] * 20))
+    assert found == [["quantity is not above 0"] * 40, [None] * 40] * 20
 
 
 # --- kill -9 --------------------------------------------------------------------------------------------
