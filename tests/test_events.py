@@ -207,13 +207,15 @@ class Ledger:
     told: set[str] = field(default_factory=set)
 
 
-def client(port: int, name: str, chance: random.Random, over: threading.Event, ledger: Ledger) -> None:
+def client(
+    port: int, name: str, chance: random.Random, over: threading.Event, lost: threading.Event, ledger: Ledger
+) -> None:
     """Sends a few events at a time, those without an answer again, and some with one again."""
     waiting: list[str] = []
     done: list[str] = []
     count = 0
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    while not (over.is_set() and not waiting):
+    while not lost.is_set() and not (over.is_set() and not waiting):
         if not over.is_set():
             waiting += [f"{name}-{count + n}" for n in range(chance.randint(1, 4))]
             count = int(waiting[-1].rsplit("-", 1)[1]) + 1
@@ -242,10 +244,12 @@ class Clients:
     """Clients at work on a port, from `with` to its end; then each gets its last answers."""
 
     def __init__(self, port: int, seed: int) -> None:
-        self.over, self.ledgers = threading.Event(), [Ledger() for _ in range(CLIENTS)]
+        self.over, self.lost = threading.Event(), threading.Event()  # the end, and an end without an answer
+        self.ledgers = [Ledger() for _ in range(CLIENTS)]
         self.threads = [
             threading.Thread(
-                target=client, args=(port, f"{seed}-{n}", random.Random(seed + n), self.over, ledger)
+                target=client,
+                args=(port, f"{seed}-{n}", random.Random(seed + n), self.over, self.lost, ledger),
             )
             for n, ledger in enumerate(self.ledgers)
         ]
@@ -255,7 +259,9 @@ class Clients:
             thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: object, *_: object) -> None:
+        if failure is not None:
+            self.lost.set()
         self.over.set()
         for thread in self.threads:
             thread.join()
