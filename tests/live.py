@@ -218,12 +218,14 @@ def compact_steps(url: str, homes: Sequence[str]) -> list[int]:
     return codes
 
 
-def compact_instants(url: str, homes: Mapping[str, float]) -> list[int]:
-    """Children compact into homes; each is killed after so many seconds."""
-    codes = []
-    for home, instant in homes.items():
+def compact_instants(url: str, homes: Mapping[str, float], whole: str) -> list[int]:
+    """Children compact into homes; each is killed after this part of the time that one took into `whole`."""
+    began = time.perf_counter()
+    assert ended(fork(lambda: compact_into(url, whole))) == 0
+    took, codes = time.perf_counter() - began, []
+    for home, part in homes.items():
         pid = fork(lambda home=home: compact_into(url, home))  # type: ignore[misc]
-        time.sleep(instant)
+        time.sleep(part * took)
         os.kill(pid, signal.SIGKILL)
         codes.append(ended(pid))
     return codes
