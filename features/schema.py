@@ -97,11 +97,6 @@ class Table:
     def required(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.columns if c.required)
 
-    @property
-    def rules(self) -> tuple[Check, ...]:
-        """All that a row must keep; the first that it breaks is the reason told."""
-        return (*(check for c in self.columns for check in (*c.there, *c.proper)), *self.checks)
-
 
 def one_of(column: str, words: Sequence[str]) -> Check:
     listed = ", ".join(f"'{word}'" for word in words)

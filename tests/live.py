@@ -6,6 +6,7 @@ a child for each try, and answers each line.
 
 import asyncio
 import atexit
+import ctypes
 import json
 import os
 import random
@@ -30,6 +31,7 @@ from serving.compact import compact
 from serving.store import Store, address
 
 DATABASES = ("sqlite", "postgresql")
+PR_SET_PDEATHSIG = 1  # of Linux
 NOW = datetime(2026, 3, 5, 12, tzinfo=UTC)
 
 
@@ -90,7 +92,11 @@ class Nursery:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **environ}, text=True
         )
-        atexit.register(self.process.kill)
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        self.process.kill()  # its children go with it
+        self.process.wait()
 
     def ask(self, *words: Any) -> Any:
         assert self.process.stdin and self.process.stdout
@@ -125,9 +131,11 @@ class Step:
 
 
 def fork(act: Callable[[], None]) -> int:
+    """A child that does this, and that dies with its parent."""
     pid = os.fork()
     if pid == 0:
         try:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             act()
             os._exit(0)
         except BaseException as error:
@@ -210,12 +218,14 @@ def compact_steps(url: str, homes: Sequence[str]) -> list[int]:
     return codes
 
 
-def compact_instants(url: str, homes: Mapping[str, float]) -> list[int]:
-    """Children compact into homes; each is killed after so many seconds."""
-    codes = []
-    for home, instant in homes.items():
+def compact_instants(url: str, homes: Mapping[str, float], whole: str) -> list[int]:
+    """Children compact into homes; each is killed after this part of the time that one took into `whole`."""
+    began = time.perf_counter()
+    assert ended(fork(lambda: compact_into(url, whole))) == 0
+    took, codes = time.perf_counter() - began, []
+    for home, part in homes.items():
         pid = fork(lambda home=home: compact_into(url, home))  # type: ignore[misc]
-        time.sleep(instant)
+        time.sleep(part * took)
         os.kill(pid, signal.SIGKILL)
         codes.append(ended(pid))
     return codes
