@@ -403,7 +403,7 @@ def settle(page: Page) -> None:
 
 
 def test_half_in_view_for_a_second_is_an_impression_once(page: Page, stall: Stall) -> None:
-    consenting(page, stall)
+    consenting(page, stall, style="body { padding-bottom: 3000px }")
     page.clock.run_for(990)
     assert stall.events() == []
     with page.expect_response("**" + TOLD):
@@ -435,7 +435,9 @@ def test_half_in_view_for_a_second_is_an_impression_once(page: Page, stall: Stal
             )
         )
     }
-    page.evaluate("scrollTo(0, 5000); scrollTo(0, 0)")
+    for place in (2000, 0):
+        page.evaluate(f"scrollTo(0, {place})")
+        settle(page)
     page.clock.run_for(5000)
     settle(page)
     assert len(stall.events()) == 5
@@ -443,7 +445,7 @@ def test_half_in_view_for_a_second_is_an_impression_once(page: Page, stall: Stal
 
 def test_a_glance_is_no_impression(page: Page, stall: Stall) -> None:
     consenting(page, stall, style="body { padding-bottom: 3000px }")
-    page.clock.run_for(900)
+    page.clock.run_for(990)
     page.evaluate("scrollTo(0, 2000)")
     settle(page)
     page.clock.run_for(5000)
@@ -460,10 +462,19 @@ def test_less_than_half_in_view_is_no_impression(page: Page, stall: Stall) -> No
 
 
 def test_a_click_is_told_before_the_page_is_left(page: Page, stall: Stall) -> None:
+    outlives: list[bool] = []
+    page.expose_function("note", lambda kept: outlives.append(kept))
+    page.add_init_script(
+        """const ask = fetch; window.fetch = (url, options) => {
+          if (url.endsWith("/v1/events")) note(options.keepalive === true);
+          return ask(url, options);
+        };"""
+    )
     consenting(page, stall)
     page.locator(f"{ELEMENT} a").nth(1).click()
     page.wait_for_url(stall.url + "p/2")
     assert [(e["event_type"], e["product_id"]) for e in stall.events()] == [("click", "2")]
+    assert outlives == [True]
 
 
 def test_consent_that_is_taken_back_ends_it(page: Page, stall: Stall) -> None:
