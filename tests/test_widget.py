@@ -463,10 +463,10 @@ def test_less_than_half_in_view_is_no_impression(page: Page, stall: Stall) -> No
 
 def test_a_click_is_told_before_the_page_is_left(page: Page, stall: Stall) -> None:
     outlives: list[bool] = []
-    page.expose_function("note", lambda kept: outlives.append(kept))
+    page.expose_function("keeps", lambda kept: outlives.append(kept))
     page.add_init_script(
         """const ask = fetch; window.fetch = (url, options) => {
-          if (url.endsWith("/v1/events")) note(options.keepalive === true);
+          if (url.endsWith("/v1/events")) keeps(options.keepalive === true);
           return ask(url, options);
         };"""
     )
