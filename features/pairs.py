@@ -15,6 +15,7 @@ from features.interactions import DAY, Floats, Interactions, is_in, runs, sorted
 
 Array = NDArray[Any]
 HALF_LIVES = (10.0, 30.0, 90.0, 365.0)  # days
+LATELY = 8
 NEVER = 1_000.0  # days since what never happened
 NAN = float("nan")
 
@@ -37,11 +38,12 @@ PRICE, PRICE_IN_NEED, GAP, DEAL, DEAL_7 = (
     ITEM.index(n) for n in ("price", "price_in_need", "gap", "deal", "deal_7")
 )
 TOGETHER = ("price_to_level", "overdue_item", "deal_to_usual", "deal_now", "share_of_need")
+OFFER = ("offered", "share", "paid", "novelty")
 BASKET = ("size", "need", "parent", "brand", "price", "own_overlap", "own_recent_overlap", "had_with")
 
 
-def columns(*, basket: bool) -> tuple[str, ...]:
-    """Names of what `Pairs.of` gives, in order."""
+def columns(*, basket: bool = False, offer: bool = False) -> tuple[str, ...]:
+    """Names of what `Pairs.of` gives, in order, and of what `Pairs.offer` gives."""
     blocks = {
         "customer": CUSTOMER,
         "own": OWN,
@@ -49,7 +51,7 @@ def columns(*, basket: bool) -> tuple[str, ...]:
         "item": ITEM,
         "pair": TOGETHER,
     }
-    blocks |= {"basket": BASKET} if basket else {}
+    blocks |= ({"basket": BASKET} if basket else {}) | ({"offer": OFFER} if offer else {})
     return tuple(f"{block}.{name}" for block, names in blocks.items() for name in names)
 
 
@@ -258,6 +260,17 @@ def mean(values: Floats) -> float:
     return float(known.mean()) if len(known) else NAN
 
 
+@dataclass(frozen=True)
+class Known:
+    """All that is known of a customer by themselves, ready to be looked up by item and by code of each of GROUPS."""
+
+    rows: Rows
+    own: Tally
+    groups: tuple[Tally, ...]
+    taste: float
+    profile: Floats
+
+
 # --- both ------------------------------------------------------------------------------------------------------
 
 
@@ -274,31 +287,64 @@ class Pairs:
         """Codes by item of each of GROUPS."""
         return self.catalog.need, self.catalog.parent, self.catalog.brand
 
+    @cached_property
+    def lately(self) -> dict[int, Known]:
+        """The customers asked about last, as questions about one come together."""
+        return {}
+
+    def known(self, customer: int) -> Known:
+        found = self.lately.get(customer)
+        if found is None:
+            rows = Rows.of(self.data, customer)
+            taste = mean(self.facts[rows.item, PRICE_IN_NEED])
+            groups = tuple(grouped(code[rows.item], rows) for code in self.codes)
+            found = Known(rows, own(rows), groups, taste, profile(rows, taste))
+            if len(self.lately) >= LATELY:
+                self.lately.clear()
+            self.lately[customer] = found
+        return found
+
     def of(self, customer: int, items: Array, basket: Array | None = None) -> Floats:
         """What is known of a customer (−1: a stranger) with each of these items: float32 [len(items), columns].
 
         With a `basket` of items in order (it may be empty) what these have to do with it, too.
         """
-        rows = Rows.of(self.data, customer)
-        facts, had = self.facts[items], own(rows).of(items)
+        known = self.known(customer)
+        facts, had = self.facts[items], known.own.of(items)
         groups = []
-        for code in self.codes:
-            block = grouped(code[rows.item], rows).of(code[items])
+        for code, tally in zip(self.codes, known.groups, strict=True):
+            block = tally.of(code[items])
             block[code[items] < 0] = NAN
             groups.append(block)
-        taste = mean(self.facts[rows.item, PRICE_IN_NEED])
         together = np.column_stack(
             [
-                facts[:, PRICE_IN_NEED] - taste, had[:, OWN.index("last")] / facts[:, GAP],
+                facts[:, PRICE_IN_NEED] - known.taste, had[:, OWN.index("last")] / facts[:, GAP],
                 had[:, OWN.index("deal")] - facts[:, DEAL], facts[:, DEAL_7] - facts[:, DEAL],
                 had[:, 0] / np.maximum(groups[0][:, GROUP.index("lines")], 1),
             ]
         )  # fmt: skip
-        about = np.repeat(profile(rows, taste)[None], len(items), axis=0)
+        about = np.repeat(known.profile[None], len(items), axis=0)
         blocks = [about, had, *groups, facts, together]
         if basket is not None:
-            blocks.append(self.beside(rows, items, basket))
+            blocks.append(self.beside(known.rows, items, basket))
         return np.hstack(blocks, dtype=np.float32)
+
+    def offer(self, customer: int, item: int, offered: Array) -> Floats:
+        """What is known of a customer with an item in whose place others may be offered: float32 [1, columns].
+
+        offered: how many they are (a logarithm). share: of the recent buyers for the item's need, theirs. paid: what
+        the customer chose for that need, the mean of prices over the item's. novelty: how much of it was new then.
+        """
+        rows = self.known(customer).rows
+        mine = self.catalog.need[rows.item] == self.catalog.need[item]
+        new = np.zeros(len(rows.item), bool)
+        new[rows.items[1]] = True
+        new &= rows.order > rows.order[mine].min(initial=rows.n_orders)
+        buyers, whole = ITEM.index("buyers_28"), ITEM.index("need_buyers_28")
+        theirs = np.expm1(self.facts[offered, buyers]).sum() / max(np.expm1(self.facts[item, whole]), 1)
+        paid = mean(self.catalog.price[rows.item[mine]]) / self.catalog.price[item]
+        about = [np.log1p(len(offered)), theirs, paid, mean(new[mine].astype(np.float32))]
+        return np.append(self.of(customer, np.array([item])), np.array([about], np.float32), axis=1)
 
     def beside(self, rows: Rows, items: Array, basket: Array) -> Floats:
         """Columns of BASKET."""

@@ -18,8 +18,9 @@ from serving.engine import Engine
 from serving.headers import HTML, PART_HEADERS, REDIRECT_HEADERS, TEXT
 from serving.links import Click, Followed, Links, click_event, is_click
 from serving.openapi import Operation
-from serving.schemas import MAX_IDS, MAX_LIMIT, Id, Moment, RecommendRequest, RequestError, Wire
+from serving.schemas import MAX_IDS, MAX_LIMIT, Id, Moment, RecommendRequest
 from serving.tokens import Expired, TokenError
+from serving.wire import RequestError, Wire
 
 log = logging.getLogger("osclms.delivery")
 Clicked = Callable[[Mapping[str, Any]], None]  # keeps an event of the contract
@@ -70,7 +71,7 @@ OPERATIONS = (
         "GET",
         "/r/{token}",
         "Follow a link of a fragment to the product, or to what stands in for it",
-        status=302,
+        statuses={302: "there, by Location"},
     ),
 )
 

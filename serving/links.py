@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import urljoin
 
 from serving.engine import Engine, Product
-from serving.schemas import Id, RecommendResponse, Wire
+from serving.schemas import Id, RecommendResponse
 from serving.tokens import Tokens
+from serving.wire import Wire
 
 MAX_URL = 1000  # a longer link is left out: clients clip a message above 102 kB
 SAFE_URL = re.compile(r"https?://[^\s<>\"\\]+", re.IGNORECASE)

@@ -21,14 +21,15 @@ ERRORS = {
     415: "the body is no JSON",
     500: "our fault",
 }
-REDIRECTS = {302: "there, by Location"}
 
 
 @dataclass(frozen=True)
 class Operation:
     """One row of the wire: what a route takes and gives.
 
-    `also` lists media types beside JSON, `example` is a body or a query that anyone may send.
+    `also` lists media types of the answer beside JSON, `takes` those of the body. `statuses` says what its
+    own ones mean: of the 200s and redirects with the answer, of others with an error. `example` is a body or a
+    query that anyone may send.
     """
 
     name: str
@@ -39,8 +40,9 @@ class Operation:
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
     also: tuple[str, ...] = field(default=())
+    takes: tuple[str, ...] = field(default=())
+    statuses: Mapping[int, str] = field(default_factory=lambda: {200: "as asked"})
     example: Mapping[str, Any] = field(default_factory=dict)
-    status: int = 200
 
     @property
     def chosen(self) -> bool:
@@ -73,10 +75,10 @@ def described(operation: Operation, placements: tuple[str, ...]) -> JsonObject:
         "operationId": operation.name,
         "summary": operation.summary,
         "parameters": [*path_parameters(operation, placements), *query_parameters(operation)],
-        "responses": {str(operation.status): success(operation), **errors(operation)},
+        "responses": {**successes(operation), **errors(operation)},
     }
     if operation.body:
-        content = json_of(operation.body)
+        content = json_of(operation.body) | dict.fromkeys(operation.takes, TEXT)
         content["application/json"]["example"] = dict(operation.example)
         about["requestBody"] = {"required": False, "content": content}
     return about
@@ -107,17 +109,21 @@ def query_parameters(operation: Operation) -> list[JsonObject]:
     ]
 
 
-def success(operation: Operation) -> JsonObject:
-    if operation.status in REDIRECTS:
-        return {"description": REDIRECTS[operation.status]}
+def successes(operation: Operation) -> JsonObject:
     media: JsonObject = json_of(operation.answer) if operation.answer else {}
-    return {"description": "as asked", "content": {**media, **dict.fromkeys(operation.also, TEXT)}}
+    content = {**media, **dict.fromkeys(operation.also, TEXT)}
+    fine = {status: about for status, about in operation.statuses.items() if status < 400}
+    given = {status: {"content": content} if status < 300 else {} for status in fine}
+    return {str(status): {"description": about, **given[status]} for status, about in fine.items()}
 
 
 def errors(operation: Operation) -> JsonObject:
     never = (*(() if operation.method == "POST" else (413, 415)), *(() if operation.chosen else (406,)))
-    wanted = (status for status in ERRORS if status not in never)
-    return {str(status): {"description": ERRORS[status], "content": json_of(ErrorBody)} for status in wanted}
+    own = {status: about for status, about in operation.statuses.items() if status >= 400}
+    wanted = {status: about for status, about in {**ERRORS, **own}.items() if status not in never}
+    return {
+        str(status): {"description": about, "content": json_of(ErrorBody)} for status, about in wanted.items()
+    }
 
 
 def json_of(model: type[BaseModel]) -> JsonObject:

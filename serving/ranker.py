@@ -1,6 +1,7 @@
 """A learned ranker: boosted trees over what is known of a customer and a product (LightGBM)."""
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,39 @@ BEST = 51  # a score is also told as a share of the household's 51st best, so th
 FIRST_TREES = 40  # every candidate is shown to these; what then stands far behind does not meet the others
 LEEWAY = 30  # candidates beyond the wanted that meet every tree
 SUFFIX = ".ranker.txt"
+WORTH = "worth"
 PUBLISHED = 100  # items of a customer's ranking that a bundle holds
 RANKED = np.dtype([("item", "<i4"), ("score", "<f4"), ("source", "<i4")])  # item −1: the ranking ended before
 RANKED_SUFFIX = ".ranked.npy"
 
 
+def ranked_by(name: str) -> tuple[str, str]:
+    """(the placement, what of it is judged) by a ranker's name: `upsell` judges its items, `upsell.worth` whether
+    there is to be an offer at all."""
+    placement, _, aspect = name.partition(".")
+    return placement, aspect
+
+
+def columns_for(name: str, placements: Mapping[str, Placement]) -> tuple[str, ...]:
+    """Names of what a ranker looks at."""
+    placement, aspect = ranked_by(name)
+    return ASPECTS[aspect](placements[placement])
+
+
 def columns_of(placement: Placement) -> tuple[str, ...]:
-    """Names of what a placement's ranker looks at: what is known of the pair, and each source's score, plain and
-    relative."""
+    """Of a ranker of items: what is known of the pair, and each source's score, plain and relative."""
     names = (f"{source.model}.{source.asks}" for source in placement.sources)
     scores = (f"{name}{kind}" for name in names for kind in ("", ".relative"))
     return (*columns(basket=asks_basket(placement)), *scores)
+
+
+def worth_columns(placement: Placement) -> tuple[str, ...]:
+    """What is known of the customer with the product asked about, and of what may be offered in its place."""
+    del placement
+    return columns(offer=True)
+
+
+ASPECTS: Mapping[str, Callable[[Placement], tuple[str, ...]]] = {"": columns_of, WORTH: worth_columns}
 
 
 def asks_basket(placement: Placement) -> bool:
@@ -55,13 +78,14 @@ class Ranker:
     """Trees that tell how likely it is that a candidate is bought, by a customer who buys in the window.
 
     kept: the share of wrong answers that it learned from; the odds are set right by it. strangers: whether it was
-    taught requests without a known customer.
+    taught requests without a known customer. base: the share of right ones among all that it was taught.
     """
 
     model: Any
     columns: tuple[str, ...]
     kept: float
     strangers: bool = True
+    base: float = 0.0
 
     def probability(self, values: Array, best: int | None = None) -> NDArray[np.float32]:
         """How likely each row is right: float32 [n]. `values`: float32 [n, columns].
@@ -94,7 +118,9 @@ class Ranker:
         return (1 / (1 + np.exp(-raw) / self.kept)).astype(np.float32)
 
     def save(self, folder: Path, name: str) -> None:
-        about = json.dumps({"columns": self.columns, "kept": self.kept, "strangers": self.strangers})
+        about = json.dumps(
+            {"columns": self.columns, "kept": self.kept, "strangers": self.strangers, "base": self.base}
+        )
         (folder / f"{name}{SUFFIX}").write_text(f"{about}\n{self.model.model_to_string()}")
 
     @classmethod
@@ -107,7 +133,9 @@ class Ranker:
             model = lightgbm.Booster(model_str=trees)
         except lightgbm.basic.LightGBMError as error:
             raise ValueError(f"{path.name}: {error}") from error
-        return cls(model, tuple(told["columns"]), float(told["kept"]), bool(told["strangers"]))
+        return cls(
+            model, tuple(told["columns"]), float(told["kept"]), bool(told["strangers"]), told.get("base", 0.0)
+        )
 
 
 def has_ranker(folder: Path, placement: str) -> bool:

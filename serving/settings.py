@@ -18,7 +18,9 @@ from pydantic import (
 )
 
 from serving.bundle import BundleError, champion
+from serving.placements import FILE as PLACEMENTS
 from serving.schemas import Moment
+from serving.store import Store, address
 from serving.tokens import Tokens
 
 PREFIX = "OSCLMS_"
@@ -59,13 +61,14 @@ def web(url: str | None) -> str | None:
 
 
 class Settings(BaseModel):
-    """OSCLMS_HOME, OSCLMS_BUNDLE, OSCLMS_AS_OF, OSCLMS_WORKERS; OSCLMS_SECRET for customers' tokens, and with
-    OSCLMS_PUBLIC_URL and OSCLMS_SHOP_URL for the links of mails."""
+    """OSCLMS_HOME, OSCLMS_BUNDLE, OSCLMS_DATABASE_URL, OSCLMS_AS_OF, OSCLMS_WORKERS; OSCLMS_SECRET for customers'
+    tokens, and with OSCLMS_PUBLIC_URL and OSCLMS_SHOP_URL for the links of mails."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     home: Path | None = None
     bundle: Path | None = None
+    database_url: SecretStr | None = None
     as_of: Annotated[Moment, BeforeValidator(iso)] | None = None
     workers: PositiveInt = 1
     secret: Annotated[SecretStr | None, AfterValidator(keys)] = None
@@ -110,10 +113,24 @@ class Settings(BaseModel):
             raise BundleError(f"OSCLMS_BUNDLE names {self.bundle}, which is no folder: correct or unset it")
         return champion(DEFAULT_HOME)
 
+    def placements(self) -> Path | None:
+        """The shop's own table of placements, if its home has one."""
+        home = self.state()
+        return home / PLACEMENTS if home else None
+
+    def state(self) -> Path | None:
+        """The home that is read and written beside the bundle. A carried bundle comes without one."""
+        return self.home or (None if self.bundle or CARRIED.is_dir() else DEFAULT_HOME)
+
     def history(self) -> Path | None:
-        """The history that profiles are read from. A carried bundle comes without one."""
-        home = self.home or (None if self.bundle or CARRIED.is_dir() else DEFAULT_HOME)
+        """The history that profiles are read from."""
+        home = self.state()
         return home / "history" if home and (home / "history").is_dir() else None
+
+    def store(self) -> Store | None:
+        """The database for what comes in live; None where there is neither a home nor one named."""
+        named = self.database_url.get_secret_value() if self.database_url else None
+        return Store(address(self.state(), named)) if named or self.state() else None
 
 
 def explained(error: ValidationError) -> str:

@@ -13,7 +13,8 @@ from typing import TypeVar
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from pydantic import BaseModel, ValidationError
 
-from serving.schemas import Id, Wire
+from serving.schemas import Id
+from serving.wire import Wire
 
 MAX_TOKEN = 2000  # characters; longer ones are not looked at
 CUSTOMER_AGE = timedelta(days=1)  # no page stays open longer

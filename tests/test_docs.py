@@ -15,7 +15,14 @@ from running import AS_OF, ROOT, Server, free_port, shop, stop
 
 from features.schema import TABLES
 
-PAGES = ("README.md", "docs/api.md", "docs/data.md", "docs/decisions.md", "docs/widget.md")
+PAGES = (
+    "README.md",
+    "docs/api.md",
+    "docs/benchmarks.md",
+    "docs/data.md",
+    "docs/decisions.md",
+    "docs/widget.md",
+)
 BIN = Path(sys.executable).parent
 KEPT = 3
 # run as they stand elsewhere: by the long tests, or by who runs these
@@ -24,6 +31,7 @@ ELSEWHERE = {
     "make test": "continuous integration itself",
     "python -m serving.build": "test_service.py",
     "bentoml serve osclms:latest": "test_service.py",
+    "python notebooks/data.py": "test_notebooks.py",
 }
 SERVERS = {"osclms serve": "/readyz", "mlflow ui": "/health"}
 MAY_END = {"osclms train": (0, KEPT)}
@@ -44,7 +52,7 @@ def desk(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a reader has it: the documentation, and a home of one version."""
     folder = tmp_path_factory.mktemp("desk")
     shutil.copytree(ROOT / "docs", folder / "docs")
-    shutil.copytree(shop_home, folder / ".osclms")
+    shutil.copytree(shop_home, folder / ".osclms", ignore=shutil.ignore_patterns("store.db*"))
     return folder
 
 

@@ -29,6 +29,7 @@ from features.sources import load
 from serving.bundle import save_data
 from serving.engine import Engine
 from serving.placements import PLACEMENTS
+from serving.ranker import columns_for
 from serving.schemas import RecommendRequest
 from training import jobs, train
 from training.split import Data, cut
@@ -167,7 +168,7 @@ def bundle_of(home: Path, work: Path) -> None:
     later = jobs.Later(past.folder, past.until, label.until, past.until)
     for name, ranking in label.rankings.items():
         jobs.examples(label.folder, later, name, ranking, work / f"{name}.npz")
-        jobs.learn([work / f"{name}.npz"], full.folder, full.placements[name], ranking)
+        jobs.learn([work / f"{name}.npz"], full.folder, name, columns_for(name, full.placements), ranking)
     assert list(full.folder.glob("*.ranker.txt"))
     seal(full, version="1", metrics={}, **about)
     with ThreadPoolExecutor(1) as pool:

@@ -15,10 +15,11 @@ from features.interactions import seconds
 from serving.bundle import BundleError
 from serving.engine import Chosen, Engine
 from serving.fitted import top_k
-from serving.ranker import BEST, LEEWAY, columns_of, load_rankers, score_columns
+from serving.ranker import BEST, LEEWAY, columns_for, columns_of, load_rankers, score_columns
 from serving.schemas import RecommendRequest
+from training.evaluate import audit, lifted
 from training.rank import RANKINGS, Ranking, examples, label_cutoffs, learn, save_examples
-from training.split import Future
+from training.split import AUDITS, Future
 
 WINDOW: tuple[tiny.Basket, ...] = (
     ("anna", "20", 60, "bread soap rolls"), ("bert", "21", 65, "butter bread"), ("carl", "22", 70, "milk towel"),
@@ -106,15 +107,20 @@ def test_scores_are_told_plainly_and_over_the_51st_best() -> None:
     assert score_columns(scores[:, :0]).shape == (0, 4)
 
 
-@pytest.mark.parametrize("placement", RANKINGS)
+@pytest.mark.parametrize("name", RANKINGS)
 def test_examples_are_the_engines_own_candidates_value_for_value(
-    engine: Engine, later: Future, placement: str
+    engine: Engine, later: Future, name: str
 ) -> None:
     """The first question's rows are what a request through the engine would look at."""
-    x, y = examples(engine, placement, later, PLAIN)
-    row = engine.placements[placement]
-    assert x.shape[1] == len(columns_of(row)) and x.dtype == np.float32
-    if placement == "next_best":
+    x, y = examples(engine, name, later, PLAIN)
+    assert x.shape == (len(y), len(columns_for(name, engine.placements))) and x.dtype == np.float32
+    if name == "upsell.worth":
+        row = engine.placements["upsell"]
+        anna = engine.ask(row, RecommendRequest(customer_id="anna", product_ids=("bread",)))
+        np.testing.assert_array_equal(x[[0]], engine.offer_signals(row, anna))
+        assert y[0]  # rolls lie beside her bread
+    if name == "next_best":
+        row = engine.placements[name]
         ask = engine.ask(row, RecommendRequest(customer_id="anna"))
         _, items, scores = engine.candidates(row.sources, engine.allowed(row.rules, ask, Chosen()), ask)
         np.testing.assert_array_equal(x[: len(items)], engine.signals(row, ask, items, scores))
@@ -148,7 +154,7 @@ def test_windows_lie_one_before_the_other_with_a_past_before_each() -> None:
 def test_too_few_right_answers_teach_nothing(engine: Engine, later: Future, tmp_path: Path) -> None:
     x, y = examples(engine, "next_best", later, PLAIN)
     save_examples(tmp_path / "x.npz", x, y)
-    assert learn([tmp_path / "x.npz"], engine.placements["next_best"], PLAIN) is None
+    assert learn([tmp_path / "x.npz"], columns_of(engine.placements["next_best"]), PLAIN) is None
 
 
 @pytest.fixture
@@ -261,3 +267,75 @@ def test_what_no_source_knows_anything_of_is_ranked_and_told(tmp_path: Path) -> 
         assert comet.source != "habit" and "last on" not in comet.story
         for item in items:
             assert sum((item.parts or {}).values()) == pytest.approx(item.score, abs=1e-5)
+
+
+# --- whether there is to be an offer at all -----------------------------------------------------------------
+
+HABITS: tuple[tiny.Basket, ...] = (*GROCERIES, ("fred", "40", 30, "bread milk"), ("fred", "41", 50, "bread"))
+
+
+@pytest.fixture(scope="module")
+def decided(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """An engine that holds a step up worthwhile for who ordered three times and more; on average, in two of five."""
+    plain = Engine(tiny.bundle(tmp_path_factory.mktemp("worth") / "1", HABITS, GROCER))
+    names = columns_for("upsell.worth", plain.placements)
+    x = np.full((1_000, len(names)), np.nan, np.float32)
+    x[:, names.index("customer.orders")] = orders = np.arange(1_000) % 5 + 1
+    ranker = replace(PLAIN, rounds=200).fit(x, orders >= 3, names)
+    assert ranker.base == pytest.approx(3 / 5)
+    return Engine(replace(plain.bundle, rankers={"upsell.worth": replace(ranker, base=2 / 5)}))
+
+
+def own(engine: Engine, customer: str | None, *products: str) -> list[str]:
+    asked = RecommendRequest(customer_id=customer, product_ids=products)
+    items = engine.recommend("upsell", asked, at=UNTIL).items
+    assert len(items) == len({i.product_id for i in items}) > 0
+    return [i.product_id for i in items if not i.filled]
+
+
+def test_a_step_up_is_offered_to_whom_it_is_likely_to_please(decided: Engine) -> None:
+    """anna ordered bread three times; fred did so twice: his list is the same as ever, flagged as filled."""
+    assert own(decided, "anna", "bread") and not own(decided, "fred", "bread")
+    always = lifted(decided, next(row for row in AUDITS if row.task == "step_up"))
+    asked = RecommendRequest(customer_id="fred", product_ids=("bread",))
+    lists = [e.recommend("upsell", asked, at=UNTIL) for e in (decided, always)]
+    mine, ever = ([i.product_id for i in found.items] for found in lists)
+    assert mine == ever
+    assert lists[0].fallback_share == 1 > lists[1].fallback_share
+
+
+def test_who_was_not_taught_gets_an_offer(decided: Engine) -> None:
+    """A stranger, several products, and a need without a habit: dora bought bread of any kind once."""
+    assert (
+        own(decided, None, "bread")
+        and own(decided, "fred", "bread", "milk")
+        and own(decided, "dora", "bread")
+    )
+
+
+@pytest.mark.parametrize(("worth", "offered"), [(None, True), (0.0, True), (1.0, False), (9.0, False)])
+def test_how_likely_it_must_be_is_the_placements(decided: Engine, worth: float | None, offered: bool) -> None:
+    rows = {**decided.placements, "upsell": replace(decided.placements["upsell"], worth=worth)}
+    manifest = decided.bundle.manifest.model_copy(update={"placements": rows})
+    shop = Engine(replace(decided.bundle, manifest=manifest))
+    assert bool(own(shop, "fred", "bread")) is offered
+    assert bool(own(shop, "anna", "bread")) is (worth != 9.0)
+
+
+def test_the_audit_of_offers_by_hand(decided: Engine) -> None:
+    """Both buy bread again, anna with rolls beside it: who was offered something took it, who was not did not."""
+    row = next(row for row in AUDITS if row.judges == "offer")
+    window: tuple[tiny.Basket, ...] = (("anna", "50", 60, "bread rolls"), ("fred", "51", 60, "bread"))
+    later = tiny.future(decided.bundle, [*HABITS, *window], GROCER)
+    found = audit(decided, row, later, at=UNTIL, seed=7)
+    assert found is not None and len(found.answers.task) == 2
+    told = {name: found.figures[name] for name in ("auc", "offered", "precision", "lift", "accuracy")}
+    assert told == {"auc": 1, "offered": 1 / 2, "precision": 1, "lift": 2, "accuracy": 1}
+    assert found.figure_name == "auc" and found.figures["violations"] == 0
+
+
+def test_a_list_of_steps_that_were_taken_is_judged_with_every_offer_made(decided: Engine) -> None:
+    """Rows of steps lift the decision: what they measure is the ranking of what could be offered."""
+    for row in AUDITS:
+        if row.task.startswith("step_up"):
+            assert own(lifted(decided, row), "fred", "bread")

@@ -1,12 +1,15 @@
 """The wire, over a real socket: `bentoml serve` with two workers over the test shop's champion."""
 
+import asyncio
 import html
 import json
 import logging
 import re
+import sqlite3
 import subprocess
 import sys
 import tomllib
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -18,6 +21,7 @@ import pytest
 import running
 import yaml  # type: ignore[import-untyped]
 from conftest import ALIAS, CUSTOMER
+from pydantic import SecretStr
 from running import AS_OF, ROOT, SHOP_URL, Server, environment, shop, start, stop
 
 from serving.links import Click
@@ -29,8 +33,11 @@ from serving.tokens import CustomerToken, Tokens
 SECRET = "household-4711-secret"
 KEY = running.SECRET
 JSON = {"Content-Type": "application/json"}
+LINES = {"Content-Type": "application/x-ndjson"}
+EVENTS = "/v1/events"
 LIST = "/v1/recommend/next_best"
 MESSAGE = "/v1/messages/thank_you"
+SEEN = {"event_type": "view", "occurred_at": "2018-01-02T09:30:00Z"}
 
 
 @pytest.fixture(scope="session")
@@ -177,6 +184,19 @@ ERRORS: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "the past": ("POST", LIST, {"json": {"at": "1990-01-01T00:00:00Z"}}, 400, "at"),
     "a form": ("POST", LIST, {"data": {"limit": "3"}}, 415, "content-type"),
     "large": ("POST", LIST, {"content": b" " * 1_000_001, "headers": JSON}, 413, "body"),
+    "half an event": ("POST", EVENTS, {"content": '{"events": [{', "headers": JSON}, 400, "not JSON"),
+    "an event without a list": ("POST", EVENTS, {"json": {"event_id": "e1"}}, 400, "event_id"),
+    "too many events": ("POST", EVENTS, {"json": {"events": [{}] * 1001}}, 400, "events"),
+    "too many lines": ("POST", EVENTS, {"content": b"{}\n" * 1001, "headers": LINES}, 413, "1,000"),
+    "large events": ("POST", EVENTS, {"content": b" " * 1_000_001, "headers": LINES}, 413, "body"),
+    "events as text": (
+        "POST",
+        EVENTS,
+        {"content": "{}", "headers": {"Content-Type": "text/plain"}},
+        415,
+        "ndjson",
+    ),
+    "GET events": ("GET", EVENTS, {}, 405, "use POST"),
     "unknown placement": ("POST", "/v1/recommend/nowhere", {}, 404, "next_best"),
     "GET a list": ("GET", LIST, {}, 405, "use POST"),
     "POST a message": ("POST", MESSAGE, {}, 405, "use GET or HEAD"),
@@ -250,7 +270,70 @@ def test_no_id_reaches_the_log(http: httpx.Client, server: Server) -> None:
     http.post(LIST, json={"customer_id": SECRET, SECRET: SECRET})
     http.get(MESSAGE, params={"customer_id": SECRET, "order_id": SECRET})
     http.get(f"/{SECRET}")
+    http.post(
+        EVENTS, json={"events": [{"event_id": SECRET, "event_type": SECRET, "occurred_at": SECRET}, SECRET]}
+    )
+    http.post(EVENTS, json={"events": [{**SEEN, "event_id": SECRET, "customer_id": SECRET}]})
+    http.post(EVENTS, json={"events": [{**SEEN, "event_id": SECRET, "customer_id": "another"}]})
     assert SECRET not in server.log.read_text()
+
+
+# --- events -------------------------------------------------------------------------------------------------
+
+
+def test_events_are_stored_once_by_any_worker(http: httpx.Client, server: Server) -> None:
+    name = uuid.uuid4().hex
+    body = {"events": [{**SEEN, "event_id": name}, {**SEEN, "event_id": name, "product_id": "1"}]}
+    first = http.post(EVENTS, json=body)
+    assert (first.status_code, [e["status"] for e in first.json()["events"]]) == (
+        207,
+        ["accepted", "rejected"],
+    )
+    with ThreadPoolExecutor(8) as pool:  # a connection each, so that both workers get some
+        again = list(pool.map(lambda _: httpx.post(server.url + EVENTS, json=body).json(), range(16)))
+    assert {(a["accepted"], a["duplicate"], a["rejected"]) for a in again} == {(0, 1, 1)}
+
+
+def asked(app: Any, path: str, body: Any) -> httpx.Response:
+    """What an app in this process answers."""
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+            return await client.post(path, json=body)
+
+    return asyncio.run(post())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
+def test_without_a_database_events_are_refused_and_the_rest_works(shop_home: Path) -> None:
+    from serving.service import Edge, load
+
+    edge = Edge()
+    folder = Settings(home=shop_home).folder()
+    edge.open(load(Settings(bundle=folder), None, folder))
+    assert asked(edge, LIST, {}).status_code == 200
+    refused = asked(edge, EVENTS, {"events": [{**SEEN, "event_id": "e1"}]})
+    assert refused.status_code == 503
+    assert "OSCLMS_DATABASE_URL" in ErrorBody.model_validate_json(refused.content).error
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_database_that_fails_is_told_without_what_was_sent(
+    shop_home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from serving.service import Edge, intake, load
+
+    folder = Settings(home=shop_home).folder()
+    settings = Settings(bundle=folder, database_url=SecretStr(f"sqlite:///{tmp_path}/store.db"))
+    site = load(settings, intake(settings), folder)
+    (edge := Edge()).open(site)
+    with sqlite3.connect(tmp_path / "store.db") as db:
+        db.execute("DROP TABLE events")
+    failed = asked(edge, EVENTS, {"events": [{**SEEN, "event_id": SECRET}]})
+    site.close()
+    assert (failed.status_code, "send the same" in failed.text) == (503, True)
+    assert "store.db cannot be used (OperationalError)" in caplog.text
+    assert SECRET not in caplog.text + failed.text
 
 
 # --- messages -----------------------------------------------------------------------------------------
@@ -465,6 +548,7 @@ def test_folders_mean_the_same_from_anywhere() -> None:
         ({"bundle": "{empty}/none"}, "OSCLMS_BUNDLE"),
         ({"bundle": "{empty}"}, "manifest.json"),
         ({"as_of": "yesterday"}, "OSCLMS_AS_OF"),
+        ({"home": "{shop}", "database_url": "mysql://host/shop"}, "OSCLMS_DATABASE_URL names mysql"),
         ({"home": "{shop}", "as_of": "1990-01-01"}, "OSCLMS_AS_OF: 1990-01-01.* is before"),
     ],
 )

@@ -18,7 +18,7 @@ from features.interactions import DAY, EVENT_COLUMNS, seconds
 from serving.bundle import Bundle, BundleError, Manifest, load_data, read_manifest, save_data, write_manifest
 from serving.engine import Engine
 from serving.placements import PLACEMENTS, Placement, models_in_use
-from serving.ranker import PUBLISHED, RANKED, RANKED_SUFFIX, has_ranker, is_published
+from serving.ranker import PUBLISHED, RANKED, RANKED_SUFFIX, columns_for, has_ranker, is_published, ranked_by
 from training import jobs
 from training.card import Card, card_html, examples_of, former_of, results_of
 from training.defaults import defaults
@@ -92,7 +92,7 @@ class Plan:
         chosen = defaults(past)
         recipes = with_settings(chosen.recipes if self.recipes is None else self.recipes, self.settings)
         rankings = chosen.rankings if self.rankings is None else self.rankings
-        return recipes, {name: r for name, r in rankings.items() if name in self.placements}
+        return recipes, {name: r for name, r in rankings.items() if ranked_by(name)[0] in self.placements}
 
 
 @dataclass(frozen=True)
@@ -313,7 +313,7 @@ def judged_days(whole: Data, end: datetime) -> float:
 
 def taught(side: Side) -> Side:
     """The side with what its rankers need and no more."""
-    ranked = {name: side.placements[name] for name in side.rankings}
+    ranked = {name: side.placements[name] for name in {ranked_by(r)[0]: None for r in side.rankings}}
     used = models_in_use(ranked)
     return replace(side, placements=ranked, recipes={n: r for n, r in side.recipes.items() if n in used})
 
@@ -439,7 +439,7 @@ def learning(
     return [
         pool.submit(
             jobs.learn, [made[s.folder, name] for s in sides[: ranking.windows]], side.folder,
-            side.placements[name], ranking,
+            name, columns_for(name, side.placements), ranking,
         )
         for side, sides in taught
         for name, ranking in side.rankings.items()
