@@ -121,6 +121,7 @@ class Recommendations extends HTMLElement {
   #round = 0; // of asking: an answer to an earlier round is dropped
   #answer = null;
   #sizes = null; // SIZES in px while they are not the natural ones
+  #turn = null; // of opening or closing: the latest goes on
   #told = []; // events on their way
   #seen = new Set();
   #watcher = null;
@@ -288,8 +289,6 @@ class Recommendations extends HTMLElement {
     if (open) this.#natural();
     if (open) this.#sizes = null;
   }
-
-  #turn = null;
 
   #unseen() {
     return new Promise((resolve) => {
