@@ -255,8 +255,14 @@ size = 2 + 150 * shown["purchases"] / shown["purchases"].max()
 axes.scatter(shown["products"], shown["repeat the product"], s=size, alpha=0.4)
 for place, (name, need) in enumerate(biggest.head(6).iterrows()):
     at = (need["products"], need["repeat the product"])
-    text, beside = name.split(PATH_SEPARATOR)[-1].lower(), (6, 12 * (place % 3) - 12)
-    axes.annotate(text, at, xytext=beside, textcoords="offset points", fontsize=8)
+    above_or_below = (4, 8 if place % 2 else -12)
+    axes.annotate(
+        name.split(PATH_SEPARATOR)[-1].lower(),
+        at,
+        xytext=above_or_below,
+        textcoords="offset points",
+        fontsize=8,
+    )
 axes.set(title="Needs: choice and repeat; size is purchases", xscale="log", xlabel="products bought")
 axes.set(ylabel="share of purchases that repeat the product")
 display(figure)
