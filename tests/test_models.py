@@ -1,3 +1,4 @@
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 from datetime import UTC, datetime
@@ -38,7 +39,9 @@ from training.models import (
     described,
     recipe_of,
 )  # fmt: skip
+from training.models.ease import most_bytes
 from training.models.hybrid import item_features, price_band
+from training.models.neighbours import searched
 from training.models.recipe import decayed_log
 from training.split import Data, Future, Task, baskets, known, novel, purchases, sampled
 
@@ -541,10 +544,8 @@ def test_price_bands_are_tenths_of_the_prices_known() -> None:
 def test_both_forms_of_ease_give_the_same_scores(board: Data) -> None:
     """Solved over customers, and over the items that were ever bought."""
     recipe, data = Ease(regularization=5.0), board.interactions
-    weights = decayed_log(data, recipe.half_life)
-    bought = np.unique(weights.indices)
-    by_customers, by_items = recipe.by_customers(data, weights), recipe.by_items_bought(data, weights, bought)
-    one, other = (form.customers.toarray() for form in (by_customers, by_items))
+    given = data, decayed_log(data, recipe.half_life), np.arange(SIZE)
+    one, other = (form.customers.toarray() for form in (recipe.by_customers(*given), recipe.by_items(*given)))
     assert np.count_nonzero(one) > 0
     np.testing.assert_allclose(one, other, atol=1e-4)
 
@@ -552,12 +553,75 @@ def test_both_forms_of_ease_give_the_same_scores(board: Data) -> None:
 def test_ease_takes_the_smaller_form(monkeypatch: pytest.MonkeyPatch) -> None:
     few_items = shop(*(Event(f"c{n}", f"i{n % 3}", f"o{n}", n) for n in range(9)), until=20)
     few_customers = shop(*(Event(f"c{n % 3}", f"i{n}", f"o{n}", n) for n in range(9)), until=20)
-    asked: list[str] = []
-    for name in ("by_items_bought", "by_customers"):
-        monkeypatch.setattr(Ease, name, lambda *given, name=name: asked.append(name))
+    asked: list[tuple[str, int]] = []
+    for name in ("by_items", "by_customers"):
+        monkeypatch.setattr(Ease, name, lambda *given, name=name: asked.append((name, len(given[3]))))
     for data in (few_items, few_customers):
         Ease().fit(data.interactions, data.catalog)
-    assert asked == ["by_items_bought", "by_customers"]
+    monkeypatch.setattr("training.models.ease.MOST_ROWS", 2)
+    for items in (1, 5):
+        Ease(items=items).fit(few_customers.interactions, few_customers.catalog)
+    assert asked == [("by_items", 3), ("by_customers", 9), ("by_items", 1), ("by_items", 2)]
+
+
+@pytest.mark.parametrize("form", ["by_customers", "by_items"])
+def test_ease_holds_no_more_than_it_says(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its dense arrays are its memory, and at their largest they take less than 4 GB."""
+    assert most_bytes(20_000, 1_000_000) == most_bytes(10**8, 1_000_000) < 4e9
+    for module in ("recipe", "ease"):
+        monkeypatch.setattr(f"training.models.{module}.CELLS", 2**13)
+    size = 900
+    lines = [Event(f"c{n}", f"i{(n * k) % size}", f"o{n}", 1) for n in range(size) for k in (1, 7)]
+    data = shop(*lines, until=9).interactions
+    weights = decayed_log(data, 120.0)
+    tracemalloc.start()
+    getattr(Ease(), form)(data, weights, np.arange(size))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    matrix = 4 * size**2
+    assert matrix < peak < most_bytes(size, size) + 0.4 * matrix, "besides there are sparse rows and lists"
+
+
+def test_neighbours_are_sought_among_so_many(board: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half the customers of the board still lead everybody to what was withheld, and nobody loses their own."""
+    np.testing.assert_array_equal(searched(5), np.arange(5))
+    monkeypatch.setattr("training.models.neighbours.MOST_SEARCHED", 20)
+    assert searched(SIZE).tolist() == [
+        0,
+        2,
+        5,
+        7,
+        10,
+        12,
+        15,
+        17,
+        20,
+        22,
+        25,
+        27,
+        30,
+        32,
+        35,
+        37,
+        40,
+        42,
+        45,
+        47,
+    ]
+    own = board.interactions.matrix(lambda d: np.ones(len(d))).toarray() > 0
+    for recipe in (UpCf(), TifuKnn()):
+        assert found_withheld(recipe, board) == 1.0
+        fitted = recipe.fit(board.interactions, board.catalog)
+        assert np.all(scores(fitted, board, list(range(SIZE)))[own] > 0)
+
+
+def test_a_customer_is_a_neighbour_of_themselves_in_upcf_alone() -> None:
+    data = shop(Event("ann", "milk", "o1", 1), Event("bob", "soap", "o2", 1), until=9)
+    alone = UpCf().fit(data.interactions, data.catalog).customers.toarray()
+    np.testing.assert_allclose(alone, [[1, 0], [0, 1]])
+    np.testing.assert_allclose(
+        TifuKnn(own=0.7).fit(data.interactions, data.catalog).customers.toarray(), alone * 0.7
+    )
 
 
 def test_what_a_fit_finds_the_index_finds(sample: Data, fit: Fit) -> None:
