@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from features.catalog import Catalog, level
+from features.catalog import PATH_SEPARATOR, Catalog, level
 from features.interactions import Interactions
 from serving.fitted import Vectors
 from training.models.recipe import in_int32
@@ -51,14 +51,20 @@ def item_features(catalog: Catalog, bought: np.ndarray) -> sparse.csr_matrix:
     """Rows sum to 1: the product itself where it was bought, category levels, brand, price band."""
     n = len(catalog)
     blocks = [sparse.diags_array(bought.astype(np.float32), format="csr")]
-    paths = catalog.categories
-    for depth in range(1, LEVELS + 1):
-        names = [level(path, depth) if path.count(" > ") >= depth - 1 else None for path in paths]
-        blocks.append(one_hot(by_code(names, catalog.category)))
-    blocks += [one_hot(catalog.brand), one_hot(price_band(catalog))]
+    blocks += map(one_hot, (*category_levels(catalog), catalog.brand, price_band(catalog)))
     features = sparse.hstack(blocks, format="csr", dtype=np.float32)
     total = np.asarray(features.sum(axis=1)).reshape(n)
     return in_int32(sparse.diags_array(1 / np.maximum(total, 1), format="csr") @ features)
+
+
+def category_levels(catalog: Catalog) -> list[np.ndarray]:
+    """A code for each of the first LEVELS levels of a product's category, −1 where the path is shorter."""
+    paths = catalog.categories
+    named = [
+        [level(path, depth) if path.count(PATH_SEPARATOR) >= depth - 1 else None for path in paths]
+        for depth in range(1, LEVELS + 1)
+    ]
+    return [by_code(names, catalog.category) for names in named]
 
 
 def by_code(names: list[str | None], code: np.ndarray) -> np.ndarray:
