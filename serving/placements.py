@@ -75,7 +75,7 @@ STORIES: Mapping[str, str] = {
 }
 
 POPULAR = Source("popular", "nobody", "popular")
-HABIT = Source("habit", "customer", "again", take=2_000)
+RHYTHM = Source("rhythm", "customer", "again", take=2_000)
 TASTE = (
     Source("als", "customer", "taste", weight=0.10, take=120),
     Source("ease", "customer", "like_you", weight=0.10),
@@ -92,11 +92,11 @@ PLACEMENTS: Mapping[str, Placement] = {
             "what this customer will want next, repeats allowed",
             ("customer",),
             (
-                replace(HABIT, take=200),
+                replace(RHYTHM, take=200),
                 *TASTE,
                 Source("popular", "nobody", "popular", weight=0.12, take=60),
             ),
-            fill=(Step(replace(HABIT, take=2_000)), Step(POPULAR)),
+            fill=(Step(RHYTHM), Step(POPULAR)),
         ),
         Placement(
             "cross_sell",
@@ -104,7 +104,7 @@ PLACEMENTS: Mapping[str, Placement] = {
             ("products", "customer"),
             (
                 Source("copurchase", "products", "goes_with", take=150),
-                Source("habit", "customer", "again", weight=1.2, take=100),
+                Source("rhythm", "customer", "again", weight=1.2, take=100),
                 Source("ease_baskets", "products", "goes_with", weight=0.3, take=100),
                 Source("ease", "customer", "like_you", weight=0.05, take=50),
             ),
@@ -141,7 +141,7 @@ PLACEMENTS: Mapping[str, Placement] = {
             "buy_again",
             "what this customer bought before",
             ("customer",),
-            (HABIT,),
+            (RHYTHM,),
             rules=("owned",),
             fill=(Step(POPULAR),),
         ),
@@ -150,8 +150,8 @@ PLACEMENTS: Mapping[str, Placement] = {
             "products like this one",
             ("products",),
             (
-                Source("hybrid", "products", "similar"),
-                Source("als", "products", "similar", weight=0.5),
+                Source("content", "products", "similar"),
+                Source("als", "products", "similar"),
             ),
             fill=(Step(Source("popular", "nobody", "same_need"), ("same_need",)), Step(POPULAR)),
         ),

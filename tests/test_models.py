@@ -46,7 +46,7 @@ from training.models import (
     recipe_of,
 )  # fmt: skip
 from training.models.ease import most_bytes
-from training.models.hybrid import item_features, price_band
+from training.models.hybrid import customer_features, favourite, item_features, price_band
 from training.models.neighbours import searched
 from training.models.recipe import decayed_log, in_int32
 from training.models.rhythm import Pairs, lift, shrunk
@@ -648,7 +648,10 @@ def test_hybrid_keeps_the_librarys_scores(board: Data, monkeypatch: pytest.Monke
     made = watched(monkeypatch, lightfm, "LightFM")
     ours = scores(Hybrid(factors=4, epochs=2).fit(board.interactions, board.catalog), board, [3])[0]
     features = item_features(board.catalog, np.ones(SIZE, bool))
-    theirs = made[0].predict(np.full(SIZE, 3), np.arange(SIZE), item_features=features, num_threads=1)
+    who = customer_features(board.interactions, board.catalog)
+    theirs = made[0].predict(
+        np.full(SIZE, 3), np.arange(SIZE), item_features=features, user_features=who, num_threads=1
+    )
     apart = theirs - ours  # the customer's own bias, the same for each of their items
     np.testing.assert_allclose(apart, apart[0], atol=1e-5)
 
@@ -676,6 +679,27 @@ def test_features_of_a_product_share_one() -> None:
     np.testing.assert_allclose(dense.sum(axis=1), [1, 1, 0])
     assert np.count_nonzero(dense, axis=1).tolist() == [5, 1, 0]  # itself, x, x > y, brand, price; x; nothing
     assert np.flatnonzero(dense[1])[0] in np.flatnonzero(dense[0]), "b shares the level x with a"
+
+
+def test_features_of_a_customer_are_what_they_buy_most_and_their_stage() -> None:
+    listed = products(
+        *(
+            {"product_id": i, "need": n, "price": p}
+            for i, n, p in (("a", "x", 1.0), ("b", "y", 2.0), ("c", "y", 3.0))
+        )
+    )
+    data = shop(
+        *(Event("ann", i, f"a{n}", n) for n, i in enumerate("abc")), *(Event("bob", i, "b1", 1) for i in "ab"),
+        Event("cem", "loose", "c1", 8), until=9, listed=listed,
+    )  # fmt: skip
+    assert favourite(data.catalog.need, data.interactions).tolist() == [1, 0, -1]
+    dense = customer_features(data.interactions, data.catalog).toarray()
+    np.testing.assert_allclose(dense.sum(axis=1), 1)
+    assert np.count_nonzero(dense, axis=1).tolist() == [
+        4,
+        4,
+        3,
+    ]  # no brand is known; loose has a price by its sale
 
 
 def test_price_bands_are_tenths_of_the_prices_known() -> None:

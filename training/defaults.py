@@ -95,6 +95,8 @@ def suited(shape: Shape) -> dict[str, Recipe]:
     factors = {
         ("popular", "days"): 2**slower,
         ("habit", "half_life"): 2**slower,
+        ("rhythm", "half_life"): 2**slower,
+        ("rhythm", "window"): 2 ** min(slower, 2),
         ("ease", "half_life"): 2**slower,
         ("copurchase", "half_life"): 2**fewer,
         ("ease_baskets", "regularization"): 0.5**smaller,

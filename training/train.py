@@ -36,7 +36,8 @@ T = TypeVar("T")
 
 VALIDATION_DAYS = 30
 MOST_QUESTIONS = 2_000  # a task asks at most so many in training; `osclms evaluate` asks all
-COMPARED = ("popular", "habit", "als", "bpr", "hybrid", "copurchase")  # what can answer a customer by itself
+# What can answer a customer by itself.
+COMPARED = ("popular", "habit", "rhythm", "als", "bpr", "hybrid", "item_knn", "copurchase")
 SLOW_FIRST = ("hybrid", "bpr", "als", "copurchase", "complements")
 SEED = 7
 
