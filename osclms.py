@@ -126,6 +126,25 @@ def load(
         out.print(str(report), highlight=False, soft_wrap=True)
 
 
+@app.command(epilog="Example: `osclms compact --json`")
+def compact(
+    database_url: Annotated[
+        str | None,
+        typer.Option(envvar="OSCLMS_DATABASE_URL", help="PostgreSQL; missing: the database in the home."),
+    ] = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Move what the service has received into the history, each row once. Killed, it may be run again."""
+    from features.history import History
+    from serving.compact import compact as move
+    from serving.store import Store, address
+
+    with bar() as told, Store(address(home, database_url)) as store:
+        done = move(History(home / "history"), store, told=told)
+    print_json(done.as_dict()) if as_json else out.print(str(done), highlight=False, soft_wrap=True)
+
+
 # --- learn ------------------------------------------------------------------------------------------
 
 
@@ -269,7 +288,7 @@ def audit_table(audits: Any) -> Table:
     """What the engine answered: the placement's figure, products shown over all lists, share of filled items."""
     table = Table("placement, task", "asked", "figure", "with 95 % interval", "shown", "filled")
     for a in audits:
-        figure = (f"{a.primary}@{a.answers.task.k}", short(a.intervals[a.primary]))
+        figure = (a.figure_name, short(a.intervals[a.primary]))
         shown = (f"{a.figures['coverage']:,.0f}", f"{a.figures['filled']:.1%}")
         table.add_row(a.name, f"{len(a.answers.task):,}", *figure, *shown)
     return table
@@ -375,8 +394,9 @@ def recommend(
     from features.history import History
     from serving.bundle import champion
     from serving.engine import Engine
+    from serving.placements import FILE
 
-    engine = Engine.load(champion(home))
+    engine = Engine.load(champion(home), placements=home / FILE)
     if every or queries:
         if customer or product or exclude or explain:
             raise typer.BadParameter(
@@ -458,10 +478,11 @@ def message(
     from lifecycle.messages import thank_you
     from serving.bundle import champion
     from serving.engine import Engine
+    from serving.placements import FILE
 
     if name != "thank_you":
         raise typer.BadParameter(f"{name!r} is no message; known: thank_you", param_hint="NAME")
-    engine = Engine.load(champion(home))
+    engine = Engine.load(champion(home), placements=home / FILE)
     history = History(home / "history")
     customer = history.resolve(customer) if customer else None
     profile = history.row("customers", customer) if customer else None
@@ -548,6 +569,7 @@ def demo(
     from features.history import History
     from serving.bundle import champion
     from serving.engine import Engine
+    from serving.placements import FILE
 
     if serving:
         check_port(LOCAL, port)
@@ -559,7 +581,7 @@ def demo(
         except typer.Exit as ended:
             if ended.exit_code:
                 raise
-    engine = Engine.load(champion(home))
+    engine = Engine.load(champion(home), placements=home / FILE)
     customer = engine.sample().customers[0]
     order = engine.order(customer, None)
     product = (order.lines[0].product if order else engine.sample().products[0]).product_id
@@ -580,7 +602,9 @@ EXPECTED = (
     ("features.history", "HistoryError"),
     ("features.mapping", "MappingError"),
     ("serving.bundle", "BundleError"),
-    ("serving.schemas", "RequestError"),
+    ("serving.wire", "RequestError"),
+    ("serving.placements", "PlacementsError"),
+    ("serving.store", "StoreError"),
     ("serving.bulk", "BulkError"),
     ("training.train", "TrainError"),
     ("training.settings", "SettingsError"),

@@ -15,7 +15,7 @@ from features.interactions import Floats, Ids, Ints, before
 
 PATH_SEPARATOR = " > "
 PRICE_DAYS = 365
-TEXTS = ("title", "brand", "size", "url", "image_url", "group_id", "need")
+TEXTS = ("title", "brand", "size", "url", "image_url", "group_id", "need", "attributes")
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Catalog:
     """One row a product, in the order of `items`.
 
     table: arrow columns title, brand, size, url, image_url, group_id, category ("a > b > c", null unknown),
-    need (the category where the source names none, null unknown),
+    need (the category where the source names none, null unknown), attributes (a JSON object),
     price (float32, null unknown), in_stock, eligible (bool).
     """
 

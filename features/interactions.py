@@ -33,6 +33,26 @@ def moment(of: int | np.integer[Any]) -> datetime:
     return datetime.fromtimestamp(int(of), UTC)
 
 
+def sorted_set(values: NDArray[Any]) -> NDArray[Any]:
+    """Each value once, in order; of short arrays far sooner than np.unique, which hashes them."""
+    values = np.sort(values)
+    return values[runs(values)]
+
+
+def runs(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a value differs from the one before it."""
+    first = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=first[1:])
+    return first
+
+
+def is_in(values: NDArray[Any], ordered: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether each value is one of an ordered few."""
+    if not len(ordered):
+        return np.zeros(len(values), bool)
+    return np.asarray(ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values)
+
+
 @dataclass(frozen=True)
 class Ids:
     """Outside ids, sorted as bytes; a position is the row of that id in every array that speaks of it.

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.catalog import Catalog
-from features.interactions import DAY, Floats, Interactions
+from features.interactions import DAY, Floats, Interactions, is_in, runs, sorted_set
 
 Array = NDArray[Any]
 HALF_LIVES = (10.0, 30.0, 90.0, 365.0)  # days
+LATELY = 8
 NEVER = 1_000.0  # days since what never happened
 NAN = float("nan")
 
@@ -37,11 +38,12 @@ PRICE, PRICE_IN_NEED, GAP, DEAL, DEAL_7 = (
     ITEM.index(n) for n in ("price", "price_in_need", "gap", "deal", "deal_7")
 )
 TOGETHER = ("price_to_level", "overdue_item", "deal_to_usual", "deal_now", "share_of_need")
+OFFER = ("offered", "share", "paid", "novelty")
 BASKET = ("size", "need", "parent", "brand", "price", "own_overlap", "own_recent_overlap", "had_with")
 
 
-def columns(*, basket: bool) -> tuple[str, ...]:
-    """Names of what `Pairs.of` gives, in order."""
+def columns(*, basket: bool = False, offer: bool = False) -> tuple[str, ...]:
+    """Names of what `Pairs.of` gives, in order, and of what `Pairs.offer` gives."""
     blocks = {
         "customer": CUSTOMER,
         "own": OWN,
@@ -49,7 +51,7 @@ def columns(*, basket: bool) -> tuple[str, ...]:
         "item": ITEM,
         "pair": TOGETHER,
     }
-    blocks |= {"basket": BASKET} if basket else {}
+    blocks |= ({"basket": BASKET} if basket else {}) | ({"offer": OFFER} if offer else {})
     return tuple(f"{block}.{name}" for block, names in blocks.items() for name in names)
 
 
@@ -66,7 +68,7 @@ def item_facts(catalog: Catalog, data: Interactions) -> Floats:
 
     def buyers(since: float, until: float = -1.0) -> Array:
         recent = (age <= since) & (age > until)
-        return np.bincount(np.unique(key[recent]) % n, minlength=n)
+        return np.bincount(sorted_set(key[recent]) % n, minlength=n)
 
     ever, month, before, week = np.bincount(bought, minlength=n), buyers(28), buyers(56, 28), buyers(7)
     first, last = extremes(age, place, len(pairs))
@@ -138,7 +140,7 @@ class Rows:
     def of(cls, data: Interactions, customer: int) -> "Rows":
         rows = data.rows(customer)
         order = data.order[rows]
-        run = np.cumsum(np.append(1, order[1:] != order[:-1])[: len(order)]) - 1
+        run = np.cumsum(runs(order)) - 1
         age = ((data.until - data.at[rows]) / DAY).astype(np.float32)
         paid, discount = data.paid[rows], data.discount[rows]
         off = discount / np.maximum(paid + discount, np.float32(0.01))
@@ -197,7 +199,7 @@ def own(rows: Rows) -> Tally:
     by = np.argsort(place, kind="stable")
     before_last = by[np.maximum(np.cumsum(times) - 2, 0)]
     lately = rows.age <= 90
-    orders = max(1, len(np.unique(rows.order[lately])))
+    orders = max(1, int(np.count_nonzero(runs(rows.order[lately]))))
     table[:u] = np.column_stack(
         [
             times, *(np.bincount(place, decay) for decay in rows.decays), ago, since, gap, overdue, rows.behind[last],
@@ -232,14 +234,14 @@ def grouped(code: Array, rows: Rows) -> Tally:
 def counts_of_distinct(place: Array, values: Array, n: int) -> Array:
     """How many distinct values each place has."""
     width = int(values.max(initial=0)) + 1
-    return np.bincount(np.unique(place * width + values) // width, minlength=n)
+    return np.bincount(sorted_set(place * width + values) // width, minlength=n)
 
 
 def profile(rows: Rows, taste: float) -> Floats:
     """Columns of CUSTOMER."""
     if not rows.n_orders:
         return np.array([0, *[NAN] * (len(CUSTOMER) - 1)], np.float32)
-    days = rows.age[np.append(True, rows.order[1:] != rows.order[:-1])]
+    days = rows.age[runs(rows.order)]
     gap = (days[0] - days[-1]) / max(rows.n_orders - 1, 1)
     codes, first, _ = rows.items
     lately, new = rows.age <= 30, np.zeros(len(rows.item), bool)
@@ -258,6 +260,17 @@ def mean(values: Floats) -> float:
     return float(known.mean()) if len(known) else NAN
 
 
+@dataclass(frozen=True)
+class Known:
+    """All that is known of a customer by themselves, ready to be looked up by item and by code of each of GROUPS."""
+
+    rows: Rows
+    own: Tally
+    groups: tuple[Tally, ...]
+    taste: float
+    profile: Floats
+
+
 # --- both ------------------------------------------------------------------------------------------------------
 
 
@@ -274,35 +287,68 @@ class Pairs:
         """Codes by item of each of GROUPS."""
         return self.catalog.need, self.catalog.parent, self.catalog.brand
 
+    @cached_property
+    def lately(self) -> dict[int, Known]:
+        """The customers asked about last, as questions about one come together."""
+        return {}
+
+    def known(self, customer: int) -> Known:
+        found = self.lately.get(customer)
+        if found is None:
+            rows = Rows.of(self.data, customer)
+            taste = mean(self.facts[rows.item, PRICE_IN_NEED])
+            groups = tuple(grouped(code[rows.item], rows) for code in self.codes)
+            found = Known(rows, own(rows), groups, taste, profile(rows, taste))
+            if len(self.lately) >= LATELY:
+                self.lately.clear()
+            self.lately[customer] = found
+        return found
+
     def of(self, customer: int, items: Array, basket: Array | None = None) -> Floats:
         """What is known of a customer (−1: a stranger) with each of these items: float32 [len(items), columns].
 
-        With a `basket` of items (it may be empty) what these have to do with it, too.
+        With a `basket` of items in order (it may be empty) what these have to do with it, too.
         """
-        rows = Rows.of(self.data, customer)
-        facts, had = self.facts[items], own(rows).of(items)
+        known = self.known(customer)
+        facts, had = self.facts[items], known.own.of(items)
         groups = []
-        for code in self.codes:
-            block = grouped(code[rows.item], rows).of(code[items])
+        for code, tally in zip(self.codes, known.groups, strict=True):
+            block = tally.of(code[items])
             block[code[items] < 0] = NAN
             groups.append(block)
-        taste = mean(self.facts[rows.item, PRICE_IN_NEED])
         together = np.column_stack(
             [
-                facts[:, PRICE_IN_NEED] - taste, had[:, OWN.index("last")] / facts[:, GAP],
+                facts[:, PRICE_IN_NEED] - known.taste, had[:, OWN.index("last")] / facts[:, GAP],
                 had[:, OWN.index("deal")] - facts[:, DEAL], facts[:, DEAL_7] - facts[:, DEAL],
                 had[:, 0] / np.maximum(groups[0][:, GROUP.index("lines")], 1),
             ]
         )  # fmt: skip
-        about = np.repeat(profile(rows, taste)[None], len(items), axis=0)
+        about = np.repeat(known.profile[None], len(items), axis=0)
         blocks = [about, had, *groups, facts, together]
         if basket is not None:
-            blocks.append(self.beside(rows, items, basket))
+            blocks.append(self.beside(known.rows, items, basket))
         return np.hstack(blocks, dtype=np.float32)
+
+    def offer(self, customer: int, item: int, offered: Array) -> Floats:
+        """What is known of a customer with an item in whose place others may be offered: float32 [1, columns].
+
+        offered: how many they are (a logarithm). share: of the recent buyers for the item's need, theirs. paid: what
+        the customer chose for that need, the mean of prices over the item's. novelty: how much of it was new then.
+        """
+        rows = self.known(customer).rows
+        mine = self.catalog.need[rows.item] == self.catalog.need[item]
+        new = np.zeros(len(rows.item), bool)
+        new[rows.items[1]] = True
+        new &= rows.order > rows.order[mine].min(initial=rows.n_orders)
+        buyers, whole = ITEM.index("buyers_28"), ITEM.index("need_buyers_28")
+        theirs = np.expm1(self.facts[offered, buyers]).sum() / max(np.expm1(self.facts[item, whole]), 1)
+        paid = mean(self.catalog.price[rows.item[mine]]) / self.catalog.price[item]
+        about = [np.log1p(len(offered)), theirs, paid, mean(new[mine].astype(np.float32))]
+        return np.append(self.of(customer, np.array([item])), np.array([about], np.float32), axis=1)
 
     def beside(self, rows: Rows, items: Array, basket: Array) -> Floats:
         """Columns of BASKET."""
-        inside = np.isin(rows.item, basket).astype(np.float32)
+        inside = is_in(rows.item, basket).astype(np.float32)
         overlap = np.bincount(rows.order, inside, minlength=rows.n_orders)[rows.order] - inside
         mine = sums(rows, overlap, overlap * rows.decays[2], overlap > 0).of(items)
         alike = [

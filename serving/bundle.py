@@ -18,9 +18,9 @@ from features.interactions import Ids, Interactions, seconds
 from features.pairs import item_facts
 from serving.fitted import Fitted, load_fitted, mapped
 from serving.placements import Placement, models_in_use
-from serving.ranker import Ranker, load_rankers
+from serving.ranker import Ranker, load_rankers, load_rankings
 
-FORMAT = 2
+FORMAT = 3
 CHAMPION = "champion"
 FACTS = "items.facts.npy"
 IDS = ("customers", "items", "orders")
@@ -59,6 +59,7 @@ class Bundle:
     models: dict[str, Fitted]
     facts: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     rankers: dict[str, Ranker] = field(default_factory=dict)
+    rankings: dict[str, NDArray[Any]] = field(default_factory=dict)  # made beforehand, by placement
 
     @classmethod
     def load(cls, folder: Path, *, verify: bool = False) -> "Bundle":
@@ -70,14 +71,15 @@ class Bundle:
         check_files(folder, manifest, verify=verify)
         try:
             catalog, interactions = load_data(folder, until=seconds(manifest.data_until))
-            models, facts, rankers = load_fitted(folder), mapped(folder / FACTS), load_rankers(folder)
+            models, facts = load_fitted(folder), mapped(folder / FACTS)
+            rankers, rankings = load_rankers(folder), load_rankings(folder)
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise BundleError(
                 f"bundle {folder} is damaged ({error}): promote another version, or retrain"
             ) from error
         if missing := models_in_use(manifest.placements) - models.keys():
             raise BundleError(f"bundle {folder} lacks the models {', '.join(sorted(missing))}: retrain")
-        return cls(manifest, catalog, interactions, models, facts, rankers)
+        return cls(manifest, catalog, interactions, models, facts, rankers, rankings)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
+from math import ceil
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -14,20 +15,42 @@ from numpy.typing import NDArray
 
 from features.catalog import PATH_SEPARATOR
 from features.history import Store
-from features.interactions import Ints, moment
-from features.pairs import Pairs
+from features.interactions import DAY, Ints, moment, seconds, sorted_set
+from features.pairs import GAP, Pairs
 from serving.bundle import Bundle, BundleError
 from serving.fitted import NOTHING, Array, Candidates, Fitted, Neighbors, Vectors, row_of, top_k
 from serving.index import ItemIndex, unit
-from serving.placements import PRICE_STEP, STORIES, Placement, Source
-from serving.ranker import Ranker, asks_basket, columns_of, score_columns
-from serving.schemas import Because, Recommendation, RecommendRequest, RecommendResponse, RequestError
+from serving.placements import (
+    ELIGIBLE,
+    HABIT_ORDERS,
+    PRICE_STEP,
+    STORIES,
+    Placement,
+    Source,
+    read_placements,
+)
+from serving.ranker import (
+    PUBLISHED,
+    RANKED,
+    WORTH,
+    Ranker,
+    asks_basket,
+    columns_for,
+    columns_of,
+    is_published,
+    ranked_by,
+    score_columns,
+)
+from serving.rules import AtMost, Boost, Diverse, Filter, Include, Reserve, Rule, Shelf, kept, label
+from serving.schemas import Because, Recommendation, RecommendRequest, RecommendResponse
+from serving.wire import RequestError
 
 Mask = NDArray[np.bool_]
 Scores = NDArray[np.float32]
 REGULAR = 3  # purchases that make a favourite
 FEW = 64  # items taken out of the available
 BEST_SELLERS = 200
+POOL = 100  # products that variety is chosen from, at least
 
 
 @dataclass(frozen=True)
@@ -72,6 +95,8 @@ class Ask:
     exclude: Ints
     limit: int
     complements_only: bool
+    rules: tuple[Rule, ...] = ()
+    at: int = 0  # seconds
 
 
 @dataclass
@@ -81,25 +106,72 @@ class Chosen:
     items: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
-    parts: list[dict[str, float]] = field(default_factory=list)
-    own: int = 0  # how many come from the placement's own sources
+    parts: list[dict[str, float] | None] = field(default_factory=list)
+    filled: list[bool] = field(default_factory=list)  # not from the placement's own sources
+
+    def drop(self, place: int) -> None:
+        for column in vars(self).values():
+            del column[place]
+
+
+@dataclass(frozen=True)
+class Purchases:
+    """What a rule may know of a customer's purchases."""
+
+    engine: "Engine"
+    ask: Ask
+
+    def last(self) -> tuple[Ints, Array, Array]:
+        """(items, when each was bought last, seconds between its purchases: the customer's own, else everybody's)."""
+        data, rows = self.engine.history, self.engine.history.rows(self.ask.customer)
+        items, place = np.unique(data.item[rows], return_inverse=True)
+        at, times = data.at[rows], np.bincount(place, minlength=len(items))
+        last, first = np.zeros(len(items), np.int64), np.full(len(items), np.iinfo(np.int64).max)
+        np.maximum.at(last, place, at)
+        np.minimum.at(first, place, at)
+        own = (last - first) / np.maximum(times - 1, 1)
+        return items, last, np.where(times > 1, own, self.engine.pairs.facts[items, GAP] * DAY)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What may enter a list, best first: positions, scores, the place of the source that each is credited to.
+
+    parts: each source's weighted part [items, sources], where it was worked out now. more: whether the sources
+    may know more.
+    """
+
+    items: Array
+    scores: Array
+    lead: Array
+    parts: Array | None = None
+    more: bool = False
+
+    def at(self, places: Array) -> "Standing":
+        parts = None if self.parts is None else self.parts[places]
+        return Standing(self.items[places], self.scores[places], self.lead[places], parts, self.more)
+
+    def among(self, allowed: Mask) -> "Standing":
+        return self.at(np.flatnonzero(allowed[self.items]))
 
 
 class Engine:
     """Answers every placement from one bundle, whose arrays it shares with other workers."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, placements: Mapping[str, Placement] | None = None) -> None:
         self.bundle = bundle
-        self.placements: Mapping[str, Placement] = bundle.manifest.placements
+        self.placements = bundle.manifest.placements if placements is None else placements
         self.catalog = bundle.catalog
         self.history = bundle.interactions
         self.models = bundle.models
         self.available = np.asarray(self.catalog.available)
+        self.shelf = Shelf(bundle.catalog)
         self.n_available = int(np.count_nonzero(self.available))
         self.pairs = Pairs(bundle.catalog, bundle.interactions, bundle.facts)
-        self.rankers = bundle.rankers
-        for name, ranker in self.rankers.items():
-            if name not in self.placements or ranker.columns != columns_of(self.placements[name]):
+        self.rankers = {name: r for name, row in self.placements.items() if (r := self.ranker_for(row))}
+        for name, ranker in bundle.rankers.items():
+            learned = bundle.manifest.placements
+            if ranked_by(name)[0] not in learned or ranker.columns != columns_for(name, learned):
                 raise BundleError(
                     f"bundle {self.version}: the ranker of {name} looks at other columns than this code makes: retrain"
                 )
@@ -113,9 +185,31 @@ class Engine:
         }
 
     @classmethod
-    def load(cls, folder: Path, *, verify: bool = False) -> "Engine":
-        """Open the bundle in `folder`. Raises BundleError with the way out."""
-        return cls(Bundle.load(folder, verify=verify))
+    def load(cls, folder: Path, *, verify: bool = False, placements: Path | None = None) -> "Engine":
+        """Open the bundle in `folder`, with what a file of `placements` changes where there is one.
+
+        Raises BundleError and PlacementsError with the way out.
+        """
+        bundle = Bundle.load(folder, verify=verify)
+        base = bundle.manifest.placements
+        return cls(bundle, read_placements(placements, base) if placements else base)
+
+    def ranker_for(self, row: Placement) -> Ranker | None:
+        """The placement's own ranker, else that of the one it is like; none that looks at other sources."""
+        found = (self.bundle.rankers.get(name) for name in (row.name, row.like))
+        return next((r for r in found if r is not None and r.columns == columns_of(row)), None)
+
+    def table_for(self, row: Placement) -> Array | None:
+        """The rankings made beforehand that are this placement's: of the same sources, by the same eligibility."""
+        for name in (row.name, row.like):
+            made = self.bundle.manifest.placements.get(name)
+            if (
+                made
+                and (made.sources, made.rules) == (row.sources, row.rules)
+                and name in self.bundle.rankings
+            ):
+                return self.bundle.rankings[name]
+        return None
 
     @property
     def version(self) -> str:
@@ -138,14 +232,16 @@ class Engine:
         row = self.placement(placement)
         when = request.at or at
         self.check_moment(when)
-        ask = self.ask(row, request)
-        chosen = self.choose(row, ask)
-        items = tuple(self.told(ask, chosen, n, explain=request.explain) for n in range(len(chosen.items)))
+        ask = self.ask(row, request, when)
+        chosen = self.choose(row, ask, explain=request.explain)
+        items = tuple(self.told(ask, chosen, n) for n in range(len(chosen.items)))
         return RecommendResponse(
             recommendation_id=self.recommendation_id(placement, request, when),
             model_version=self.version,
             placement=placement,
             items=items,
+            fallback_share=round(sum(chosen.filled) / max(len(items), 1), 4),
+            removed=self.removed(row, ask) if request.explain else None,
         )
 
     def recommend_many(
@@ -171,22 +267,25 @@ class Engine:
     def recommendation_id(self, placement: str, request: RecommendRequest, when: datetime) -> str:
         """The same question at the same moment has the same id; nobody reads a customer out of it."""
         key = bytes.fromhex(self.bundle.manifest.fingerprint.ljust(64, "0")[:64])
-        question = request.model_dump_json(exclude={"at", "explain"})
+        question = request.model_dump_json(exclude={"at", "explain", "customer_token"})
         asked = f"{self.version}|{placement}|{when.timestamp()}|{question}".encode()
         return hashlib.blake2b(asked, digest_size=12, key=key).hexdigest()
 
-    def ask(self, row: Placement, request: RecommendRequest) -> Ask:
+    def ask(self, row: Placement, request: RecommendRequest, at: datetime | None = None) -> Ask:
+        """The request in positions, as of `at` (missing: the end of what was learned from)."""
         customer = self.position(request.customer_id)
         products = self.catalog.items.positions(request.product_ids)
         exclude = self.catalog.items.positions(request.exclude)
         only = row.complements_only if request.complements_only is None else request.complements_only
         return Ask(
             customer=customer,
-            owned=np.unique(self.history.item[self.history.rows(customer)]),
-            products=np.unique(products[products >= 0]),
+            owned=sorted_set(self.history.item[self.history.rows(customer)]),
+            products=sorted_set(products[products >= 0]),
             exclude=exclude[exclude >= 0],
             limit=request.limit or row.limit,
             complements_only=only,
+            rules=(*row.policy, *request.rules),
+            at=seconds(at or self.data_until),
         )
 
     def position(self, customer_id: str | None) -> int:
@@ -194,16 +293,103 @@ class Engine:
 
     # --- choosing -------------------------------------------------------------------------------------
 
-    def choose(self, row: Placement, ask: Ask) -> Chosen:
-        """The placement's own list, then its fill, step by step, until the list is long enough."""
-        chosen = Chosen()
-        self.rank(row.sources, self.allowed(row.rules, ask, chosen), ask, chosen, row)
-        chosen.own = len(chosen.items)
+    def choose(self, row: Placement, ask: Ask, *, explain: bool = False) -> Chosen:
+        """The placement's list, with the places in it that rules reserve."""
+        chosen = self.gather(row, ask, Chosen(), explain=explain)
+        for rule in kept(ask.rules, Reserve):
+            inside = self.shelf.where(rule.attribute, rule.values)
+            missing = ceil(rule.share * ask.limit) - int(inside[chosen.items].sum())
+            for place in np.flatnonzero(~inside[chosen.items])[::-1][: max(missing, 0)].tolist():
+                chosen.drop(place)
+            there = Include(rule="include", attribute=rule.attribute, values=rule.values)
+            for rules in ((*ask.rules, there), ask.rules):  # what finds no such product is given back
+                self.gather(row, replace(ask, rules=rules), chosen, explain=explain)
+        return chosen
+
+    def gather(self, row: Placement, ask: Ask, chosen: Chosen, *, explain: bool) -> Chosen:
+        """Add from the placement's own sources, then from its fill, step by step, until the list is long enough.
+
+        What is not worth offering stays in the list, as the fill it is: flagged.
+        """
+        before = len(chosen.items)
+        if len(chosen.items) < ask.limit:
+            self.take(self.own(row, ask, chosen, explain=explain), row.sources, ask, chosen, explain=explain)
+        own = len(chosen.items) if self.worth(row, ask) else before
         for step in row.fill:
             more = True
             while more and len(chosen.items) < ask.limit:
-                more = self.rank((step.source,), self.allowed(step.rules, ask, chosen), ask, chosen)
+                found = self.standing((step.source,), self.allowed(step.rules, ask, chosen), ask)
+                more = self.take(found, (step.source,), ask, chosen, explain=explain) > 0 and found.more
+        chosen.filled[own:] = [True] * (len(chosen.items) - own)
         return chosen
+
+    def own(self, row: Placement, ask: Ask, chosen: Chosen, *, explain: bool) -> Standing:
+        """What a placement's own sources put forward.
+
+        Where the customer alone decides the ranking it is the same whatever else is asked, filtered; only where
+        too little of it is left, or a rule moves scores, are the sources asked anew.
+        """
+        allowed = self.allowed(row.rules, ask, chosen)
+        known = ask.customer >= 0 and row.name in self.rankers and is_published(row)
+        if known and not kept(ask.rules, Boost):
+            whole = self.whole(row, ask, explain=explain)
+            left = whole.among(allowed)
+            if len(whole.items) < PUBLISHED or self.suffices(left, ask, chosen):
+                return left
+        return self.standing(row.sources, allowed, ask, row)
+
+    def worth(self, row: Placement, ask: Ask) -> bool:
+        """Whether anything is to be offered: always, unless this customer is known to be too unlikely to take it."""
+        judge = self.judge(row, WORTH)
+        if row.worth is None or judge is None or (likely := self.likely(row, ask)) is None:
+            return True
+        return likely >= row.worth * judge.base
+
+    def likely(self, row: Placement, ask: Ask) -> float | None:
+        """How likely this customer is to take something of what the placement may offer, once they buy for the need
+        of the product asked about; None where that was not learned: of a stranger, of several products, of a need
+        without a habit."""
+        judge = self.judge(row, WORTH)
+        if judge is None or ask.customer < 0 or len(ask.products) != 1:
+            return None
+        seen = self.offer_signals(row, ask)
+        habit = seen[0, judge.columns.index("need.orders")] >= HABIT_ORDERS
+        return float(judge.probability(seen)[0]) if habit else None
+
+    def offer_signals(self, row: Placement, ask: Ask) -> Scores:
+        """What the ranker `<placement>.worth` looks at: float32 [1, columns]."""
+        offered = np.flatnonzero(self.allowed(row.rules, ask, Chosen()))
+        return self.pairs.offer(ask.customer, int(ask.products[0]), offered)
+
+    def judge(self, row: Placement, aspect: str) -> Ranker | None:
+        """What was learned of an aspect of this placement, or of the one that it is like."""
+        names = (f"{name}.{aspect}" for name in (row.name, row.like))
+        return next((self.bundle.rankers[name] for name in names if name in self.bundle.rankers), None)
+
+    def suffices(self, found: Standing, ask: Ask, chosen: Chosen) -> bool:
+        return len(self.pick(found, ask, chosen)) >= ask.limit - len(chosen.items)
+
+    def whole(self, row: Placement, ask: Ask, *, explain: bool = True) -> Standing:
+        """The customer's ranking, PUBLISHED long at most: as it was made beforehand, or made now, which explains it."""
+        table = self.table_for(row)
+        if table is not None and not explain:
+            ranked = table[ask.customer]
+            ranked = ranked[ranked["item"] >= 0]
+            return Standing(ranked["item"], ranked["score"], ranked["source"])
+        none = ask.products[:0]
+        ask = replace(ask, products=none, exclude=none, complements_only=False, limit=PUBLISHED, rules=())
+        found = self.standing(row.sources, self.allowed(row.rules, ask, Chosen()), ask, row)
+        return found.at(np.arange(min(PUBLISHED, len(found.items))))
+
+    def ranking(self, placement: str, customer: int) -> Array:
+        """What is published of a customer: RANKED [PUBLISHED]."""
+        row = self.placements[placement]
+        request = RecommendRequest(customer_id=self.history.customers.at([customer])[0])
+        found = self.whole(row, self.ask(row, request))
+        ranked = np.full(PUBLISHED, np.array((-1, 0, 0), RANKED))
+        for name, of in (("item", found.items), ("score", found.scores), ("source", found.lead)):
+            ranked[name][: len(of)] = of
+        return ranked
 
     def ranker(self, row: Placement, ask: Ask) -> Ranker | None:
         """The placement's ranker, where it was taught requests like this one."""
@@ -215,14 +401,30 @@ class Engine:
     def allowed(self, rules: Sequence[str], ask: Ask, chosen: Chosen) -> Mask:
         """What may still enter the list: bool [n_items]."""
         mask = self.available
-        if len(ask.products) or len(ask.exclude) or chosen.items or rules:
+        only = kept(ask.rules, Filter)
+        if len(ask.products) or len(ask.exclude) or chosen.items or rules or only:
             mask = mask.copy()
             for gone in (ask.products, ask.exclude, chosen.items):
                 mask[gone] = False
             self.drop_groups(mask, np.concatenate([ask.products, np.array(chosen.items, np.int64)]))
         for rule in (*rules, *(["complements_only"] if ask.complements_only else [])):
             RULES[rule](self, ask, mask)
+        for rule in only:
+            mask &= rule.keeps(self.shelf, ask, Purchases(self, ask))
         return mask
+
+    def removed(self, row: Placement, ask: Ask) -> dict[str, int]:
+        """How many of the available products each rule takes out of the placement's own list, one after the other."""
+        named = [*row.rules, *(["complements_only"] if ask.complements_only else [])]
+        asks = [(name, named[: n + 1], ()) for n, name in enumerate(named)]
+        only = kept(ask.rules, Filter)
+        asks += [(label(rule), named, tuple(only[: n + 1])) for n, rule in enumerate(only)]
+        bare = replace(ask, complements_only=False)
+        left = [self.n_available]
+        for _, names, rules in (("asked about or excluded", [], ()), *asks):
+            left.append(int(np.count_nonzero(self.allowed(names, replace(bare, rules=rules), Chosen()))))
+        told = ("asked about or excluded", *(name for name, *_ in asks))
+        return {name: before - after for name, before, after in zip(told, left, left[1:], strict=False)}
 
     def drop_groups(self, mask: Mask, items: Array) -> None:
         """Variants of a style that is asked about or listed are the same thing once more."""
@@ -230,10 +432,10 @@ class Engine:
         if np.any(groups >= 0):
             mask[np.isin(self.catalog.group, groups[groups >= 0])] = False
 
-    def rank(
-        self, sources: Sequence[Source], allowed: Mask, ask: Ask, chosen: Chosen, row: Placement | None = None
-    ) -> bool:
-        """Append the best of what the sources propose among the allowed; whether they may know more.
+    def standing(
+        self, sources: Sequence[Source], allowed: Mask, ask: Ask, row: Placement | None = None
+    ) -> Standing:
+        """What the sources propose among the allowed, best first.
 
         The best by the ranker of `row`, where there is one, else by the weighted sum of the sources' scores.
         """
@@ -241,31 +443,75 @@ class Engine:
         parts = np.stack([s.weight * scaled(of) for s, of in zip(sources, scores, strict=True)])
         total = parts.sum(axis=0)
         ranker = self.ranker(row, ask) if row else None
+        lead = credited(proposed, parts, items)
+        boosts = kept(ask.rules, Boost)
         if row and ranker:
-            total = ranker.probability(self.signals(row, ask, items, scores))
-        best = (
-            top_k(total, ask.limit - len(chosen.items))
-            if not self.has_groups
-            else self.distinct(total, items)
+            best = None if boosts or picky(ask) else ask.limit
+            total = ranker.probability(self.signals(row, ask, items, scores), best)
+            parts = shared(total, parts, lead)
+        for boost in boosts:
+            by = np.where(self.shelf.where(boost.attribute, boost.values)[items], np.float32(boost.by), 1)
+            total, parts = total * by, parts * by
+        more = any(len(p) >= s.take > 0 for s, p in zip(sources, proposed, strict=True))
+        return Standing(items, total, lead, parts.T, more).at(top_k(total, len(total)))
+
+    def take(
+        self, found: Standing, sources: Sequence[Source], ask: Ask, chosen: Chosen, *, explain: bool
+    ) -> int:
+        """Append the best to the list, of each style group the best only; how many there were."""
+        best = self.pick(found, ask, chosen)
+        chosen.items += found.items[best].tolist()
+        chosen.scores += found.scores[best].tolist()
+        chosen.sources += [sources[lead] for lead in found.lead[best].tolist()]
+        names = [f"{source.model}:{source.asks}" for source in sources]
+        parts = (
+            found.parts[best].round(6).tolist() if explain and found.parts is not None else [()] * len(best)
         )
-        for place in best[: ask.limit - len(chosen.items)].tolist():
-            chosen.items.append(int(items[place]))
-            chosen.scores.append(float(total[place]))
-            source = credited(sources, proposed, parts[:, place], items[place])
-            chosen.sources.append(source)
-            names = [f"{source.model}:{source.asks}" for source in sources]
-            own = parts[:, place]
-            if ranker:
-                own = shared(float(total[place]), own, sources.index(source))
-            chosen.parts.append(dict(zip(names, own.round(6).tolist(), strict=True)))
-        return len(best) > 0 and any(len(p) >= s.take > 0 for s, p in zip(sources, proposed, strict=True))
+        chosen.parts += [dict(zip(names, of, strict=True)) if explain else None for of in parts]
+        chosen.filled += [False] * len(best)
+        return len(best)
+
+    def pick(self, found: Standing, ask: Ask, chosen: Chosen) -> Array:
+        """Places of what enters the list next, of each style group one, as far as rules about the whole list let it."""
+        places, free = self.distinct(found.items), ask.limit - len(chosen.items)
+        if not picky(ask):
+            return places[:free]
+        by = max((rule.by for rule in kept(ask.rules, Diverse)), default=0.0)
+        places = places[: max(POOL, 5 * free)] if by else places
+        items, scores = found.items[places], scaled(found.scores[places])
+        limits = [(self.shelf.code(rule.attribute), rule.count) for rule in kept(ask.rules, AtMost)]
+        held, near, picked = list(chosen.items), np.zeros(len(items), np.float32), list[int]()
+        vectors = self.vectors(items)
+        if by and held:
+            near = (vectors @ self.vectors(np.array(held)).T).max(axis=1)
+        while len(picked) < free:
+            worth = (1 - by) * scores - by * near
+            worth[picked] = -np.inf
+            for code, count in limits:
+                full, times = np.unique(code[held], return_counts=True)
+                worth[np.isin(code[items], full[(times >= count) & (full >= 0)])] = -np.inf
+            if not len(worth) or np.isneginf(worth.max()):
+                break
+            best = int(worth.argmax())
+            picked.append(best)
+            held.append(int(items[best]))
+            if by:
+                near = np.maximum(near, vectors @ vectors[best])
+        return places[picked]
+
+    def vectors(self, items: Array) -> Scores:
+        """Directions of items, by which they are alike: of the first fitted vectors that there are."""
+        known = [
+            model for model in self.models.values() if isinstance(model, Vectors) and model.items.shape[1]
+        ]
+        return unit(known[0].items[items]) if known else np.zeros((len(items), 1), np.float32)
 
     def candidates(
         self, sources: Sequence[Source], allowed: Mask, ask: Ask
     ) -> tuple[list[Array], Array, Scores]:
         """(what each source puts forward, the allowed of them, what each source thinks of these [sources, items])."""
         proposed = [self.propose(s, allowed, ask) if s.take else NOTHING[0] for s in sources]
-        items = np.unique(np.concatenate(proposed))
+        items = sorted_set(np.concatenate(proposed))
         items = items[allowed[items]]
         return proposed, items, np.stack([self.score(s, items, ask) for s in sources])
 
@@ -278,12 +524,13 @@ class Engine:
     def has_groups(self) -> bool:
         return bool(np.any(self.catalog.group >= 0))
 
-    def distinct(self, total: Scores, items: Array) -> Array:
-        """Places by score, of each style group the best only."""
-        order = top_k(total, len(total))
-        group = self.catalog.group[items[order]]
+    def distinct(self, items: Array) -> Array:
+        """Places of the first of each style group, in their order."""
+        if not self.has_groups:
+            return np.arange(len(items))
+        group = self.catalog.group[items]
         group = np.where(group < 0, -1 - np.arange(len(group)), group)
-        return order[np.sort(np.unique(group, return_index=True)[1])]
+        return np.sort(np.unique(group, return_index=True)[1])
 
     def propose(self, source: Source, allowed: Mask, ask: Ask) -> Array:
         """Items that a source puts forward, allowed or not, best first where that is known."""
@@ -336,7 +583,7 @@ class Engine:
 
     # --- telling --------------------------------------------------------------------------------------
 
-    def told(self, ask: Ask, chosen: Chosen, place: int, *, explain: bool) -> Recommendation:
+    def told(self, ask: Ask, chosen: Chosen, place: int) -> Recommendation:
         item, source = chosen.items[place], chosen.sources[place]
         because = self.because(source, item, ask)
         product = self.product(item)
@@ -348,8 +595,8 @@ class Engine:
             because=tuple(
                 Because(product_id=self.product_id(b), title=self.catalog.title[b]) for b in because
             ),
-            filled=place >= chosen.own,
-            parts=chosen.parts[place] if explain else None,
+            filled=chosen.filled[place],
+            parts=chosen.parts[place],
         )
 
     def product_id(self, item: int) -> str:
@@ -429,6 +676,11 @@ class Engine:
 
     # --- looking up -----------------------------------------------------------------------------------
 
+    def offered(self, product_id: str) -> Product | None:
+        """A product that may be recommended and is in stock; None for others."""
+        item = int(self.catalog.items.positions([product_id])[0])
+        return self.product(item) if item >= 0 and self.available[item] else None
+
     def order(self, customer_id: str | None, order_id: str | None) -> Order | None:
         """An order with its lines, a customer's latest where no id is given; None where it is unknown.
 
@@ -487,22 +739,29 @@ class Engine:
         return by[start[code] : start[code + 1]] if code >= 0 else np.array([item])
 
 
+def picky(ask: Ask) -> bool:
+    """Whether what a list holds already decides what may follow."""
+    return bool(kept(ask.rules, AtMost | Diverse))
+
+
 NEED_A_REASON = {key for key, text in STORIES.items() if "{because}" in text}
 
 
-def credited(sources: Sequence[Source], proposed: Sequence[Array], parts: Scores, item: int) -> Source:
-    """The source that scored an item highest; where none did above 0, the first that proposed it."""
-    if parts.max() > 0:
-        return sources[int(parts.argmax())]
-    return next(source for source, items in zip(sources, proposed, strict=True) if item in items)
+def credited(proposed: Sequence[Array], parts: Scores, items: Array) -> Array:
+    """Place of the source that scored each item highest; where none did above 0, of the first that proposed it."""
+    lead, unscored = parts.argmax(axis=0), np.flatnonzero(parts.max(axis=0, initial=0) <= 0)
+    if len(unscored):
+        lead[unscored] = np.stack([np.isin(items[unscored], of) for of in proposed]).argmax(axis=0)
+    return lead
 
 
-def shared(total: float, parts: Scores, leader: int) -> Scores:
-    """A ranker's score shared out by the sources' weighted parts; the leader has all where these are nothing."""
-    whole = float(parts.sum())
-    if whole > 0:
-        return total / whole * parts
-    return np.where(np.arange(len(parts)) == leader, np.float32(total), 0).astype(np.float32)
+def shared(total: Scores, parts: Scores, lead: Array) -> Scores:
+    """A ranker's scores shared out by the sources' weighted parts [sources, items]; the leader has all where these
+    are nothing."""
+    whole = parts.sum(axis=0)
+    alone = np.arange(len(parts))[:, None] == lead
+    share = np.divide(parts, whole, out=alone.astype(parts.dtype), where=whole > 0)
+    return share * total
 
 
 def scaled(scores: Scores) -> Scores:
@@ -582,3 +841,4 @@ def only(mask: Mask, groups: list[Array]) -> None:
 RULES: Mapping[str, Callable[[Engine, Ask, Mask], None]] = {
     rule.__name__: rule for rule in (not_owned, owned, same_need, dearer, no_substitutes, complements_only)
 }
+assert tuple(RULES) == ELIGIBLE

@@ -5,12 +5,30 @@ ranker, or by the weighted sum of the sources' scores where there is none; where
 by step with one growing exclude-set.
 """
 
-from collections.abc import Mapping
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from serving.rules import Rules
+
+STRICT = ConfigDict(extra="forbid")
 Asks = Literal["customer", "products", "nobody"]
+FILE = "placements.toml"  # in a shop's home
+HABIT_ORDERS = 2  # for one need that make a habit
 PRICE_STEP = (1.10, 4.0)  # how much dearer a step up may be
+ELIGIBLE = (
+    "not_owned",
+    "owned",
+    "same_need",
+    "dearer",
+    "no_substitutes",
+    "complements_only",
+)  # by the engine's RULES
 
 
 @dataclass(frozen=True)
@@ -20,6 +38,8 @@ class Source:
     weight: of its scores, scaled to 0..1 among the candidates. take: how many it proposes; 0, it only scores.
     story: a key of STORIES.
     """
+
+    __pydantic_config__ = STRICT
 
     model: str
     asks: Asks
@@ -32,16 +52,25 @@ class Source:
 class Step:
     """One step of a fill: a source and the rules that hold for it."""
 
+    __pydantic_config__ = STRICT
+
     source: Source
     rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Placement:
-    """rules: names in RULES of the engine, for the placement's own sources.
+    """rules: names in RULES of the engine, for the placement's own sources. policy: rules over the catalogue for
+    the whole list, its fill included. cache_seconds: how long a list may be kept by who asked. like: the placement
+    whose ranker ranks this one, where both have the same sources. worth: what the own sources give is an offer only
+    where this customer is at least so many times as likely to take one as customers are on average, by what the
+    ranker `<name>.worth` learned, and is flagged as filled elsewhere; None: always an offer. It was learned of
+    customers with a habit in the need of one product, and says nothing of others.
 
     What is unavailable, excluded by the request or asked about is never in any list, filled or not.
     """
+
+    __pydantic_config__ = STRICT
 
     name: str
     about: str
@@ -51,6 +80,10 @@ class Placement:
     fill: tuple[Step, ...] = ()
     limit: int = 10
     complements_only: bool = False
+    policy: Rules = ()
+    cache_seconds: int = 0
+    like: str = ""
+    worth: float | None = None
 
     @property
     def models(self) -> set[str]:
@@ -123,6 +156,7 @@ PLACEMENTS: Mapping[str, Placement] = {
                 Source("copurchase", "products", "step_up", weight=0.1),
             ),
             rules=("not_owned", "dearer"),
+            worth=1.0,
             fill=(
                 Step(Source("popular", "nobody", "same_need"), ("not_owned", "same_need")),
                 Step(Source("als", "customer", "taste"), ("not_owned",)),
@@ -170,3 +204,85 @@ PLACEMENTS: Mapping[str, Placement] = {
 def models_in_use(placements: Mapping[str, Placement]) -> set[str]:
     """Names of the recipes that some placement asks."""
     return set().union(*(p.models for p in placements.values()))
+
+
+# --- a shop's own table ------------------------------------------------------------------------------------
+
+
+class PlacementsError(ValueError):
+    """A file of placements that is not understood: names the file, the line and the way out."""
+
+
+def read_placements(path: Path, base: Mapping[str, Placement]) -> Mapping[str, Placement]:
+    """`base` with what the file at `path` changes and adds; `base` itself where there is no such file.
+
+    A table names a placement: of a known one the keys replace what stands there; a new one is `like` a known one.
+    """
+    if not path.exists():
+        return base
+    text = path.read_text(encoding="utf-8")
+    try:
+        given = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PlacementsError(f"{path}: {error}") from error
+    found = dict(base)
+    for name, keys in given.items():
+        found[name] = changed(path, text, name, keys, found)
+    return found
+
+
+def changed(path: Path, text: str, name: str, keys: object, known: Mapping[str, Placement]) -> Placement:
+    def fault(place: Sequence[str | int], says: str) -> PlacementsError:
+        steps = [step for step in (name, *place) if isinstance(step, str)]
+        return PlacementsError(f"{path}, line {line_of(text, (name, *place))}: {'.'.join(steps)}: {says}")
+
+    if not isinstance(keys, dict):
+        raise fault((), f"write a table, [{name}], with keys under it")
+    if not NAME.fullmatch(name):
+        raise fault((), "a name is lower-case letters, digits and _, as it stands in a path")
+    like = keys.get("like", known[name].like if name in known else None)
+    if name not in known and like not in known:
+        raise fault((), f"a new placement is `like` a known one: {', '.join(known)}")
+    start = vars(known[name if name in known else str(like)])
+    try:
+        made = PLACEMENT.validate_python({**start, **keys, "name": name, "like": like or ""})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise fault(first["loc"], first["msg"]) from error
+    models = set().union(*(p.models for p in known.values()))
+    for source in (*made.sources, *(step.source for step in made.fill)):
+        if source.story not in STORIES:
+            raise fault(("sources",), f"there is no story {source.story!r}; known: {', '.join(STORIES)}")
+        if source.model not in models:
+            raise fault(
+                ("sources",), f"there is no model {source.model!r}; known: {', '.join(sorted(models))}"
+            )
+    for rule in (*made.rules, *(rule for step in made.fill for rule in step.rules)):
+        if rule not in ELIGIBLE:
+            raise fault(("rules",), f"there is no rule {rule!r}; known: {', '.join(ELIGIBLE)}")
+    return made
+
+
+def line_of(text: str, place: Sequence[str | int]) -> int:
+    """The line on which the deepest known part of a place stands: (placement, key, number, key …)."""
+    lines: dict[tuple[str | int, ...], int] = {}
+    table: tuple[str | int, ...] = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := HEADER.match(line):
+            table = tuple(part.strip().strip("\"'") for part in header[2].split("."))
+            if header[1] == "[[":
+                lines.setdefault(table, number)
+                table = (*table, sum(known[:-1] == table and isinstance(known[-1], int) for known in lines))
+            lines[table] = number
+        elif key := KEY.match(line):
+            lines.setdefault((*table, key[1]), number)
+    found: tuple[str | int, ...] = ()
+    for step in place:  # some steps of an error are no keys, as the kind of a rule
+        found = (*found, step) if (*found, step) in lines else found
+    return lines.get(found, 1)
+
+
+PLACEMENT = TypeAdapter(Placement)
+NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
+HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
+KEY = re.compile(r"\s*[\"']?([A-Za-z0-9_-]+)[\"']?\s*=")

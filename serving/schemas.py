@@ -4,8 +4,11 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
+
+from serving.rules import Rules
+from serving.wire import Wire
 
 MAX_LIMIT = 100
 MAX_IDS = 500
@@ -33,14 +36,13 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Moment = Annotated[datetime, BeforeValidator(in_words), AfterValidator(in_utc)]
 
 
-class Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class RecommendRequest(Wire):
     """All fields may be missing: a stranger with an empty basket gets a list too."""
 
     customer_id: Id | None = None
+    customer_token: str | None = Field(
+        None, max_length=2000, description="in its place, from a browser: a token that the shop's server made"
+    )
     product_ids: tuple[Id, ...] = Field(
         (), max_length=MAX_IDS, description="the product looked at, or the basket"
     )
@@ -52,7 +54,10 @@ class RecommendRequest(Wire):
     complements_only: bool | None = Field(
         None, strict=True, description="bar every need that product_ids serve; missing: the placement's own"
     )
-    explain: bool = Field(False, strict=True, description="add what each source scored")
+    rules: Rules = Field((), description="over the catalogue, beside the placement's own policy")
+    explain: bool = Field(
+        False, strict=True, description="add what each source scored and what each rule removed"
+    )
 
 
 class Because(Wire):
@@ -80,6 +85,20 @@ class RecommendResponse(Wire):
     model_version: str
     placement: str
     items: tuple[Recommendation, ...]
+    fallback_share: float = Field(
+        0.0, description="share of the list that its placement's own sources did not give"
+    )
+    removed: dict[str, int] | None = Field(
+        None, description="with explain: how many products each rule took out, one after the other"
+    )
+
+
+class MessageAnswer(Wire):
+    subject: str
+    html: str
+    text: str
+    recommendation_ids: tuple[str, ...]
+    lists: tuple[RecommendResponse, ...]
 
 
 class FieldError(Wire):
@@ -92,14 +111,6 @@ class ErrorBody(Wire):
 
     error: str
     fields: tuple[FieldError, ...] = ()
-
-
-class RequestError(ValueError):
-    """A request that cannot be answered: names the field, says the way out. Answered as 400 or 404."""
-
-    def __init__(self, field: str, message: str, status: int = 400) -> None:
-        super().__init__(f"{field}: {message}")
-        self.field, self.message, self.status = field, message, status
 
 
 JsonObject = dict[str, Any]

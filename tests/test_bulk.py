@@ -13,7 +13,8 @@ import tiny
 from serving import bulk
 from serving.bulk import BulkError, everybody, queries, write_lists
 from serving.engine import Engine
-from serving.schemas import RecommendRequest, RequestError
+from serving.schemas import RecommendRequest
+from serving.wire import RequestError
 
 COLUMNS = ["rank", "product_id", "title", "price", "url", "image_url", "score", "story", "recommendation_id"]
 FORMATS = ("parquet", "ndjson")

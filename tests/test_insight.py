@@ -9,7 +9,20 @@ from numpy.typing import NDArray
 
 from serving.placements import PLACEMENTS
 from serving.ranker import columns_of
-from training.insight import BLOCKS, Bin, Insight, binned, enough, gains, grouped, insight, log_loss, telling
+from training.insight import (
+    BLOCKS,
+    OFFERS,
+    Bin,
+    Insight,
+    binned,
+    enough,
+    gains,
+    grouped,
+    insight,
+    log_loss,
+    pooled,
+    telling,
+)
 
 ROW = PLACEMENTS["next_best"]
 NAMES = columns_of(ROW)
@@ -22,6 +35,7 @@ class Greedy:
     def __init__(self) -> None:
         gain = np.zeros(len(NAMES))
         gain[[PRICE, NAMES.index("als.customer")]] = 3, 1
+        self.columns = NAMES
         self.model = SimpleNamespace(feature_importance=lambda kind: gain if kind == "gain" else None)
 
     def probability(self, x: NDArray[Any]) -> NDArray[np.float32]:
@@ -70,9 +84,16 @@ def test_log_loss_by_hand() -> None:
 
 @pytest.mark.parametrize("name", PLACEMENTS)
 def test_every_column_is_in_one_group(name: str) -> None:
-    groups = grouped(PLACEMENTS[name])
+    groups = grouped(columns_of(PLACEMENTS[name]), PLACEMENTS[name])
     assert sorted(n for of in groups.values() for n in of) == list(range(len(columns_of(PLACEMENTS[name]))))
     assert len(groups.keys() - set(BLOCKS.values())) == len(PLACEMENTS[name].sources)
+
+
+def test_questions_of_one_candidate_are_looked_at_together() -> None:
+    one = [(np.full((1, 2), n, np.float32), np.array([n % 2 == 0])) for n in range(OFFERS + 1)]
+    first, last = pooled(one)
+    assert first[0][:, 0].tolist() == list(range(OFFERS)) and last[0][:, 0].tolist() == [OFFERS]
+    assert first[1].tolist() == [n % 2 == 0 for n in range(OFFERS)]
 
 
 def test_what_decides_is_lost_by_shuffling_and_nothing_else_is() -> None:

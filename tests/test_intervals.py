@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from training import intervals
-from training.intervals import Interval, interval, paired_interval
+from training.intervals import Interval, auc_interval, interval, paired_interval
 
 FIGURES = st.floats(0, 1, width=32)
 
@@ -106,3 +106,33 @@ def test_what_cannot_be_compared_is_refused(a: list[float], b: list[float], says
 
 def test_it_prints_for_people() -> None:
     assert str(Interval(-0.002, -0.006, 0.002)) == "−0.0020 [−0.0060, 0.0020]"
+
+
+@pytest.mark.parametrize(
+    ("scores", "right", "expected"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1], 1.0),
+        ([0.4, 0.3, 0.2, 0.1], [0, 0, 1, 1], 0.0),
+        ([0.1, 0.3, 0.2, 0.4], [0, 0, 1, 1], 3 / 4),
+        ([0.5, 0.5, 0.5, 0.5], [0, 0, 1, 1], 1 / 2),
+        ([0.1, 0.5, 0.5], [0, 0, 1], 3 / 4),
+        ([0.1, 0.9], [1, 1], 1 / 2),
+    ],
+)
+def test_auc_by_hand(scores: list[float], right: list[int], expected: float) -> None:
+    found = auc_interval(scores, right, range(len(scores)), seed=1, resamples=20)
+    assert found.mean == pytest.approx(expected)
+    assert 0 <= found.low <= found.high <= 1
+
+
+def test_the_interval_of_auc_draws_customers_with_all_of_their_questions() -> None:
+    rng = np.random.default_rng(4)
+    right = rng.random(2_000) < 0.2
+    scores = right + rng.normal(0, 1, 2_000)
+    apart = auc_interval(scores, right, np.arange(2_000), seed=1, resamples=200)
+    together = auc_interval(
+        np.tile(scores, 4), np.tile(right, 4), np.tile(np.arange(2_000), 4), seed=1, resamples=200
+    )
+    assert apart.low < apart.mean < apart.high
+    for name in ("mean", "low", "high"):
+        assert getattr(apart, name) == pytest.approx(getattr(together, name), abs=1e-9)

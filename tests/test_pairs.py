@@ -83,6 +83,25 @@ def test_what_a_product_has_to_do_with_a_basket() -> None:
     assert nothing["basket.size"] == 0 and np.isnan(nothing["basket.price"])
 
 
+def test_what_may_be_offered_in_the_place_of_a_product() -> None:
+    """Of the three who bought of bakery in 28 days, ann has rolls and bob bread. ann chose bread, bread and rolls for
+    it, the rolls anew, at 2, 2 and 4."""
+    data, made = pairs(*BOUGHT)
+    bread, rolls = data.catalog.items.positions(["bread", "rolls"]).tolist()
+    ann, bob = data.interactions.customers.positions(["ann", "bob"]).tolist()
+    names = columns(offer=True)
+    found = dict(zip(names, made.offer(ann, bread, np.array([rolls]))[0].tolist(), strict=True))
+    np.testing.assert_array_equal(
+        made.offer(ann, bread, np.array([rolls]))[:, :-4], made.of(ann, np.array([bread]))
+    )
+    assert found["offer.offered"] == pytest.approx(np.log(2))
+    assert found["offer.share"] == pytest.approx(1 / 3)
+    assert found["offer.paid"] == pytest.approx((1 + 1 + 2) / 3)
+    assert found["offer.novelty"] == pytest.approx(1 / 3)
+    nothing = dict(zip(names, made.offer(bob, bread, np.array([], np.int64))[0].tolist(), strict=True))
+    assert [nothing[f"offer.{n}"] for n in ("offered", "share", "paid", "novelty")] == [0, 0, 1, 0]
+
+
 def test_many_are_told_like_one_after_the_other() -> None:
     data, made = pairs(*BOUGHT)
     items = np.arange(len(data.catalog))

@@ -2,11 +2,23 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from serving.engine import RULES
-from serving.placements import PLACEMENTS, POPULAR, STORIES, Placement, Source, Step, models_in_use
+from serving.placements import (
+    PLACEMENTS,
+    POPULAR,
+    STORIES,
+    Placement,
+    PlacementsError,
+    Source,
+    Step,
+    models_in_use,
+    read_placements,
+)
 from serving.schemas import MAX_LIMIT
 from training.models import RECIPES
 from training.models.copurchase import CoPurchase
@@ -81,3 +93,82 @@ def test_only_models_in_use_are_fitted() -> None:
     filled = Placement("own", "", (), (POPULAR,), fill=(Step(Source("als", "customer", "taste")),))
     assert models_in_use({"own": filled}) == {"popular", "als"}
     assert isinstance(RECIPES["rhythm"], Rhythm) and isinstance(RECIPES["copurchase"], CoPurchase)
+
+
+# --- a shop's own table ------------------------------------------------------------------------------------
+
+OWN = """
+# what our shop does otherwise
+[next_best]
+limit = 6
+cache_seconds = 60
+[[next_best.policy]]
+rule = "at_most"
+attribute = "brand"
+count = 2
+[[next_best.policy]]
+rule = "exclude"
+attribute = "category"
+values = ["home"]
+
+[cart]
+like = "cross_sell"
+about = "beside the cart"
+complements_only = true
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "placements.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_shops_own_table_changes_and_adds(tmp_path: Path) -> None:
+    found = read_placements(written(tmp_path, OWN), PLACEMENTS)
+    assert found.keys() == {*PLACEMENTS, "cart"}
+    row = found["next_best"]
+    assert (row.limit, row.cache_seconds, [rule.rule for rule in row.policy]) == (
+        6,
+        60,
+        ["at_most", "exclude"],
+    )
+    assert row.sources == PLACEMENTS["next_best"].sources
+    assert found["cart"] == replace(
+        PLACEMENTS["cross_sell"],
+        name="cart",
+        like="cross_sell",
+        about="beside the cart",
+        complements_only=True,
+    )
+    assert found["upsell"] is PLACEMENTS["upsell"]
+    assert read_placements(tmp_path / "none.toml", PLACEMENTS) is PLACEMENTS
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "said"),
+    [
+        (("limit = 6", "limit = 'six'"), 4, "next_best.limit: .*integer"),
+        (("limit = 6", "limmit = 6"), 4, "next_best.limmit"),
+        (("count = 2", "count = 0"), 9, r"next_best.policy.*count"),
+        (('values = ["home"]', 'value = ["home"]'), 10, "next_best.policy.*values: Field required"),
+        (('like = "cross_sell"', 'like = "cross"'), 15, "cart: a new placement is `like` a known one: .*upsell"),
+        (("[cart]", "[Cart!]"), 15, "Expected"),
+        (("complements_only = true", "rules = ['nothing']"), 18, "there is no rule 'nothing'; known: not_owned"),
+        (
+            ("complements_only = true", "sources = [{model = 'mind', asks = 'customer', story = 'again'}]"),
+            18, "cart.sources: there is no model 'mind'; known: als",
+        ),
+        (
+            ("complements_only = true", "sources = [{model = 'als', asks = 'customer', story = 'tale'}]"),
+            18, "cart.sources: there is no story 'tale'",
+        ),
+        (("limit = 6", "limit = "), 4, "Invalid value"),
+        (("[cart]", '["Cart!"]'), 15, "a name is lower-case"),
+    ],
+)  # fmt: skip
+def test_a_table_that_is_wrong_is_explained_by_its_line(
+    tmp_path: Path, change: tuple[str, str], line: int, said: str
+) -> None:
+    with pytest.raises(PlacementsError, match=rf"(line {line}\b.*({said}))|(({said}).*line {line}\b)"):
+        read_placements(written(tmp_path, OWN.replace(*change)), PLACEMENTS)

@@ -7,6 +7,7 @@ bundles must be the same, and so must every list. That the comparison is not bli
 import csv
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,10 +29,11 @@ from features.sources import load
 from serving.bundle import save_data
 from serving.engine import Engine
 from serving.placements import PLACEMENTS
+from serving.ranker import columns_for
 from serving.schemas import RecommendRequest
 from training import jobs, train
 from training.split import Data, cut
-from training.train import Plan, Side, seal, sides_of
+from training.train import Plan, Side, rank_ahead, seal, sides_of, silent
 
 CUTOFF = datetime(2017, 12, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -166,8 +168,12 @@ def bundle_of(home: Path, work: Path) -> None:
     later = jobs.Later(past.folder, past.until, label.until, past.until)
     for name, ranking in label.rankings.items():
         jobs.examples(label.folder, later, name, ranking, work / f"{name}.npz")
-        jobs.learn([work / f"{name}.npz"], full.folder, full.placements[name], ranking)
+        jobs.learn([work / f"{name}.npz"], full.folder, name, columns_for(name, full.placements), ranking)
     assert list(full.folder.glob("*.ranker.txt"))
+    seal(full, version="1", metrics={}, **about)
+    with ThreadPoolExecutor(1) as pool:
+        rank_ahead(pool, full, silent)
+    assert list(full.folder.glob("*.ranked.npy"))
     seal(full, version="1", metrics={}, **about)
 
 

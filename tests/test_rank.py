@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from tiny import GROCER, GROCERIES, UNTIL
 from features.interactions import seconds
 from serving.bundle import BundleError
 from serving.engine import Chosen, Engine
-from serving.ranker import BEST, columns_of, load_rankers, score_columns
+from serving.fitted import top_k
+from serving.ranker import BEST, LEEWAY, columns_for, columns_of, load_rankers, score_columns
 from serving.schemas import RecommendRequest
+from training.evaluate import audit, lifted
 from training.rank import RANKINGS, Ranking, examples, label_cutoffs, learn, save_examples
-from training.split import Future
+from training.split import AUDITS, Future
 
 WINDOW: tuple[tiny.Basket, ...] = (
     ("anna", "20", 60, "bread soap rolls"), ("bert", "21", 65, "butter bread"), ("carl", "22", 70, "milk towel"),
@@ -81,6 +84,19 @@ def test_wrong_answers_left_out_do_not_raise_the_odds() -> None:
         assert found[part].mean() == pytest.approx(y[part].mean(), rel=0.12)
 
 
+def test_the_best_of_a_long_list_are_found_without_showing_every_tree_to_all() -> None:
+    """They are as likely as the best by all trees, told exactly, and nothing cut short passes them."""
+    x, y = made_up(3_000)
+    ranker = replace(PLAIN, rounds=120, rate=0.06, leaves=15, least=20).fit(x, y, NAMES)
+    exact, quick = ranker.probability(x), ranker.probability(x, 10)
+    best = top_k(exact, 10)
+    assert exact[top_k(quick, 10)].mean() == pytest.approx(exact[best].mean(), rel=0.01)
+    sure = top_k(quick, 10 + LEEWAY)
+    np.testing.assert_allclose(quick[sure], exact[sure], rtol=1e-6)
+    assert np.delete(quick, sure).max() < quick[sure].min() and quick.min() >= 0
+    np.testing.assert_array_equal(ranker.probability(x[:40], 10), exact[:40])
+
+
 def test_scores_are_told_plainly_and_over_the_51st_best() -> None:
     scores = np.array([np.arange(60), np.zeros(60)], np.float32)
     found = score_columns(scores)
@@ -91,15 +107,20 @@ def test_scores_are_told_plainly_and_over_the_51st_best() -> None:
     assert score_columns(scores[:, :0]).shape == (0, 4)
 
 
-@pytest.mark.parametrize("placement", RANKINGS)
+@pytest.mark.parametrize("name", RANKINGS)
 def test_examples_are_the_engines_own_candidates_value_for_value(
-    engine: Engine, later: Future, placement: str
+    engine: Engine, later: Future, name: str
 ) -> None:
     """The first question's rows are what a request through the engine would look at."""
-    x, y = examples(engine, placement, later, PLAIN)
-    row = engine.placements[placement]
-    assert x.shape[1] == len(columns_of(row)) and x.dtype == np.float32
-    if placement == "next_best":
+    x, y = examples(engine, name, later, PLAIN)
+    assert x.shape == (len(y), len(columns_for(name, engine.placements))) and x.dtype == np.float32
+    if name == "upsell.worth":
+        row = engine.placements["upsell"]
+        anna = engine.ask(row, RecommendRequest(customer_id="anna", product_ids=("bread",)))
+        np.testing.assert_array_equal(x[[0]], engine.offer_signals(row, anna))
+        assert y[0]  # rolls lie beside her bread
+    if name == "next_best":
+        row = engine.placements[name]
         ask = engine.ask(row, RecommendRequest(customer_id="anna"))
         _, items, scores = engine.candidates(row.sources, engine.allowed(row.rules, ask, Chosen()), ask)
         np.testing.assert_array_equal(x[: len(items)], engine.signals(row, ask, items, scores))
@@ -133,7 +154,7 @@ def test_windows_lie_one_before_the_other_with_a_past_before_each() -> None:
 def test_too_few_right_answers_teach_nothing(engine: Engine, later: Future, tmp_path: Path) -> None:
     x, y = examples(engine, "next_best", later, PLAIN)
     save_examples(tmp_path / "x.npz", x, y)
-    assert learn([tmp_path / "x.npz"], engine.placements["next_best"], PLAIN) is None
+    assert learn([tmp_path / "x.npz"], columns_of(engine.placements["next_best"]), PLAIN) is None
 
 
 @pytest.fixture
@@ -157,6 +178,43 @@ def test_a_ranker_orders_the_list_and_its_score_is_a_probability(engine: Engine,
     plain = [i for i in engine.recommend("next_best", asked, at=UNTIL).items if not i.filled]
     assert {i.product_id for i in own} == {i.product_id for i in plain}
     assert [i.product_id for i in own] != [i.product_id for i in plain]
+
+
+@pytest.fixture
+def published(ranked: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """The engine with every customer's ranking made beforehand, of three items at most."""
+    monkeypatch.setattr("serving.engine.PUBLISHED", 3)
+    customers = range(len(ranked.history.customers))
+    table = np.array([ranked.ranking("next_best", c) for c in customers])
+    return Engine(replace(ranked.bundle, rankings={"next_best": table}))
+
+
+@pytest.mark.parametrize("explain", [False, True])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"limit": 1}, {"limit": 2}, {"limit": 3}, {"limit": 4}, {"limit": 2, "exclude": ["bread"]},
+        {"limit": 2, "product_ids": ["milk"]}, {"limit": 5, "exclude": ["bread", "milk"]},
+        {"limit": 2, "product_ids": ["milk"], "complements_only": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_ranking_made_beforehand_gives_the_list_that_would_be_made_now(
+    ranked: Engine, published: Engine, asked: dict[str, Any], explain: bool
+) -> None:
+    """Whatever is excluded or explained; where too little of the ranking is left, the list is made now."""
+    for customer in ("anna", "bert", "carl", "dora", "emil", "nobody", None):
+        request = RecommendRequest(customer_id=customer, explain=explain, **asked)
+        lists = [e.recommend("next_best", request, at=UNTIL).model_dump() for e in (ranked, published)]
+        assert lists[0] == lists[1]
+
+
+def test_a_ranking_made_beforehand_is_what_is_read(published: Engine) -> None:
+    table = published.bundle.rankings["next_best"].copy()
+    table["score"][:, 0] = 0.875
+    shop = Engine(replace(published.bundle, rankings={"next_best": table}))
+    asked = RecommendRequest(customer_id="anna", limit=2)
+    assert shop.recommend("next_best", asked, at=UNTIL).items[0].score == 0.875
 
 
 def test_a_stranger_is_not_ranked_by_what_is_known_of_customers(engine: Engine, ranked: Engine) -> None:
@@ -209,3 +267,75 @@ def test_what_no_source_knows_anything_of_is_ranked_and_told(tmp_path: Path) -> 
         assert comet.source != "rhythm" and "last on" not in comet.story
         for item in items:
             assert sum((item.parts or {}).values()) == pytest.approx(item.score, abs=1e-5)
+
+
+# --- whether there is to be an offer at all -----------------------------------------------------------------
+
+HABITS: tuple[tiny.Basket, ...] = (*GROCERIES, ("fred", "40", 30, "bread milk"), ("fred", "41", 50, "bread"))
+
+
+@pytest.fixture(scope="module")
+def decided(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """An engine that holds a step up worthwhile for who ordered three times and more; on average, in two of five."""
+    plain = Engine(tiny.bundle(tmp_path_factory.mktemp("worth") / "1", HABITS, GROCER))
+    names = columns_for("upsell.worth", plain.placements)
+    x = np.full((1_000, len(names)), np.nan, np.float32)
+    x[:, names.index("customer.orders")] = orders = np.arange(1_000) % 5 + 1
+    ranker = replace(PLAIN, rounds=200).fit(x, orders >= 3, names)
+    assert ranker.base == pytest.approx(3 / 5)
+    return Engine(replace(plain.bundle, rankers={"upsell.worth": replace(ranker, base=2 / 5)}))
+
+
+def own(engine: Engine, customer: str | None, *products: str) -> list[str]:
+    asked = RecommendRequest(customer_id=customer, product_ids=products)
+    items = engine.recommend("upsell", asked, at=UNTIL).items
+    assert len(items) == len({i.product_id for i in items}) > 0
+    return [i.product_id for i in items if not i.filled]
+
+
+def test_a_step_up_is_offered_to_whom_it_is_likely_to_please(decided: Engine) -> None:
+    """anna ordered bread three times; fred did so twice: his list is the same as ever, flagged as filled."""
+    assert own(decided, "anna", "bread") and not own(decided, "fred", "bread")
+    always = lifted(decided, next(row for row in AUDITS if row.task == "step_up"))
+    asked = RecommendRequest(customer_id="fred", product_ids=("bread",))
+    lists = [e.recommend("upsell", asked, at=UNTIL) for e in (decided, always)]
+    mine, ever = ([i.product_id for i in found.items] for found in lists)
+    assert mine == ever
+    assert lists[0].fallback_share == 1 > lists[1].fallback_share
+
+
+def test_who_was_not_taught_gets_an_offer(decided: Engine) -> None:
+    """A stranger, several products, and a need without a habit: dora bought bread of any kind once."""
+    assert (
+        own(decided, None, "bread")
+        and own(decided, "fred", "bread", "milk")
+        and own(decided, "dora", "bread")
+    )
+
+
+@pytest.mark.parametrize(("worth", "offered"), [(None, True), (0.0, True), (1.0, False), (9.0, False)])
+def test_how_likely_it_must_be_is_the_placements(decided: Engine, worth: float | None, offered: bool) -> None:
+    rows = {**decided.placements, "upsell": replace(decided.placements["upsell"], worth=worth)}
+    manifest = decided.bundle.manifest.model_copy(update={"placements": rows})
+    shop = Engine(replace(decided.bundle, manifest=manifest))
+    assert bool(own(shop, "fred", "bread")) is offered
+    assert bool(own(shop, "anna", "bread")) is (worth != 9.0)
+
+
+def test_the_audit_of_offers_by_hand(decided: Engine) -> None:
+    """Both buy bread again, anna with rolls beside it: who was offered something took it, who was not did not."""
+    row = next(row for row in AUDITS if row.judges == "offer")
+    window: tuple[tiny.Basket, ...] = (("anna", "50", 60, "bread rolls"), ("fred", "51", 60, "bread"))
+    later = tiny.future(decided.bundle, [*HABITS, *window], GROCER)
+    found = audit(decided, row, later, at=UNTIL, seed=7)
+    assert found is not None and len(found.answers.task) == 2
+    told = {name: found.figures[name] for name in ("auc", "offered", "precision", "lift", "accuracy")}
+    assert told == {"auc": 1, "offered": 1 / 2, "precision": 1, "lift": 2, "accuracy": 1}
+    assert found.figure_name == "auc" and found.figures["violations"] == 0
+
+
+def test_a_list_of_steps_that_were_taken_is_judged_with_every_offer_made(decided: Engine) -> None:
+    """Rows of steps lift the decision: what they measure is the ranking of what could be offered."""
+    for row in AUDITS:
+        if row.task.startswith("step_up"):
+            assert own(lifted(decided, row), "fred", "bread")

@@ -342,7 +342,11 @@ def test_left_out_rows_do_not_count_towards_the_limit(home: Home) -> None:
     ("name", "data", "said"),
     [
         ("in.parquet", b"PAR1", "in.parquet cannot be read"),
-        ("in.csv.gz", gzip.compress(HEADER.encode() + ROWS.encode() * 9, mtime=0)[:-12], "in.csv.gz cannot be read"),
+        (
+            "in.csv.gz",
+            gzip.compress(HEADER.encode() + ROWS.encode() * 9, mtime=0)[:-12],
+            "in.csv.gz cannot be read",
+        ),
         ("in.csv", b"at,who,what,basket\n", "columns.quantity reads the column 'n', which .* does not have"),
         (
             "in.csv",

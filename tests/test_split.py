@@ -1,6 +1,7 @@
 """The questions that a future answers, on events that can be counted by hand. The past ends on day 58.5."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -15,6 +16,7 @@ from training.split import (
     Future,
     Task,
     baskets,
+    chances,
     habits,
     natural_rank,
     novel,
@@ -237,6 +239,16 @@ def test_a_step_is_a_tenth_dearer(price: float, is_step: bool) -> None:
     assert bool(len(steps_up(made, future))) is is_step
 
 
+def test_every_habit_that_is_served_again_is_a_chance_with_the_step_that_was_taken() -> None:
+    past = (*TWICE, ("bert", "3", 0, "bread"), ("bert", "4", 20, "bread"), ("carl", "5", 0, "rolls"),
+            ("carl", "6", 20, "rolls"))  # fmt: skip
+    later = [("anna", "7", 60, "bread"), ("anna", "8", 61, "spelt"), ("bert", "9", 60, "gold milk")]
+    made, future = world(past, later)
+    task = chances(made, future)
+    assert [r.customer_id for r in task.requests] == ["anna", "bert"]
+    assert [t for _, t in named(made, task)] == [[], ["gold"]]
+
+
 # --- samples ----------------------------------------------------------------------------------------------
 
 
@@ -249,6 +261,11 @@ def test_a_sample_keeps_the_order_and_the_pairs() -> None:
     assert asked == [int(t[0]) for t in some.truth] == some.customer.tolist()
     assert [r.customer_id for r in sampled(task, 20, seed=7).requests] == [str(n) for n in asked]
     assert sampled(task, 50, seed=7) is task
+    # what a request may say besides changes nothing: figures of one version of the code and the next compare
+    ruled = RecommendRequest.model_validate({"rules": [{"rule": "diverse", "by": 0.5}]}).rules
+    asking = [r.model_copy(update={"rules": ruled}) for r in task.requests]
+    also = sampled(replace(task, requests=asking), 20, seed=7)
+    assert [r.customer_id for r in also.requests] == [str(n) for n in asked]
 
 
 def test_every_placement_is_asked_something() -> None:

@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from serving.schemas import RecommendRequest
 from training import jobs
 from training import train as module
 from training.models import Recipe, described
+from training.rank import Ranking
 from training.split import AUDITS
 from training.train import VALIDATION_DAYS, Side, TrainError, end_of, rival_of, train
 
@@ -249,7 +250,7 @@ def test_every_step_is_told_from_nothing_to_all(story: dict[str, Any]) -> None:
         steps.setdefault(what, []).append((done, of))
     assert list(steps) == [
         "fitting recipes", "gathering examples", "learning rankers", "learning the version's rankers",
-        "auditing placements", "comparing recipes", "drawing the card",
+        "ranking ahead", "auditing placements", "comparing recipes", "drawing the card",
     ]  # fmt: skip
     assert steps["auditing placements"] == [(n, len(AUDITS)) for n in range(len(AUDITS) + 1)]
 
@@ -451,6 +452,26 @@ def test_what_is_learned_from_lies_in_files(
         assert side.data is not None
         file = side.data.interactions.item.base
         assert isinstance(file, np.memmap) and Path(str(file.filename)).parent == side.folder
+
+
+def test_each_sides_rankers_learn_from_as_many_windows_as_they_ask_for(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A candidate in a hurry meets the champion's configuration at its full strength."""
+    (tmp_path / "history").symlink_to(home / "history")
+    manifest = read_manifest(home / "bundles" / "1")
+    thorough = manifest.model_copy(update={"rankings": {"next_best": asdict(Ranking(windows=3))}})
+    monkeypatch.setattr(module, "champion_of", lambda version, home: thorough)
+    names: list[str] = []
+
+    def stop(pool: object, making: list[Side], say: object) -> None:
+        names.extend(side.folder.name[: len("rival-label")] for side in making)
+        raise Enough
+
+    monkeypatch.setattr(module, "fit", stop)
+    with pytest.raises(Enough):
+        train(tmp_path, until=UNTIL, recipes=SMALL, rankings={"next_best": Ranking(windows=1)})
+    assert [sum(name.startswith(of) for name in names) for of in ("label", "rival-label")] == [1, 3]
 
 
 def hold(megabytes: int) -> int:

@@ -123,12 +123,13 @@ def results_of(bundle: Bundle, audits: Sequence[Audit], *, seed: int) -> Iterato
     history = np.array(["", *(name for _, name in HISTORY)])[np.append(place, 0)]
     top = top_levels(bundle)
     for a in audits:
-        who, values = a.answers.task.customer, a.answers.values(a.primary)
+        who, listed = a.answers.task.customer, a.primary in METRICS
+        values = a.answers.values(a.primary) if listed else np.empty(0)
         yield Result(
             a.name, a.primary, a.answers.task.k, len(a.answers.task), a.intervals, a.figures,
             tuple(Part(n, int((stage[who] == n).sum()), a.stages[n]) for n in ORDER if n in a.stages),
-            parts(history[who], values, who, ORDER, seed=seed),
-            by_category(top, a.answers, seed=seed),
+            parts(history[who], values, who, ORDER, seed=seed) if listed else (),
+            by_category(top, a.answers, seed=seed) if listed else (),
         )  # fmt: skip
 
 
@@ -273,7 +274,24 @@ def figures_section(card: Card) -> Section:
         )
         for r in card.results
     )
-    return Section("Figures by placement", says, (Table(("placement, task", *map(label, METRICS)), rows),))
+    tables = (Table(("placement, task", *map(label, METRICS)), rows), offers_table(card))
+    return Section("Figures by placement", says, tuple(t for t in tables if t.rows))
+
+
+def offers_table(card: Card) -> Table:
+    """Whom placements that decide whether to offer at all chose, and how many of these took a step."""
+    rows = tuple(
+        (
+            (r.name, f"{r.questions:,} questions"),
+            figure(r.intervals["auc"], judged=True),
+            *(figure(r.intervals[m]) if m in r.intervals else "–" for m in ("offered", "precision")),
+            number(r.figures["lift"]) if "lift" in r.figures else "–",
+        )
+        for r in card.results
+        if "auc" in r.intervals
+    )
+    head = ("placement, task", "AUC of who takes it", "share offered", "took it, of these", "over all")
+    return Table(head, rows, "Whom to offer")
 
 
 def baselines_section(card: Card) -> Section:

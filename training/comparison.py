@@ -83,7 +83,8 @@ def intervals_of(report: Mapping[str, Any]) -> dict[str, Interval]:
     """By the names that the manifest uses; accuracy is the placement's primary figure."""
     found: dict[str, Interval] = {}
     for place, figures in report.get("placements", {}).items():
-        spans = {name: Interval(**figures[name]) for name in METRICS if name in figures}
+        named = (*METRICS, figures["primary"])
+        spans = {name: Interval(**figures[name]) for name in named if name in figures}
         found |= {f"{place}.{name}": span for name, span in spans.items()}
         found[f"{place}.accuracy"] = spans[figures["primary"]]
     return found

@@ -14,7 +14,7 @@ from serving.engine import Chosen, Engine
 from serving.fitted import Candidates, Fitted, Neighbors, held_by, top_k
 from serving.index import recall
 from serving.schemas import RecommendRequest, RecommendResponse
-from training.intervals import Interval, clustered_interval
+from training.intervals import Interval, auc_interval, clustered_interval
 from training.split import Future, Row, Task, baskets, novel, purchases, sampled
 
 Hits = NDArray[np.bool_]
@@ -168,6 +168,10 @@ class Audit:
     def name(self) -> str:
         return f"{self.placement}.{self.task_name}"
 
+    @property
+    def figure_name(self) -> str:
+        return f"{self.primary}@{self.answers.task.k}" if self.primary in METRICS else self.primary
+
 
 def audit(
     engine: Engine, row: Row, future: Future, *, at: datetime, seed: int, most: int | None = None
@@ -177,7 +181,7 @@ def audit(
         return None
     task = row.make(engine.bundle, future)
     task = task if most is None else sampled(task, most, seed=seed)
-    return audit_task(lifted(engine, row), row, task, at=at, seed=seed) if len(task) else None
+    return KINDS[row.judges](lifted(engine, row), row, task, at=at, seed=seed) if len(task) else None
 
 
 def lifted(engine: Engine, row: Row) -> Engine:
@@ -186,8 +190,9 @@ def lifted(engine: Engine, row: Row) -> Engine:
         return engine
     own = engine.placements[row.placement]
     rules = tuple(rule for rule in own.rules if rule not in row.without)
+    worth = None if "worth" in row.without else own.worth
     other = copy(engine)
-    other.placements = {**engine.placements, row.placement: replace(own, rules=rules)}
+    other.placements = {**engine.placements, row.placement: replace(own, rules=rules, worth=worth)}
     return other
 
 
@@ -203,6 +208,38 @@ def audit_task(engine: Engine, row: Row, task: Task, *, at: datetime, seed: int)
     figures["accuracy"] = figures[row.primary]
     stages = by_stage(engine.bundle, answers, row.primary, seed=seed)
     return Audit(row.placement, row.task, row.primary, answers, figures, intervals, stages)
+
+
+def audit_offers(engine: Engine, row: Row, task: Task, *, at: datetime, seed: int) -> Audit:
+    """Whom a placement offers something: those who take it? Its lists are judged as they are, the filled apart.
+
+    auc: of the probability that the customer takes a step. offered: share of the questions that got an offer.
+    precision: share of these where a step was taken; lift: over the share in all questions.
+    """
+    made = audit_task(engine, replace(row, primary="hit_rate"), task, at=at, seed=seed)
+    asks = [engine.ask(engine.placements[row.placement], request) for request in task.requests]
+    own = engine.placements[row.placement]
+    likely = np.array([engine.likely(own, ask) or 0.0 for ask in asks])
+    offered = np.array([engine.worth(own, ask) for ask in asks], np.float64)
+    taken, who = made.answers.wanted > 0, task.customer
+    intervals = {"auc": auc_interval(likely, taken, who, seed=seed), **made.intervals}
+    intervals["offered"] = clustered_interval(offered, who, seed=seed)
+    figures = made.figures | {name: intervals[name].mean for name in ("auc", "offered")}
+    if offered.any() and taken.any():
+        got = offered > 0
+        intervals["precision"] = clustered_interval(taken[got].astype(float), who[got], seed=seed)
+        figures["precision"] = intervals["precision"].mean
+        figures["lift"] = figures["precision"] / float(taken.mean())
+    figures["accuracy"] = figures[row.primary]
+    stage = stage_of(engine.bundle, who)
+    stages = {
+        str(s): auc_interval(likely[stage == s], taken[stage == s], who[stage == s], seed=seed)
+        for s in np.unique(stage)
+    }
+    return replace(made, primary=row.primary, figures=figures, intervals=intervals, stages=stages)
+
+
+KINDS: Mapping[str, Callable[..., Audit]] = {"list": audit_task, "offer": audit_offers}
 
 
 def beside_accuracy(
@@ -277,11 +314,16 @@ def novel_share(bundle: Bundle, answers: Answers) -> float:
 
 def by_stage(bundle: Bundle, answers: Answers, metric: str, *, seed: int) -> dict[str, Interval]:
     """The primary figure by the customer's stage at the cutoff; strangers are prospects."""
-    stage = np.append(facts(bundle.interactions)["stage"].to_numpy(str), "prospect")[answers.task.customer]
+    stage = stage_of(bundle, answers.task.customer)
     values, who = answers.values(metric), answers.task.customer
     return {
         str(s): clustered_interval(values[stage == s], who[stage == s], seed=seed) for s in np.unique(stage)
     }
+
+
+def stage_of(bundle: Bundle, customer: NDArray[np.int32]) -> NDArray[np.str_]:
+    """The stage of each customer at the cutoff; −1 is a prospect."""
+    return np.append(facts(bundle.interactions)["stage"].to_numpy(str), "prospect")[customer]
 
 
 def index_recall(engine: Engine, *, seed: int) -> dict[str, float]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from serving.engine import Engine
 from serving.placements import Placement
-from serving.ranker import Ranker, columns_of
+from serving.ranker import WORTH, Ranker, ranked_by
 from training.evaluate import ndcg
 from training.intervals import Interval, interval
 from training.jobs import Later
@@ -20,6 +20,7 @@ from training.split import sampled, subset
 Array = NDArray[Any]
 QUESTIONS, CANDIDATES = 300, 100_000  # looked at, whichever is reached first
 SHUFFLED, SHUFFLED_CANDIDATES = 100, 40_000  # of them, as each group of columns is predicted anew
+OFFERS = 10  # so many questions of an offer are looked at together
 EDGES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # between bins of probability
 K = 10
 RESAMPLES = 500
@@ -33,6 +34,7 @@ BLOCKS = {
     "item": "the product",
     "pair": "customer and product, combined",
     "basket": "the basket",
+    "offer": "what may be offered",
 }
 
 
@@ -87,17 +89,27 @@ class Insight:
         return sum(b.n * b.bought for b in self.bins)
 
 
-def inspect(folder: Path, later: Later, placement: str, *, seed: int) -> Insight | None:
+def inspect(folder: Path, later: Later, name: str, *, seed: int) -> Insight | None:
     """Look at a bundle's ranker in a window that it has not seen; None where it has none, or nothing was asked."""
     engine = Engine.load(folder)
-    if (ranker := engine.rankers.get(placement)) is None:
+    if (ranker := engine.rankers.get(name)) is None:
         return None
-    row = engine.placements[placement]
-    task = sampled(LESSONS[placement](engine.bundle, later.future(engine.bundle)), QUESTIONS, seed=seed)
+    placement, aspect = ranked_by(name)
+    most = QUESTIONS * (OFFERS if aspect == WORTH else 1)
+    task = sampled(LESSONS[name](engine.bundle, later.future(engine.bundle)), most, seed=seed)
     rng = np.random.default_rng(seed)
     task = subset(task, task.truth, rng.permutation(len(task)))
-    asked = list(enough(one_by_one(engine, row, task, 1.0, rng)))
-    return insight(ranker, row, asked, seed=seed) if asked else None
+    asked = list(enough(one_by_one(engine, name, task, 1.0, rng)))
+    asked = pooled(asked) if aspect == WORTH else asked
+    return insight(ranker, engine.placements[placement], asked, seed=seed) if asked else None
+
+
+def pooled(asked: Sequence[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
+    """Each OFFERS questions as one: whether to offer is one candidate by itself, ranked against other customers'."""
+    return [
+        (np.concatenate([x for x, _ in part]), np.concatenate([y for _, y in part]))
+        for part in (asked[n : n + OFFERS] for n in range(0, len(asked), OFFERS))
+    ]
 
 
 def enough(asked: Iterator[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
@@ -131,7 +143,7 @@ def insight(ranker: Ranker, row: Placement, asked: Sequence[tuple[Array, Array]]
     gain = ranker.model.feature_importance("gain")
     shuffle = np.random.default_rng(seed).permutation(len(x))
     groups = []
-    for name, of in grouped(row).items():
+    for name, of in grouped(ranker.columns, row).items():
         other = x.copy()
         other[:, of] = x[shuffle][:, of]
         p = ranker.probability(other)
@@ -145,11 +157,11 @@ def insight(ranker: Ranker, row: Placement, asked: Sequence[tuple[Array, Array]]
 NONE = Interval(0.0, 0.0, 0.0)
 
 
-def grouped(row: Placement) -> dict[str, list[int]]:
+def grouped(columns: Sequence[str], row: Placement) -> dict[str, list[int]]:
     """Where the columns of each block, and of each source, stand."""
     sources = {f"{s.model}.{s.asks}": f"score of {s.model} ({s.asks})" for s in row.sources}
     groups: dict[str, list[int]] = {}
-    for n, column in enumerate(columns_of(row)):
+    for n, column in enumerate(columns):
         source = sources.get(column.removesuffix(".relative"))
         groups.setdefault(source or BLOCKS[column.partition(".")[0]], []).append(n)
     return groups

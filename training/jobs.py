@@ -22,7 +22,6 @@ from features.interactions import seconds
 from serving.bundle import Bundle, load_data
 from serving.engine import Engine
 from serving.fitted import save_fitted
-from serving.placements import Placement
 from training import evaluate, rank
 from training.evaluate import AIMS, Answers, Audit, answers_of
 from training.models import Recipe
@@ -104,19 +103,28 @@ def fit(folder: Path, name: str, recipe: Recipe, until: int) -> Fit:
     return Fit(name, time.process_time() - began)
 
 
-def examples(folder: Path, later: Later, placement: str, ranking: Ranking, path: Path) -> None:
-    """What a bundle puts forward for a placement's questions, and what of it was right, saved at `path`."""
+def examples(folder: Path, later: Later, name: str, ranking: Ranking, path: Path) -> None:
+    """What a bundle shows a ranker in a window's questions, and what of it was right, saved at `path`."""
     engine = Engine.load(folder)
-    x, y = rank.examples(engine, placement, later.future(engine.bundle), ranking)
+    x, y = rank.examples(engine, name, later.future(engine.bundle), ranking)
     rank.save_examples(path, x, y)
 
 
-def learn(paths: Sequence[Path], folder: Path, placement: Placement, ranking: Ranking) -> Fit:
-    """Learn a placement's ranker from these examples and save it in a bundle's folder."""
+def learn(paths: Sequence[Path], folder: Path, name: str, columns: Sequence[str], ranking: Ranking) -> Fit:
+    """Learn a ranker from these examples and save it in a bundle's folder."""
     began = time.process_time()
-    if ranker := rank.learn(paths, placement, ranking):
-        ranker.save(folder, placement.name)
-    return Fit(f"{placement.name} ranker", time.process_time() - began)
+    if ranker := rank.learn(paths, columns, ranking):
+        ranker.save(folder, name)
+    return Fit(f"{name} ranker", time.process_time() - began)
+
+
+def rank_ahead(folder: Path, placement: str, part: slice, path: Path) -> None:
+    """Rank a placement beforehand for some of the customers, into their rows of the array at `path`."""
+    engine = Engine.load(folder)
+    rows = np.lib.format.open_memmap(path, mode="r+")
+    for customer in range(part.start, part.stop):
+        rows[customer] = engine.ranking(placement, customer)
+    rows.flush()
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from features.interactions import DAY, seconds
 from serving.bundle import Bundle
-from serving.engine import Chosen, Engine
+from serving.engine import Ask, Chosen, Engine
 from serving.placements import Placement
-from serving.ranker import Ranker, columns_of
-from training.split import Future, Task, baskets, novel, opportunities, purchases, sampled
+from serving.ranker import WORTH, Ranker, columns_for, ranked_by
+from training.split import Future, Task, baskets, chances, novel, opportunities, purchases, sampled
 
 Array = NDArray[Any]
 ROUNDING = 60  # seconds that moments may lose to whole ones
@@ -50,7 +50,9 @@ class Ranking:
         }  # fmt: skip
         data = lightgbm.Dataset(x, y, feature_name=list(names), free_raw_data=True)
         strangers = bool((x[:, names.index("customer.orders")] == 0).any())
-        return Ranker(lightgbm.train(params, data, self.rounds), tuple(names), self.kept, strangers)
+        right = float(y.sum())
+        base = right / (right + float((~y).sum()) / self.kept)
+        return Ranker(lightgbm.train(params, data, self.rounds), tuple(names), self.kept, strangers, base)
 
 
 RANKINGS: Mapping[str, Ranking] = {
@@ -58,6 +60,7 @@ RANKINGS: Mapping[str, Ranking] = {
     "discover": Ranking(leaves=15),
     "cross_sell": Ranking(),
     "upsell": Ranking(kept=1.0, leaves=15, least=50, most=12_000),
+    "upsell.worth": Ranking(kept=1.0, leaves=15, most=8_000, rounds=150, rate=0.05),
 }
 
 
@@ -81,6 +84,7 @@ LESSONS: Mapping[str, Callable[[Bundle, Future], Task]] = {
     "discover": novel,
     "cross_sell": half_named,
     "upsell": opportunities,
+    "upsell.worth": chances,
 }
 
 
@@ -91,38 +95,55 @@ def label_cutoffs(start: int, until: datetime, days: float, most: int) -> list[d
     return [at for at in found if seconds(at) - start >= 2 * days * DAY - ROUNDING]
 
 
-def examples(engine: Engine, placement: str, future: Future, ranking: Ranking) -> tuple[Array, Array]:
-    """(x: float32 [n, columns], y: bool [n]): the candidates of a window's questions, most wrong ones left out."""
-    row, rng = engine.placements[placement], np.random.default_rng(ranking.seed)
-    task = sampled(LESSONS[placement](engine.bundle, future), ranking.most, seed=ranking.seed)
-    parts = list(one_by_one(engine, row, task, ranking.kept, rng))
+def examples(engine: Engine, name: str, future: Future, ranking: Ranking) -> tuple[Array, Array]:
+    """(x: float32 [n, columns], y: bool [n]): what a ranker looks at in a window's questions, most wrong ones left
+    out."""
+    rng = np.random.default_rng(ranking.seed)
+    task = sampled(LESSONS[name](engine.bundle, future), ranking.most, seed=ranking.seed)
+    parts = list(one_by_one(engine, name, task, ranking.kept, rng))
     if not parts:
-        return np.empty((0, len(columns_of(row))), np.float32), np.empty(0, bool)
+        return np.empty((0, len(columns_for(name, engine.placements))), np.float32), np.empty(0, bool)
     return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
 
 
 def one_by_one(
-    engine: Engine, row: Placement, task: Task, kept: float, rng: np.random.Generator
+    engine: Engine, name: str, task: Task, kept: float, rng: np.random.Generator
 ) -> Iterator[tuple[Array, Array]]:
+    placement, aspect = ranked_by(name)
+    row = engine.placements[placement]
     for request, truth in zip(task.requests, task.truth, strict=True):
-        ask = engine.ask(row, request)
-        _, items, scores = engine.candidates(row.sources, engine.allowed(row.rules, ask, Chosen()), ask)
-        right = np.isin(items, truth[truth >= 0])
-        keep = right | (rng.random(len(items)) < kept)
+        right, seen = SHOWN[aspect](engine, row, engine.ask(row, request), truth[truth >= 0])
+        keep = right | (rng.random(len(right)) < kept)
         if keep.any():
             # every candidate is looked at, as a score's place among all is part of what is learned
-            yield engine.signals(row, ask, items, scores)[keep], right[keep]
+            yield seen()[keep], right[keep]
+
+
+# What a question shows: (which of the candidates were right, what the ranker looks at in each of them).
+Shown = tuple[Array, Callable[[], Array]]
+
+
+def items_shown(engine: Engine, row: Placement, ask: Ask, truth: Array) -> Shown:
+    _, items, scores = engine.candidates(row.sources, engine.allowed(row.rules, ask, Chosen()), ask)
+    return np.isin(items, truth), lambda: engine.signals(row, ask, items, scores)
+
+
+def offer_shown(engine: Engine, row: Placement, ask: Ask, truth: Array) -> Shown:
+    return np.array([len(truth) > 0]), lambda: engine.offer_signals(row, ask)
+
+
+SHOWN: Mapping[str, Callable[[Engine, Placement, Ask, Array], Shown]] = {"": items_shown, WORTH: offer_shown}
 
 
 def save_examples(path: Path, x: Array, y: Array) -> None:
     np.savez(path, x=x, y=y)
 
 
-def learn(paths: Sequence[Path], placement: Placement, ranking: Ranking) -> Ranker | None:
+def learn(paths: Sequence[Path], columns: Sequence[str], ranking: Ranking) -> Ranker | None:
     """The ranker of these windows' examples; None where they hold too few right answers to learn from."""
     loaded = [np.load(path) for path in paths]
     x = np.concatenate([part["x"] for part in loaded])
     y = np.concatenate([part["y"] for part in loaded])
     if y.sum() < FEWEST_RIGHT or y.all():
         return None
-    return ranking.fit(x, y, columns_of(placement))
+    return ranking.fit(x, y, columns)

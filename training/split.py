@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
@@ -15,13 +15,14 @@ from features.catalog import Catalog
 from features.history import History
 from features.interactions import EVENT_COLUMNS, Interactions, seconds
 from serving.bundle import Bundle
-from serving.placements import PRICE_STEP
+from serving.placements import HABIT_ORDERS, PRICE_STEP
 from serving.schemas import RecommendRequest
 
 MIN_BASKET = 4  # distinct products that a basket must hold before one is hidden
 MIN_SEEN = 3  # baskets of the past that a hidden product must lie in; a rarer one is a miss
 HABIT_DAYS = 182
-HABIT_BASKETS = 2
+# What makes a question: other fields of a request, added later, do not change which are drawn.
+ASKED = {"customer_id", "product_ids", "exclude", "limit", "at", "complements_only", "explain"}
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def natural_rank(ids: Sequence[str]) -> NDArray[np.int64]:
 def steps_up(bundle: Bundle, future: Future, *, owned: bool = False) -> Task:
     """First window orders in which a customer takes a dearer product than the habit for that need.
 
-    A habit is of a need bought in HABIT_BASKETS and more orders of the last HABIT_DAYS days: its product in
+    A habit is of a need bought in HABIT_ORDERS and more orders of the last HABIT_DAYS days: its product in
     most of them, the latest where several are. The question is the habit, the answer the dearer product: one
     that the customer never had, unless `owned`. k is 5.
     """
@@ -212,6 +213,14 @@ def opportunities(bundle: Bundle, future: Future) -> Task:
     return of_habits(bundle, frame.iloc[start], [t[t >= 0] for t in truth])
 
 
+def chances(bundle: Bundle, future: Future) -> Task:
+    """Habits whose need is served again in the window: the step up that `steps_up` found there, if any."""
+    every, taken = opportunities(bundle, future), steps_up(bundle, future)
+    steps = {(r.customer_id, r.product_ids): t for r, t in zip(taken.requests, taken.truth, strict=True)}
+    none = np.empty(0, np.int32)
+    return replace(every, truth=[steps.get((r.customer_id, r.product_ids), none) for r in every.requests])
+
+
 def never_had(bundle: Bundle, rows: pd.DataFrame) -> NDArray[np.bool_]:
     """Whether the customer of each row never bought its item."""
     had = pd.MultiIndex.from_arrays([bundle.interactions.customer, bundle.interactions.item])
@@ -236,7 +245,7 @@ def habits(bundle: Bundle) -> pd.DataFrame:
     )[recent]  # fmt: skip
     frame = frame[frame["need"] >= 0]
     by = frame.groupby(["customer", "need"])["order"].nunique()
-    often = by[by >= HABIT_BASKETS].rename("orders").reset_index()
+    often = by[by >= HABIT_ORDERS].rename("orders").reset_index()
     counts = frame.groupby(["customer", "need", "item"]).agg(n=("order", "nunique"), at=("at", "max"))
     best = counts.reset_index().sort_values(["n", "at"], ascending=False, kind="stable")
     best = best.drop_duplicates(["customer", "need"]).rename(columns={"item": "habit"})
@@ -261,13 +270,18 @@ def first_orders(bundle: Bundle, future: Future, habit: pd.DataFrame) -> pd.Data
 
 @dataclass(frozen=True)
 class Row:
-    """How a placement is asked, and its primary figure. `without`: rules of the placement that are lifted."""
+    """How a placement is asked, and its primary figure.
+
+    without: rules of the placement that are lifted; `worth`, too. judges: what of the answer, a key of KINDS in
+    evaluate.
+    """
 
     placement: str
     task: str
     make: Callable[[Bundle, Future], Task]
     primary: str
     without: tuple[str, ...] = ()
+    judges: str = "list"
 
 
 # The first row of a placement gates it.
@@ -284,8 +298,9 @@ AUDITS: tuple[Row, ...] = (
         partial(baskets, known_customer=True, complements=True),
         "hit_rate",
     ),
-    Row("upsell", "step_up", steps_up, "hit_rate"),
-    Row("upsell", "step_up_any", partial(steps_up, owned=True), "hit_rate", ("not_owned",)),
+    Row("upsell", "step_up", steps_up, "hit_rate", ("worth",)),
+    Row("upsell", "step_up_any", partial(steps_up, owned=True), "hit_rate", ("worth", "not_owned")),
+    Row("upsell", "who", chances, "auc", judges="offer"),
     Row("similar", "basket", baskets, "hit_rate"),
     Row("trending", "purchases", purchases, "ndcg"),
     Row("new_arrivals", "novel", novel, "ndcg"),
@@ -300,7 +315,8 @@ def sampled(task: Task, most: int, *, seed: int) -> Task:
     if len(task) <= most:
         return task
     drawn = [
-        hashlib.blake2b(r.model_dump_json().encode(), digest_size=8, salt=b"%d" % seed) for r in task.requests
+        hashlib.blake2b(r.model_dump_json(include=ASKED).encode(), digest_size=8, salt=b"%d" % seed)
+        for r in task.requests
     ]
     keep = np.sort(np.argsort([d.digest() for d in drawn], kind="stable")[:most])
     return subset(task, task.truth, keep)

@@ -3,20 +3,22 @@
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures import Future as Running
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from features.history import History
 from features.interactions import DAY, EVENT_COLUMNS, seconds
 from serving.bundle import Bundle, BundleError, Manifest, load_data, read_manifest, save_data, write_manifest
 from serving.engine import Engine
 from serving.placements import PLACEMENTS, Placement, models_in_use
-from serving.ranker import has_ranker
+from serving.ranker import PUBLISHED, RANKED, RANKED_SUFFIX, columns_for, has_ranker, is_published, ranked_by
 from training import jobs
 from training.card import Card, card_html, examples_of, former_of, results_of
 from training.defaults import defaults
@@ -39,6 +41,7 @@ MOST_QUESTIONS = 2_000  # a task asks at most so many in training; `osclms evalu
 # What can answer a customer by itself.
 COMPARED = ("popular", "habit", "rhythm", "als", "bpr", "hybrid", "item_knn", "copurchase")
 SLOW_FIRST = ("hybrid", "bpr", "als", "copurchase", "complements")
+CHUNK = 1_000  # customers that a process ranks ahead at a time
 SEED = 7
 
 Say = Callable[[str, int, int], None]  # what, done, of how many
@@ -77,19 +80,20 @@ class Side:
 @dataclass(frozen=True)
 class Plan:
     """What is to be learned. Recipes and rankings that are not given are chosen by the data; `settings` are what
-    `tune` found for them."""
+    `tune` found for them. rival_windows: how many label windows the rankers of the champion ask for."""
 
     recipes: Mapping[str, Recipe] | None
     placements: Mapping[str, Placement]
     rankings: Mapping[str, Ranking] | None
     settings: Settings = field(default_factory=dict)
+    rival_windows: int = 0
 
     def settled(self, past: Data) -> tuple[Mapping[str, Recipe], Mapping[str, Ranking]]:
         """(recipes, rankings) as this past asks for them; it is the judged one, which knows no validation day."""
         chosen = defaults(past)
         recipes = with_settings(chosen.recipes if self.recipes is None else self.recipes, self.settings)
         rankings = chosen.rankings if self.rankings is None else self.rankings
-        return recipes, {name: r for name, r in rankings.items() if name in self.placements}
+        return recipes, {name: r for name, r in rankings.items() if ranked_by(name)[0] in self.placements}
 
 
 @dataclass(frozen=True)
@@ -192,16 +196,17 @@ def train(
         registry.repair()
         version, code = registry.next_version(), revision()
         work = fresh(home / "staging" / "train")
-        plan = Plan(recipes, placements, rankings, settings)
+        champion = champion_of(registry.champion(), home)
+        asked = windows_of(() if champion is None else champion.rankings.values())
+        plan = Plan(recipes, placements, rankings, settings, asked)
         past, full, labels, about = history.at_once(lambda pinned: read(pinned, until, work, plan))
         about["git_revision"] = code
-        champion = champion_of(registry.champion(), home)
         contest, rival = rival_of(past, champion, home, code)
         making = [full, past]
-        lessons = {past.folder: labels}
+        lessons = {past.folder: labels[: windows_of(map(asdict, past.rankings.values()))]}
         if rival is not None and rival is not past and rival.data is not None:
             making.append(rival)
-            lessons[rival.folder] = labels_for(rival, labels)
+            lessons[rival.folder] = labels_for(rival, labels[:asked])
         clock.lap("read")
         with jobs.workers(processes) as pool:
             every = [*making, *(side for sides in lessons.values() for side in sides)]
@@ -213,6 +218,8 @@ def train(
             for side in making:
                 seal(side, version=side.folder.name, metrics={}, **about)
             clock.lap("rank")
+            rank_ahead(pool, full, say)
+            clock.lap("rank ahead")
             newer = knows_no_less(full.until, champion)
             outcome = judge(pool, past, full, contest, rival, fits, also=newer, seed=seed, say=say)
             clock.lap("evaluate")
@@ -289,7 +296,7 @@ def sides_of(
 
     yield side("past", cutoff, set(recipes), past)
     yield side("full", end, models_in_use(plan.placements), whole)
-    most = max((r.windows for r in rankings.values()), default=0)
+    most = max(plan.rival_windows, windows_of(map(asdict, rankings.values())))
     for at in label_cutoffs(int(whole.interactions.at.min()), cutoff, window, most):
         at = at.replace(microsecond=0)
         yield taught(side(f"label-{at:%Y-%m-%d}", at, set(recipes), cut(events, products, at)))
@@ -307,7 +314,7 @@ def judged_days(whole: Data, end: datetime) -> float:
 
 def taught(side: Side) -> Side:
     """The side with what its rankers need and no more."""
-    ranked = {name: side.placements[name] for name in side.rankings}
+    ranked = {name: side.placements[name] for name in {ranked_by(r)[0]: None for r in side.rankings}}
     used = models_in_use(ranked)
     return replace(side, placements=ranked, recipes={n: r for n, r in side.recipes.items() if n in used})
 
@@ -370,6 +377,11 @@ def fit(pool: ProcessPoolExecutor, sides: Sequence[Side], say: Say) -> list[jobs
     return finished(running, "fitting recipes", say)
 
 
+def windows_of(rankings: Iterable[Mapping[str, Any]]) -> int:
+    """How many label windows rankings, as a manifest keeps them, ask for."""
+    return max((int(r["windows"]) for r in rankings), default=0)
+
+
 def labels_for(rival: Side, labels: Sequence[Side]) -> list[Side]:
     """The same pasts for the rival's recipes."""
     made = []
@@ -428,12 +440,25 @@ def learning(
     return [
         pool.submit(
             jobs.learn, [made[s.folder, name] for s in sides[: ranking.windows]], side.folder,
-            side.placements[name], ranking,
+            name, columns_for(name, side.placements), ranking,
         )
         for side, sides in taught
         for name, ranking in side.rankings.items()
         if sides
     ]  # fmt: skip
+
+
+def rank_ahead(pool: Executor, side: Side, say: Say) -> None:
+    """Make every customer's ranking of the placements whose ranking a customer alone decides."""
+    assert side.data is not None
+    customers, running = len(side.data.interactions.customers), []
+    for name, row in side.placements.items():
+        if has_ranker(side.folder, name) and is_published(row):
+            path = side.folder / f"{name}{RANKED_SUFFIX}"
+            np.lib.format.open_memmap(path, "w+", RANKED, (customers, PUBLISHED)).flush()
+            parts = (slice(n, min(n + CHUNK, customers)) for n in range(0, customers, CHUNK))
+            running += [pool.submit(jobs.rank_ahead, side.folder, name, part, path) for part in parts]
+    finished(running, "ranking ahead", say)
 
 
 def finished(running: Sequence[Running[T]], what: str, say: Say) -> list[T]:

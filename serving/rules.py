@@ -1,0 +1,223 @@
+"""Rules over the catalogue's attributes, on a placement or in a request: what may be in a list, what comes first."""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from features.catalog import PATH_SEPARATOR, Catalog, codes
+from features.interactions import DAY, Ints
+from serving.wire import RequestError, Wire
+
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+PLAIN = ("brand", "category", "need", "size", "group_id")
+OTHER = "attributes."
+MOST_RULES = 20
+KEPT = 256  # masks that are kept for the next request with the same values
+
+Attribute = Annotated[
+    str, Field(max_length=200, description=f"{', '.join(PLAIN)}, or {OTHER}NAME of the product list")
+]
+Values = Annotated[
+    tuple[Annotated[str, Field(max_length=500)], ...],
+    Field(min_length=1, max_length=500, description="any of these; a category holds all beneath it"),
+]
+
+
+class Shelf:
+    """The catalogue as rules see it: each attribute is read when a rule first names it."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self.where = lru_cache(KEPT)(self._where)
+        self.code = lru_cache(KEPT)(self._code)
+
+    def _where(self, attribute: str, values: tuple[str, ...]) -> Mask:
+        """Which items have one of these values: bool [n_items], not to be written to."""
+        if attribute.startswith(OTHER):
+            every = self.other(attribute)
+            found = np.array([not wanted.isdisjoint(values) for wanted in every], bool)
+        else:
+            code, known = codes(self.column(attribute))
+            under = tuple(value + PATH_SEPARATOR for value in values) if attribute == "category" else ()
+            wanted = [of in values or of.startswith(under or ("\0",)) for of in known]
+            found = np.append(np.array(wanted, bool), False)[code]
+        found.flags.writeable = False
+        return found
+
+    def _code(self, attribute: str) -> Ints:
+        """A code for each item's value, −1 where it has none."""
+        if not attribute.startswith(OTHER):
+            return codes(self.column(attribute))[0]
+        texts = ["|".join(sorted(values)) for values in self.other(attribute)]
+        found = np.unique(texts, return_inverse=True)[1].astype(np.int32)
+        found[[not text for text in texts]] = -1
+        return found
+
+    def column(self, attribute: str) -> Any:
+        if attribute not in PLAIN:
+            raise unknown(attribute, (*PLAIN, *(OTHER + name for name in sorted(self.others))))
+        return self.catalog.table[attribute]
+
+    def other(self, attribute: str) -> list[set[str]]:
+        name = attribute.removeprefix(OTHER)
+        if name not in self.others:
+            raise unknown(attribute, (*PLAIN, *(OTHER + name for name in sorted(self.others))))
+        return self.others[name]
+
+    @cached_property
+    def others(self) -> dict[str, list[set[str]]]:
+        """The values of each attribute of the product list's own, by item."""
+        found: dict[str, list[set[str]]] = {}
+        for item, text in enumerate(self.catalog.table["attributes"].to_pylist()):
+            for name, value in json.loads(text or "{}").items():
+                rows = found.setdefault(name, [set() for _ in range(len(self.catalog))])
+                rows[item] |= set(map(as_text, value if isinstance(value, list) else [value]))
+        return found
+
+
+def as_text(value: object) -> str:
+    """true, 7, red: a value as the product list writes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def unknown(attribute: str, known: Sequence[str]) -> RequestError:
+    return RequestError("rules", f"there is no attribute {attribute!r}; known: {', '.join(known)}")
+
+
+class Asker(Protocol):
+    """What rules may know of a request: positions, and the moment of the answer in seconds."""
+
+    @property
+    def products(self) -> Ints: ...
+    @property
+    def at(self) -> int: ...
+
+
+class Buyer(Protocol):
+    """What rules may know of a customer's purchases."""
+
+    def last(self) -> tuple[Ints, Array, Array]:
+        """(items, when each was bought last, seconds between purchases of it by the customer's own rhythm)."""
+
+
+class Include(Wire):
+    """Only what has one of the values."""
+
+    rule: Literal["include"]
+    attribute: Attribute
+    values: Values
+
+    def keeps(self, shelf: Shelf, ask: Asker, buyer: Buyer) -> Mask:
+        return shelf.where(self.attribute, self.values)
+
+
+class Exclude(Wire):
+    """Nothing that has one of the values."""
+
+    rule: Literal["exclude"]
+    attribute: Attribute
+    values: Values
+
+    def keeps(self, shelf: Shelf, ask: Asker, buyer: Buyer) -> Mask:
+        return ~shelf.where(self.attribute, self.values)
+
+
+class Price(Wire):
+    """Only what is known to cost so much: in money, or as a multiple of the dearest product asked about.
+
+    Where nothing is asked about, or its price is unknown, a relative band keeps everything.
+    """
+
+    rule: Literal["price"]
+    least: float = Field(0.0, ge=0)
+    most: float | None = Field(None, gt=0)
+    relative: bool = Field(False, strict=True)
+
+    def keeps(self, shelf: Shelf, ask: Asker, buyer: Buyer) -> Mask:
+        price = shelf.catalog.price
+        unit = np.fmax.reduce(price[ask.products], initial=-np.inf) if self.relative else 1.0
+        if not np.isfinite(unit) or unit <= 0:
+            return np.ones(len(price), bool)
+        most = np.inf if self.most is None else self.most
+        return np.asarray((price >= np.float32(self.least * unit)) & (price <= np.float32(most * unit)))
+
+
+class Repeat(Wire):
+    """When what was bought before may come again: never, after so many days, or when it is due by the customer's
+    own rhythm. Without an attribute it holds for every product."""
+
+    rule: Literal["repeat"]
+    after: Literal["never", "due"] | Annotated[int, Field(gt=0, strict=True)]
+    attribute: Attribute | None = None
+    values: Annotated[tuple[str, ...], Field(max_length=500)] = ()
+
+    def keeps(self, shelf: Shelf, ask: Asker, buyer: Buyer) -> Mask:
+        items, last, gap = buyer.last()
+        if self.after == "never":
+            barred = np.ones(len(items), bool)
+        else:
+            barred = ask.at - last < (gap if self.after == "due" else self.after * DAY)
+        if self.attribute:
+            barred &= shelf.where(self.attribute, self.values)[items]
+        keep = np.ones(len(shelf.catalog), bool)
+        keep[items[barred]] = False
+        return keep
+
+
+class Boost(Wire):
+    """Scores of what has one of the values, times this: above 1 it rises, below it sinks."""
+
+    rule: Literal["boost"]
+    attribute: Attribute
+    values: Values
+    by: float = Field(gt=0, le=1_000)
+
+
+class AtMost(Wire):
+    """At most so many with one value; what has none is not counted."""
+
+    rule: Literal["at_most"]
+    attribute: Attribute
+    count: int = Field(ge=1, strict=True)
+
+
+class Reserve(Wire):
+    """At least this share of the list has one of the values, as far as there are such products."""
+
+    rule: Literal["reserve"]
+    attribute: Attribute
+    values: Values
+    share: float = Field(gt=0, le=1)
+
+
+class Diverse(Wire):
+    """How much likeness to what the list already holds counts against a product: 0 not at all, 1 alone.
+
+    Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998) on the cosine of the products' vectors.
+    """
+
+    rule: Literal["diverse"]
+    by: float = Field(ge=0, le=1)
+
+
+Filter = Include | Exclude | Price | Repeat
+Rule = Annotated[Filter | Boost | AtMost | Reserve | Diverse, Field(discriminator="rule")]
+Rules = Annotated[tuple[Rule, ...], Field(max_length=MOST_RULES)]
+
+
+def kept(rules: Sequence[Rule], kind: Any) -> list[Any]:
+    return [rule for rule in rules if isinstance(rule, kind)]
+
+
+def label(rule: Any) -> str:
+    """A rule in a line, as an answer tells it: include brand=Acme,Best."""
+    about = rule.model_dump(exclude_none=True, exclude_defaults=True)
+    name, attribute, values = about.pop("rule"), about.pop("attribute", None), about.pop("values", ())
+    named = [f"{attribute}={','.join(values)}" if values else attribute] if attribute else []
+    return " ".join([name, *named, *(f"{key}={value}" for key, value in about.items())])

@@ -1,0 +1,15 @@
+"""What every message on the wire is made of, and how a request that cannot be answered says so."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RequestError(ValueError):
+    """A request that cannot be answered: names the field, says the way out. Answered as 400 or 404."""
+
+    def __init__(self, field: str, message: str, status: int = 400) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field, self.message, self.status = field, message, status

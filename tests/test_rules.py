@@ -1,0 +1,276 @@
+"""Rules over the catalogue: no list ever breaks one, and each does what it says on a shop of eight products."""
+
+import json
+from collections import Counter
+from datetime import datetime, timedelta
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from tiny import GROCER, GROCERIES, UNTIL
+
+from serving.bundle import champion
+from serving.engine import Engine
+from serving.schemas import Recommendation, RecommendRequest
+from serving.wire import RequestError
+
+MANY = settings(
+    max_examples=120, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+MADE_OF = {"bread": ["wheat"], "rolls": ["wheat", "seeds"], "spelt": ["spelt", "seeds"], "milk": "cow"}
+GOODS: dict[str, dict[str, Any]] = {
+    name: {
+        **about,
+        "brand": "Own" if name in ("bread", "milk", "soap") else "Fine",
+        "attributes": json.dumps({"of": MADE_OF[name], "organic": name == "spelt"})
+        if name in MADE_OF
+        else None,
+    }
+    for name, about in GROCER.items()
+}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return Engine(tiny.bundle(tmp_path_factory.mktemp("rules") / "1", GROCERIES, GOODS))
+
+
+def listed(
+    engine: Engine, *rules: dict[str, Any], placement: str = "next_best", at: datetime = UNTIL, **asked: Any
+) -> tuple[Recommendation, ...]:
+    request = RecommendRequest.model_validate({"customer_id": "anna", "limit": 8, "rules": rules, **asked})
+    return engine.recommend(placement, request, at=at).items
+
+
+def names(items: tuple[Recommendation, ...]) -> set[str]:
+    return {item.product_id for item in items}
+
+
+@pytest.mark.parametrize(
+    ("attribute", "values", "inside"),
+    [
+        ("brand", ["Own"], {"bread", "milk", "soap"}),
+        ("category", ["food"], {"bread", "rolls", "spelt", "gold", "butter", "milk"}),
+        ("category", ["food > dairy", "home > soap"], {"butter", "milk", "soap"}),
+        ("category", ["foo"], set()),
+        ("attributes.of", ["seeds"], {"rolls", "spelt"}),
+        ("attributes.of", ["cow", "spelt"], {"milk", "spelt"}),
+        ("attributes.organic", ["true"], {"spelt"}),
+        ("brand", ["nobody's"], set()),
+    ],
+)
+def test_include_and_exclude_divide_the_catalogue(
+    shop: Engine, attribute: str, values: list[str], inside: set[str]
+) -> None:
+    about = {"attribute": attribute, "values": values}
+    assert names(listed(shop, {"rule": "include", **about})) == inside
+    assert names(listed(shop, {"rule": "exclude", **about})) == GOODS.keys() - inside
+
+
+@pytest.mark.parametrize(
+    ("rule", "asked", "inside"),
+    [
+        ({"least": 2, "most": 4}, {}, {"bread", "rolls", "butter"}),
+        ({"most": 1}, {}, {"milk"}),
+        (
+            {"least": 1.5, "most": 2.5, "relative": True},
+            {"product_ids": ["bread"]},
+            {"rolls", "spelt", "butter"},
+        ),
+        ({"least": 1.5, "relative": True}, {}, set(GOODS)),
+    ],
+)
+def test_a_price_band_is_in_money_or_by_what_is_asked_about(
+    shop: Engine, rule: dict[str, Any], asked: dict[str, Any], inside: set[str]
+) -> None:
+    assert names(listed(shop, {"rule": "price", **rule}, **asked)) == inside
+
+
+def test_what_was_bought_comes_again_as_its_category_allows(shop: Engine) -> None:
+    """Anna: bread on days 0, 20 and 40; butter on 0 and 20; milk on 20 and 40; soap on 40. UNTIL is day 58.5."""
+    never = {"rule": "repeat", "after": "never"}
+    assert names(listed(shop, never)) == {"rolls", "spelt", "gold", "towel"}
+    dairy = {**never, "attribute": "category", "values": ["food > dairy"]}
+    assert names(listed(shop, dairy)) == GOODS.keys() - {"butter", "milk"}
+    days = {"rule": "repeat", "after": 30}
+    assert names(listed(shop, days)) == GOODS.keys() - {"bread", "milk", "soap"}
+    assert names(listed(shop, days, at=UNTIL + timedelta(days=12))) == set(GOODS)
+    due = {"rule": "repeat", "after": "due"}
+    late = names(listed(shop, due))
+    assert "butter" in late and not late & {"bread", "milk"}  # 38 days after 20; 18 days after 20
+    assert {"bread", "milk"} <= names(listed(shop, due, at=UNTIL + timedelta(days=2)))
+
+
+def test_a_boost_moves_what_it_names(shop: Engine) -> None:
+    plain = [item.product_id for item in listed(shop)]
+    last = plain[-2]
+    boosted = listed(shop, {"rule": "boost", "attribute": "attributes.of", "values": ["spelt"], "by": 100})
+    assert plain[0] != "spelt" and boosted[0].product_id == "spelt"
+    sunk = listed(shop, {"rule": "boost", "attribute": "brand", "values": ["Own"], "by": 0.001}, limit=3)
+    assert last and all(GOODS[item.product_id]["brand"] == "Fine" for item in sunk)
+
+
+def test_at_most_so_many_of_one_kind(shop: Engine) -> None:
+    items = listed(shop, {"rule": "at_most", "attribute": "category", "count": 1})
+    paths = [tuple(GOODS[item.product_id]["category"]) for item in items]
+    assert len(items) == 4 and set(Counter(paths).values()) == {1}
+    both = listed(
+        shop, {"rule": "at_most", "attribute": "category", "count": 1},
+        {"rule": "at_most", "attribute": "brand", "count": 1},
+    )  # fmt: skip
+    assert len(both) == 2
+
+
+@pytest.mark.parametrize("explain", [False, True])
+def test_places_are_reserved_and_given_back(shop: Engine, explain: bool) -> None:
+    about = {"rule": "reserve", "attribute": "brand", "values": ["Fine"]}
+    for share in (0.25, 0.5, 1.0):
+        items = listed(shop, {**about, "share": share}, limit=4, explain=explain)
+        fine = [item for item in items if GOODS[item.product_id]["brand"] == "Fine"]
+        assert len(items) == len(names(items)) == 4 and len(fine) >= ceil(share * 4)
+    rare = {"rule": "reserve", "attribute": "attributes.organic", "values": ["true"], "share": 0.5}
+    items = listed(shop, rare, limit=6)
+    assert len(items) == 6 and "spelt" in names(items)
+
+
+def test_variety_spreads_a_list_over_what_is_alike(shop: Engine) -> None:
+    first = listed(shop, limit=2)[0]
+    for by in (0.0, 1.0):
+        assert listed(shop, {"rule": "diverse", "by": by}, limit=2)[0].product_id == first.product_id
+    assert [i.product_id for i in listed(shop, {"rule": "diverse", "by": 0.0})][:2] == [
+        i.product_id for i in listed(shop)
+    ][:2]
+    items = shop.catalog.items.positions(
+        [i.product_id for i in listed(shop, {"rule": "diverse", "by": 1.0}, limit=2)]
+    )
+    near = shop.vectors(np.arange(len(shop.catalog))) @ shop.vectors(items[:1])[0]
+    candidates = shop.catalog.items.positions([i.product_id for i in listed(shop) if not i.filled])
+    assert near[items[1]] == pytest.approx(near[candidates].min())
+
+
+def test_what_each_rule_removed_is_told(shop: Engine) -> None:
+    request = RecommendRequest.model_validate(
+        {
+            "customer_id": "anna", "product_ids": ["towel"], "explain": True, "limit": 8,
+            "rules": [
+                {"rule": "include", "attribute": "category", "values": ["food"]},
+                {"rule": "exclude", "attribute": "brand", "values": ["Own"]},
+            ],
+        }
+    )  # fmt: skip
+    answer = shop.recommend("discover", request, at=UNTIL)
+    assert answer.removed == {
+        "asked about or excluded": 1, "not_owned": 4, "include category=food": 0, "exclude brand=Own": 0,
+    }  # fmt: skip
+    assert answer.fallback_share == sum(i.filled for i in answer.items) / len(answer.items)
+    assert shop.recommend("discover", request.model_copy(update={"explain": False}), at=UNTIL).removed is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"rule": "include", "attribute": "hue", "values": ["red"]}, "'hue'; known: brand, .*attributes.of"),
+        ({"rule": "exclude", "attribute": "attributes.x", "values": ["red"]}, "no attribute 'attributes.x'"),
+        ({"rule": "at_most", "attribute": "title", "count": 1}, "no attribute 'title'"),
+    ],
+)  # fmt: skip
+def test_an_unknown_attribute_is_named(shop: Engine, rule: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        listed(shop, rule)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"rule": "hide"},
+        {"rule": "include", "attribute": "brand"},
+        {"rule": "boost", "attribute": "brand", "values": ["a"], "by": 0},
+        {"rule": "include", "attribute": "brand", "values": ["a"], "share": 1},
+        {"rule": "repeat", "after": 0},
+        {"rule": "repeat", "after": "sometimes"},
+        {"rule": "reserve", "attribute": "brand", "values": ["a"], "share": 1.5},
+        {"rule": "at_most", "attribute": "brand", "count": 0},
+        {"rule": "diverse", "by": 2},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_rule_that_makes_no_sense_is_refused(rule: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        RecommendRequest.model_validate({"rules": [rule]})
+
+
+# --- the law, on the real small shop -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real(shop_home: Path) -> Engine:
+    return Engine.load(champion(shop_home))
+
+
+def where(real: Engine, attribute: str) -> Any:
+    column = real.catalog.table[attribute].to_pylist()
+    values = sorted({v for v in column if v is not None})
+    return column, values
+
+
+@MANY
+@given(data=st.data())
+def test_no_list_ever_breaks_a_rule(real: Engine, data: st.DataObject) -> None:
+    """Whatever is asked, of whom, where: filters hold for fills too, and a list is short only for want of products."""
+    brands, some_brands = where(real, "brand")
+    paths, some_paths = where(real, "category")
+    few = st.lists(st.sampled_from(some_brands), min_size=1, max_size=5, unique=True)
+    path = st.sampled_from(some_paths).map(lambda p: p.split(" > ")[0])
+    rules = data.draw(
+        st.lists(
+            st.one_of(
+                few.map(lambda v: {"rule": "exclude", "attribute": "brand", "values": v}),
+                path.map(lambda v: {"rule": "include", "attribute": "category", "values": [v]}),
+                st.floats(0.5, 20).map(lambda p: {"rule": "price", "most": p}),
+                st.integers(1, 3).map(lambda n: {"rule": "at_most", "attribute": "brand", "count": n}),
+                st.just({"rule": "repeat", "after": "never"}),
+                few.map(lambda v: {"rule": "boost", "attribute": "brand", "values": v, "by": 3.0}),
+                st.floats(0, 1).map(lambda by: {"rule": "diverse", "by": by}),
+                few.map(lambda v: {"rule": "reserve", "attribute": "brand", "values": v, "share": 0.3}),
+            ),
+            max_size=4,
+        )
+    )  # fmt: skip
+    customer = data.draw(st.sampled_from([None, *real.history.customers.at(np.arange(20))]))
+    products = data.draw(st.lists(st.sampled_from(real.sample().products), max_size=3))
+    limit = data.draw(st.integers(1, 12))
+    placement = data.draw(st.sampled_from(sorted(real.placements)))
+    request = RecommendRequest.model_validate(
+        {
+            "customer_id": customer,
+            "product_ids": [p.product_id for p in products],
+            "limit": limit,
+            "rules": rules,
+        }
+    )
+    items = real.recommend(placement, request, at=real.data_until).items
+    found = real.catalog.items.positions([i.product_id for i in items])
+    allowed = np.asarray(real.available).copy()
+    allowed[real.catalog.items.positions(request.product_ids)] = False
+    for rule in rules:
+        if rule["rule"] == "exclude":
+            allowed &= ~np.isin(np.array([b or "" for b in brands]), rule["values"])
+        if rule["rule"] == "include":
+            allowed &= np.array([(p or "").split(" > ")[0] in rule["values"] for p in paths])
+        if rule["rule"] == "price":
+            allowed &= real.catalog.price <= np.float32(rule["most"])
+        if rule["rule"] == "repeat" and customer:
+            allowed[real.history.item[real.history.rows(real.position(customer))]] = False
+    assert len(set(found)) == len(found) <= limit and allowed[found].all()
+    counts = [rule["count"] for rule in rules if rule["rule"] == "at_most"]
+    held = Counter(brands[i] for i in found if brands[i] is not None)
+    assert not counts or max(held.values(), default=0) <= min(counts)
+    fits = len({brands[i] for i in np.flatnonzero(allowed)}) if counts else int(allowed.sum())
+    assert len(found) >= min(limit, fits)
