@@ -131,7 +131,9 @@ tasks = {
     name: sampled(make(bundle, future), most, seed=seed)
     for name, make in (("purchases", purchases), ("novel", novel))
 }
-alone = [name for name in ("popular", "rhythm", "als", "ease", "upcf", "tifu", "copurchase") if name in fitted]
+alone = [
+    name for name in ("popular", "rhythm", "als", "ease", "upcf", "tifu", "copurchase") if name in fitted
+]
 answers = {
     (name, task): answers_of(fitted[name], bundle, questions, owned=task == "purchases")
     for name in alone

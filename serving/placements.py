@@ -86,9 +86,15 @@ class Placement:
     worth: float | None = None
 
     @property
+    def asked(self) -> tuple[Source, ...]:
+        """Every source of the list and of its fill."""
+        return *self.sources, *(step.source for step in self.fill)
+
+    @property
     def models(self) -> set[str]:
-        every = {s.model for s in self.sources} | {step.source.model for step in self.fill}
-        return every | ({"complements"} if "no_substitutes" in self.rules else set())
+        return {source.model for source in self.asked} | (
+            {"complements"} if "no_substitutes" in self.rules else set()
+        )
 
 
 STORIES: Mapping[str, str] = {
@@ -250,7 +256,7 @@ def changed(path: Path, text: str, name: str, keys: object, known: Mapping[str, 
         first = error.errors(include_url=False)[0]
         raise fault(first["loc"], first["msg"]) from error
     models = set().union(*(p.models for p in known.values()))
-    for source in (*made.sources, *(step.source for step in made.fill)):
+    for source in made.asked:
         if source.story not in STORIES:
             raise fault(("sources",), f"there is no story {source.story!r}; known: {', '.join(STORIES)}")
         if source.model not in models:

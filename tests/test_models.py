@@ -307,7 +307,7 @@ FLOORS = (
     Floor("bpr", "purchases", 0.12),  # of five rounds
     Floor("bpr", "novel", 0.033),
     Floor("hybrid", "purchases", 0.09),  # of three rounds
-    Floor("hybrid", "novel", 0.018),
+    Floor("hybrid", "novel", 0.027),
     Floor("copurchase", "purchases", 0.24, beats_popular=True),
     Floor("copurchase", "novel", 0.03),
     Floor("copurchase", "basket", 0.08, beats_popular=True),

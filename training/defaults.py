@@ -101,7 +101,9 @@ def suited(shape: Shape) -> dict[str, Recipe]:
         ("copurchase", "half_life"): 2**fewer,
         ("ease_baskets", "regularization"): 0.5**smaller,
     }
-    changed = {name: {key: factor * getattr(RECIPES[name], key)} for (name, key), factor in factors.items()}
+    changed: dict[str, dict[str, float]] = {}
+    for (name, key), factor in factors.items():
+        changed.setdefault(name, {})[key] = factor * getattr(RECIPES[name], key)
     own = next((own for below, own in OWN if shape.repeats < below), None)
     return with_settings(RECIPES, changed | ({} if own is None else {"tifu": {"own": own}}))
 

@@ -28,7 +28,7 @@ class Content:
     bought, each weighed by log(1 + purchases, decayed by half_life days).
     """
 
-    factors: int = 128
+    factors: int = 64
     buckets: int = 4_096
     half_life: float = 120.0  # days
     seed: int = 7
