@@ -179,7 +179,7 @@ def train(
 
 
 @app.command(
-    epilog="Examples: `osclms tune`, `osclms tune habit als --minutes 30`, `osclms tune ease --trials 40`"
+    epilog="Examples: `osclms tune`, `osclms tune rhythm als --minutes 30`, `osclms tune ease --trials 40`"
 )
 def tune(
     recipes: Annotated[list[str] | None, typer.Argument(help="Recipes to search for; missing: all.")] = None,

@@ -148,7 +148,7 @@ def quality(home: Path) -> list[Figure]:
     for name, place, metric, goal in QUALITY:
         value = report["placements"][place][metric]
         found.append(Figure(name, value["mean"], "", goal, least=True, note=between(value)))
-    for recipe in ("popular", "als", "habit"):
+    for recipe in ("popular", "als", "rhythm"):
         value = report["recipes"][recipe]["purchases"]
         found.append(Figure(f"NDCG@10 of {recipe} by itself", value["mean"], "", note=between(value)))
     popular = popular_baskets(home)

@@ -131,7 +131,9 @@ tasks = {
     name: sampled(make(bundle, future), most, seed=seed)
     for name, make in (("purchases", purchases), ("novel", novel))
 }
-alone = [name for name in ("popular", "habit", "als", "ease", "upcf", "tifu", "copurchase") if name in fitted]
+alone = [
+    name for name in ("popular", "rhythm", "als", "ease", "upcf", "tifu", "copurchase") if name in fitted
+]
 answers = {
     (name, task): answers_of(fitted[name], bundle, questions, owned=task == "purchases")
     for name in alone
@@ -150,21 +152,21 @@ display(recipes_compared(scores, metric="novel NDCG@10", baseline="popular", cus
 
 # %% [markdown]
 # The two pictures differ, and that is why there are many recipes. Where purchases repeat, what a customer
-# bought often and lately is hard to beat; of what is *novel* habit says nothing, and the recipes that look at
+# bought often and lately is hard to beat; of what is *novel* rhythm says nothing, and the recipes that look at
 # other customers take over. A recipe that is good at the one need not be good at the other.
 #
-# Which lie apart by more than chance? Each recipe against `habit`, customer by customer:
+# Which lie apart by more than chance? Each recipe against `rhythm`, customer by customer:
 
 # %%
 differences = {
     name: paired_interval(
-        answers[name, "purchases"].values("ndcg"), answers["habit", "purchases"].values("ndcg"), seed=seed
+        answers[name, "purchases"].values("ndcg"), answers["rhythm", "purchases"].values("ndcg"), seed=seed
     )
     for name in alone
-    if name != "habit"
+    if name != "rhythm"
 }
 told = {
-    name: {"NDCG@10 over habit": str(gap), "more than chance": "no" if gap.low <= 0 <= gap.high else "yes"}
+    name: {"NDCG@10 over rhythm": str(gap), "more than chance": "no" if gap.low <= 0 <= gap.high else "yes"}
     for name, gap in differences.items()
 }
 display(pd.DataFrame(told).T)

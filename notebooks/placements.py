@@ -108,7 +108,7 @@ plt.close(figure)
 # %% [markdown]
 # ## The same customer, every placement
 #
-# Which recipes speak in which list. `buy_again` is habit alone and `trending` popularity alone; the
+# Which recipes speak in which list. `buy_again` is rhythm alone and `trending` popularity alone; the
 # interesting ones are those where several have a say.
 
 # %%
@@ -128,7 +128,7 @@ display(pd.DataFrame(first).T)
 # ## cross_sell: what goes with the basket
 #
 # Asked with the last order. *Goes with* names the product in the basket that leads there; *bought before* is
-# habit, which has a say here too: what a customer adds to most baskets, they add to this one.
+# rhythm, which has a say here too: what a customer adds to most baskets, they add to this one.
 
 # %%
 asked = RecommendRequest(customer_id=customer, product_ids=basket[:20], limit=8)

@@ -86,9 +86,15 @@ class Placement:
     worth: float | None = None
 
     @property
+    def asked(self) -> tuple[Source, ...]:
+        """Every source of the list and of its fill."""
+        return *self.sources, *(step.source for step in self.fill)
+
+    @property
     def models(self) -> set[str]:
-        every = {s.model for s in self.sources} | {step.source.model for step in self.fill}
-        return every | ({"complements"} if "no_substitutes" in self.rules else set())
+        return {source.model for source in self.asked} | (
+            {"complements"} if "no_substitutes" in self.rules else set()
+        )
 
 
 STORIES: Mapping[str, str] = {
@@ -108,7 +114,7 @@ STORIES: Mapping[str, str] = {
 }
 
 POPULAR = Source("popular", "nobody", "popular")
-HABIT = Source("habit", "customer", "again", take=2_000)
+RHYTHM = Source("rhythm", "customer", "again", take=2_000)
 TASTE = (
     Source("als", "customer", "taste", weight=0.10, take=120),
     Source("ease", "customer", "like_you", weight=0.10),
@@ -125,11 +131,11 @@ PLACEMENTS: Mapping[str, Placement] = {
             "what this customer will want next, repeats allowed",
             ("customer",),
             (
-                replace(HABIT, take=200),
+                replace(RHYTHM, take=200),
                 *TASTE,
                 Source("popular", "nobody", "popular", weight=0.12, take=60),
             ),
-            fill=(Step(replace(HABIT, take=2_000)), Step(POPULAR)),
+            fill=(Step(RHYTHM), Step(POPULAR)),
         ),
         Placement(
             "cross_sell",
@@ -137,7 +143,7 @@ PLACEMENTS: Mapping[str, Placement] = {
             ("products", "customer"),
             (
                 Source("copurchase", "products", "goes_with", take=150),
-                Source("habit", "customer", "again", weight=1.2, take=100),
+                Source("rhythm", "customer", "again", weight=1.2, take=100),
                 Source("ease_baskets", "products", "goes_with", weight=0.3, take=100),
                 Source("ease", "customer", "like_you", weight=0.05, take=50),
             ),
@@ -175,7 +181,7 @@ PLACEMENTS: Mapping[str, Placement] = {
             "buy_again",
             "what this customer bought before",
             ("customer",),
-            (HABIT,),
+            (RHYTHM,),
             rules=("owned",),
             fill=(Step(POPULAR),),
         ),
@@ -184,8 +190,8 @@ PLACEMENTS: Mapping[str, Placement] = {
             "products like this one",
             ("products",),
             (
-                Source("hybrid", "products", "similar"),
-                Source("als", "products", "similar", weight=0.5),
+                Source("content", "products", "similar"),
+                Source("als", "products", "similar"),
             ),
             fill=(Step(Source("popular", "nobody", "same_need"), ("same_need",)), Step(POPULAR)),
         ),
@@ -250,7 +256,7 @@ def changed(path: Path, text: str, name: str, keys: object, known: Mapping[str, 
         first = error.errors(include_url=False)[0]
         raise fault(first["loc"], first["msg"]) from error
     models = set().union(*(p.models for p in known.values()))
-    for source in (*made.sources, *(step.source for step in made.fill)):
+    for source in made.asked:
         if source.story not in STORIES:
             raise fault(("sources",), f"there is no story {source.story!r}; known: {', '.join(STORIES)}")
         if source.model not in models:

@@ -73,7 +73,7 @@ class Recommendation(Wire):
     url: str | None
     image_url: str | None
     score: float = Field(description="higher is better; comparable within one list only")
-    source: str = Field(description="the recipe that proposed it: habit, als, copurchase …")
+    source: str = Field(description="the recipe that proposed it: rhythm, als, copurchase …")
     story: str = Field(description="one line for people: why it is here")
     because: tuple[Because, ...] = Field((), description="the products that led here")
     filled: bool = Field(False, description="true where the placement's own sources ran out")

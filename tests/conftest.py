@@ -22,7 +22,7 @@ from features.history import History
 from features.mapping import Mapping
 from features.sources import load
 from serving.store import address
-from training.models import RECIPES, Als, Bpr, EaseBaskets, Hybrid, Recipe
+from training.models import RECIPES, Als, Bpr, Content, EaseBaskets, Hybrid, ItemKnn, Recipe
 from training.rank import RANKINGS, Ranking
 
 END = datetime(2018, 1, 2, tzinfo=UTC)
@@ -34,6 +34,8 @@ SMALL: dict[str, Recipe] = {
     "hybrid": Hybrid(factors=8, epochs=3),
     "bpr": Bpr(factors=8, iterations=5),
     "ease_baskets": EaseBaskets(items=1_000),
+    "content": Content(factors=16),
+    "item_knn": ItemKnn(neighbours=30),
 }
 FEW: dict[str, Ranking] = {
     name: replace(ranking, windows=1, rounds=30, least=20, most=200) for name, ranking in RANKINGS.items()

@@ -22,7 +22,7 @@ from features.mapping import Mapping
 from features.sources import load
 from serving.placements import PLACEMENTS
 from training.defaults import Shape, defaults, gap_of, steps, suited
-from training.models import RECIPES, CoPurchase, Ease, EaseBaskets, Habit, Popular, TifuKnn
+from training.models import RECIPES, CoPurchase, Ease, EaseBaskets, Habit, Popular, Rhythm, TifuKnn
 from training.rank import RANKINGS, Ranking
 from training.settings import table_of
 from training.split import Data, cut
@@ -87,6 +87,7 @@ def test_half_lives_follow_the_gap_between_orders_in_doublings(
 ) -> None:
     found = defaults(regulars(gap)).recipes
     assert found["habit"] == Habit(half_life)
+    assert found["rhythm"] == Rhythm(half_life, window=min(half_life, 360) / 3)
     assert found["popular"] == Popular(days)
     assert found["ease"] == Ease(half_life=half_life * 120 / 90)
 

@@ -25,6 +25,7 @@ from serving.index import ItemIndex
 from serving.placements import PLACEMENTS, PRICE_STEP, STORIES
 from serving.schemas import MAX_LIMIT, Recommendation, RecommendRequest, RecommendResponse
 from serving.wire import RequestError
+from training.models import Ease
 
 STRANGER = "household-4711-secret"
 BASKET = 60
@@ -338,7 +339,7 @@ def test_the_reason_for_a_customer_is_a_product_they_bought(
         for item in tried(engine, "discover", customer_id=customer):
             told += len(item.because)
             assert {b.product_id for b in item.because} <= owned[customer]
-            assert item.source == "hybrid" or item.story.startswith("Because you buy ") or not item.because
+            assert item.source == "content" or item.story.startswith("Because you buy ") or not item.because
     assert told > 20
 
 
@@ -615,6 +616,27 @@ def test_new_arrivals_are_those_first_bought_lately(grocer: Engine) -> None:
     assert set(own(tried(grocer, "new_arrivals"))) == {"towel", "gold"}
 
 
+def test_every_form_of_ease_is_served(
+    grocer: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grocer has fewer customers than products; above MOST_ROWS customers it is taken over some items."""
+
+    def lists(engine: Engine) -> list[list[str]]:
+        asked = [{"customer_id": c, "product_ids": ["rolls"]} for c in (None, "anna", "bert", "carl", "dora")]
+        placements = ("next_best", "discover", "cross_sell", "upsell")
+        return [ids(tried(engine, placement, **a)) for placement in placements for a in asked]
+
+    expected = lists(grocer)
+    with monkeypatch.context() as patched:
+        patched.setattr(Ease, "by_customers", Ease.by_items)
+        by_items = Engine(tiny.bundle(tmp_path / "items", tiny.GROCERIES, tiny.GROCER))
+    assert lists(by_items) == expected
+    monkeypatch.setattr("training.models.ease.MOST_ROWS", 4)
+    of_some = Engine(tiny.bundle(tmp_path / "some", tiny.GROCERIES, tiny.GROCER))
+    assert [len(found) for found in lists(of_some)] == [len(found) for found in expected]
+    assert {e.models["ease"].kind for e in (grocer, by_items, of_some)} == {"candidates"}
+
+
 def test_trending_counts_customers_of_the_last_14_days(grocer: Engine) -> None:
     """From day 45 on: bread carl, a stranger, emil; all else once; the once-bought by all time."""
     assert ids(tried(grocer, "trending"))[:1] == ["bread"]
@@ -622,7 +644,7 @@ def test_trending_counts_customers_of_the_last_14_days(grocer: Engine) -> None:
 
 
 def test_similar_to_a_product_without_purchases_is_for_its_need(engine: Engine) -> None:
-    """Hybrid knows it by its content alone: neighbours share its need."""
+    """It is known by its content alone: neighbours share its need."""
     bought = np.bincount(engine.history.item, minlength=len(engine.catalog)) > 0
     code = engine.catalog.need
     sizes = np.bincount(code[engine.available & (code >= 0)], minlength=len(engine.catalog.categories))
@@ -631,7 +653,7 @@ def test_similar_to_a_product_without_purchases_is_for_its_need(engine: Engine) 
     shares = []
     for product in engine.catalog.items.at(asked):
         items = tried(engine, "similar", product_ids=[product])
-        assert {item.source for item in items} == {"hybrid"} and not any(item.filled for item in items)
+        assert {item.source for item in items} == {"content"} and not any(item.filled for item in items)
         shares.append(np.mean([need(engine, i) == need(engine, product) for i in ids(items)]))
     assert np.mean(shares) > 0.8
 
@@ -639,8 +661,8 @@ def test_similar_to_a_product_without_purchases_is_for_its_need(engine: Engine) 
 # --- the index --------------------------------------------------------------------------------------------
 
 
-def test_als_and_hybrid_have_an_index(engine: Engine) -> None:
-    assert set(engine.indexes) == {"als", "hybrid"}
+def test_als_and_content_have_an_index(engine: Engine) -> None:
+    assert set(engine.indexes) == {"als", "content"}
     for index in engine.indexes.values():
         assert index.by_score.ntotal == len(index.head) and index.by_angle.ntotal == len(index.rows)
         assert engine.available[index.rows].all()

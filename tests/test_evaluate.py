@@ -174,7 +174,7 @@ def names(engine: Engine, places: Sequence[int]) -> list[str]:
 def test_a_model_by_itself(engine: Engine, later: Future) -> None:
     """Habit knows anna's bread (3 orders), milk (2, later), butter (2) and soap (1), and no more."""
     asked = purchases(engine.bundle, later)
-    answers = answers_of(engine.models["habit"], engine.bundle, asked)
+    answers = answers_of(engine.models["rhythm"], engine.bundle, asked)
     assert asked.requests[0].customer_id == "anna"
     assert names(engine, answers.lists[0].tolist()) == ["bread", "milk", "butter", "soap"]
     new = answers_of(engine.models["popular"], engine.bundle, asked, owned=False)
@@ -305,7 +305,7 @@ def test_an_audit_sees_a_broken_engine(
 
 
 def test_the_index_finds_what_exact_search_finds(engine: Engine) -> None:
-    assert index_recall(engine, seed=7) == {"als": 1.0, "hybrid": 1.0}
+    assert index_recall(engine, seed=7) == {"als": 1.0}
 
 
 def test_the_gate_gets_every_audit_and_every_index(audits: dict[str, Audit]) -> None:

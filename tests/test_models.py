@@ -1,3 +1,5 @@
+import tracemalloc
+import warnings
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 from datetime import UTC, datetime
@@ -10,6 +12,7 @@ import lightfm
 import numpy as np
 import pytest
 from conftest import END, SMALL
+from implicit.nearest_neighbours import BM25Recommender
 from numpy.typing import NDArray
 from scipy import sparse
 from worlds import SIZE, Event, checkerboard, contents, products, shop
@@ -25,21 +28,28 @@ from training.models import (
     Alternatives,
     Bpr,
     Complements,
+    Content,
     CoPurchase,
     Ease,
     EaseBaskets,
     Habit,
     Hybrid,
+    ItemKnn,
     Newest,
     Popular,
+    PopularIn,
     Recipe,
+    Rhythm,
     TifuKnn,
     UpCf,
     described,
     recipe_of,
 )  # fmt: skip
-from training.models.hybrid import item_features, price_band
-from training.models.recipe import decayed_log
+from training.models.ease import most_bytes
+from training.models.hybrid import customer_features, favourite, item_features, price_band
+from training.models.neighbours import searched
+from training.models.recipe import decayed_log, in_int32
+from training.models.rhythm import Pairs, lift, shrunk
 from training.split import Data, Future, Task, baskets, known, novel, purchases, sampled
 
 CUTOFF = datetime(2017, 12, 1, tzinfo=UTC)
@@ -228,11 +238,15 @@ FINDERS: dict[str, Recipe] = {
     "upcf": UpCf(),
     "tifu": TifuKnn(),
     "alternatives": Alternatives(),
+    "item_knn": ItemKnn(),
+    "content": Content(),
 }
 BLIND = {
     "popular": "has one list for everybody",
     "newest": "has one list for everybody",
+    "popular_in": "has one list for everybody who buys in a category",
     "habit": "knows of each customer their own purchases alone",
+    "rhythm": "knows of each customer their own purchases alone",
 }
 
 
@@ -280,12 +294,20 @@ FLOORS = (
     Floor("newest", "purchases", 0.004),
     Floor("newest", "novel", 0.003),
     Floor("habit", "purchases", 0.36, beats_popular=True),
+    Floor("popular_in", "purchases", 0.07),
+    Floor("popular_in", "novel", 0.022),
+    Floor("popular_in", "basket", 0.018),
+    Floor("rhythm", "purchases", 0.37, beats_popular=True),
+    Floor("item_knn", "purchases", 0.02),
+    Floor("item_knn", "novel", 0.028),
+    Floor("item_knn", "basket", 0.018),
+    Floor("content", "purchases", 0.001),  # it knows what is like what, not what is bought
     Floor("als", "purchases", 0.17, beats_popular=True),
     Floor("als", "novel", 0.037),
     Floor("bpr", "purchases", 0.12),  # of five rounds
     Floor("bpr", "novel", 0.033),
     Floor("hybrid", "purchases", 0.09),  # of three rounds
-    Floor("hybrid", "novel", 0.018),
+    Floor("hybrid", "novel", 0.027),
     Floor("copurchase", "purchases", 0.24, beats_popular=True),
     Floor("copurchase", "novel", 0.03),
     Floor("copurchase", "basket", 0.08, beats_popular=True),
@@ -368,6 +390,132 @@ def test_a_habit_fades_by_half_in_ninety_days() -> None:
     )  # fmt: skip
     found = Habit(half_life=90).fit(data.interactions, data.catalog).customers.toarray()
     np.testing.assert_allclose(found, [[1 / 4 + 1 / 2, 1 / 2], [2**-0.5, 0]], rtol=1e-6)
+
+
+def test_rhythm_is_habit_where_nothing_came_back_lately() -> None:
+    data = shop(
+        Event("ann", "milk", "o1", 0),
+        Event("ann", "milk", "o2", 40),
+        Event("bob", "soap", "o3", 9),
+        until=180,
+    )
+    habit, rhythm = (r.fit(data.interactions, data.catalog).customers.toarray() for r in (Habit(), Rhythm()))
+    np.testing.assert_allclose(rhythm, habit)
+
+
+def test_rhythm_favours_what_others_come_back_for() -> None:
+    """Ann bought both once on one day; of milk's three buyers two came back in the last 30 days, of mugs' none."""
+    lines = [Event(who, what, f"{who}1", 10) for who in ("ann", "bob", "cem") for what in ("milk", "mug")]
+    lines += [Event(who, "milk", f"{who}2", 50) for who in ("bob", "cem")]
+    data = shop(*lines, until=60)
+    every = (
+        2 / 6
+    )  # pairs that came back; no product has a need, so this is the need's share too, but for rounding
+    assert Rhythm().shares(data.interactions, data.catalog) == pytest.approx(
+        [(2 + 20 * every) / (3 + 20), (0 + 20 * every) / (3 + 20)]
+    )
+    assert Habit().fit(data.interactions, data.catalog).customers.toarray()[0, 0] == pytest.approx(
+        2 ** (-50 / 90)
+    )
+    milk, mug = Rhythm().fit(data.interactions, data.catalog).customers.toarray()[0]
+    assert milk > mug > 0
+
+
+def test_a_share_is_shrunk_to_that_of_its_need() -> None:
+    needs = [
+        {"product_id": i, "need": n} for i, n in (("a", "one"), ("b", "one"), ("c", "two"), ("d", "two"))
+    ]
+    catalog = shop(until=9, listed=products(*needs)).catalog
+    item, total, count = np.array([0, 1, 2]), np.array([30.0, 0.0, 5.0]), np.array([40.0, 20.0, 40.0])
+    one, two = (30 + 20 * 0.35) / (60 + 20), (5 + 20 * 0.35) / (40 + 20)  # 0.35: 35 of 100
+    expected = [(30 + 20 * one) / 60, (20 * one) / 40, (5 + 20 * two) / 60, two]
+    assert shrunk(item, total, count, catalog) == pytest.approx(expected)
+
+
+def test_a_lift_is_what_was_bought_over_what_was_expected() -> None:
+    before = Pairs(np.arange(3), np.array([1.0, 1.0, 2.0]), np.array([0, 0, 5]))
+    found = lift(
+        before, np.array([True, True, False])
+    )  # two of a strength of four: 0.5, 0.5 and 1 were expected
+    assert found[[0, 1, 5]] == pytest.approx([(2 + 50) / (1 + 50), 1, (0 + 50) / (1 + 50)])
+
+
+def test_twice_the_quantity_lasts_twice_as_long() -> None:
+    """Cells of lateness are half octaves, and a pair half as late lies two cells lower."""
+    rows = [Event(who, "milk", f"{who}{n}", 10 * n) for who in ("ann", "bob") for n in range(3)]
+    rows[5] = rows[5]._replace(quantity=4)  # bob's usual is (1 + 1 + 4) / 3 = 2: half of the last
+    found = Rhythm().pairs(shop(*rows, until=60).interactions, shop(*rows, until=60).catalog)
+    assert found.strength[0] == found.strength[1]
+    assert found.cell[0] - found.cell[1] == 2
+
+
+def test_item_knn_by_hand_and_by_the_library() -> None:
+    data = shop(Event("ann", "a", "o1", 1), Event("ann", "b", "o1", 1), Event("bob", "a", "o2", 1), until=9)
+
+    def found(**how: Any) -> dict[tuple[str, str], float]:
+        return cells(ItemKnn(half_life=inf, **how).fit(data.interactions, data.catalog).items, data)
+
+    half = pytest.approx(0.5**0.5)
+    assert found() == {
+        ("a", "a"): pytest.approx(1),
+        ("a", "b"): half,
+        ("b", "a"): half,
+        ("b", "b"): pytest.approx(1),
+    }
+    assert found(neighbours=1) == {("a", "a"): pytest.approx(1), ("b", "b"): pytest.approx(1)}
+    library = BM25Recommender(K=9, K1=1.2, B=0.5, num_threads=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it converts its own weights, and says so
+        library.fit(in_int32(decayed_log(data.interactions, inf)), show_progress=False)
+    assert found(saturation=1.2, length=0.5) == pytest.approx(cells(library.similarity, data))
+
+
+def test_popular_in_tells_what_sells_lately_beside_a_product() -> None:
+    kinds = {
+        "tea": ["drinks", "hot"],
+        "mate": ["drinks", "hot"],
+        "cola": ["drinks", "cold"],
+        "soap": ["home", "bath"],
+    }
+    listed = products(*({"product_id": i, "category": c} for i, c in kinds.items()), {"product_id": "loose"})
+    data = shop(
+        Event("ann", "mate", "o0", 1), *(Event("ann", i, "o1", 50) for i in ("tea", "soap", "loose")),
+        *(Event("bob", i, "o2", 51) for i in ("tea", "cola")), until=60, listed=listed,
+    )  # fmt: skip
+
+    def found(top: int) -> dict[tuple[str, str], float]:
+        return cells(PopularIn(days=28, top=top).fit(data.interactions, data.catalog).items, data)
+
+    best = {("tea", 3), ("cola", 2)}
+    drinks = {(asked, i): pytest.approx(np.log(n)) for asked in ("tea", "mate", "cola") for i, n in best}
+    assert found(9) == {**drinks, ("soap", "soap"): pytest.approx(np.log(2))}
+    assert found(1) == {p: v for p, v in found(9).items() if p[1] != "cola"}
+
+
+def test_a_new_product_lies_beside_its_kin() -> None:
+    """By category and brand where it has them, by words of its title alone where it has none."""
+    sorts = {"jam": ("food", "b"), "nail": ("tools", "c")}
+    listed = products(
+        *(
+            {"product_id": f"{name}{n}", "title": f"{name} {n}", "category": [above, name], "brand": brand}
+            for name, (above, brand) in sorts.items()
+            for n in range(4)
+        ),
+        {"product_id": "new jam", "title": "Quince", "category": ["food", "jam"], "brand": "b"},
+        {"product_id": "new nail", "title": "Nail of steel"},
+        {"product_id": "nameless"},
+    )  # fmt: skip
+    data = shop(Event("ann", "jam1", "o1", 1), Event("bob", "nail1", "o2", 1), until=9, listed=listed)
+    fitted = Content(factors=8).fit(data.interactions, data.catalog)
+    ids = data.catalog.items
+    near = fitted.items @ fitted.items.T
+    new_jam, new_nail, nameless = ids.positions(["new jam", "new nail", "nameless"])
+    jams, nails = (ids.positions([f"{kind}{n}" for n in range(4)]) for kind in ("jam", "nail"))
+    assert near[new_jam, jams].min() > 0.3 > near[new_jam, nails].max()
+    assert near[new_nail, nails].min() > near[new_nail, jams].max()
+    np.testing.assert_allclose(fitted.items[nameless], 0, atol=1e-6)
+    ann, bob = scores(fitted, data, [0, 1])
+    assert ann[new_jam] > ann[new_nail] and bob[new_nail] > bob[new_jam]
 
 
 BASKETS = [
@@ -500,7 +648,10 @@ def test_hybrid_keeps_the_librarys_scores(board: Data, monkeypatch: pytest.Monke
     made = watched(monkeypatch, lightfm, "LightFM")
     ours = scores(Hybrid(factors=4, epochs=2).fit(board.interactions, board.catalog), board, [3])[0]
     features = item_features(board.catalog, np.ones(SIZE, bool))
-    theirs = made[0].predict(np.full(SIZE, 3), np.arange(SIZE), item_features=features, num_threads=1)
+    who = customer_features(board.interactions, board.catalog)
+    theirs = made[0].predict(
+        np.full(SIZE, 3), np.arange(SIZE), item_features=features, user_features=who, num_threads=1
+    )
     apart = theirs - ours  # the customer's own bias, the same for each of their items
     np.testing.assert_allclose(apart, apart[0], atol=1e-5)
 
@@ -530,6 +681,27 @@ def test_features_of_a_product_share_one() -> None:
     assert np.flatnonzero(dense[1])[0] in np.flatnonzero(dense[0]), "b shares the level x with a"
 
 
+def test_features_of_a_customer_are_what_they_buy_most_and_their_stage() -> None:
+    listed = products(
+        *(
+            {"product_id": i, "need": n, "price": p}
+            for i, n, p in (("a", "x", 1.0), ("b", "y", 2.0), ("c", "y", 3.0))
+        )
+    )
+    data = shop(
+        *(Event("ann", i, f"a{n}", n) for n, i in enumerate("abc")), *(Event("bob", i, "b1", 1) for i in "ab"),
+        Event("cem", "loose", "c1", 8), until=9, listed=listed,
+    )  # fmt: skip
+    assert favourite(data.catalog.need, data.interactions).tolist() == [1, 0, -1]
+    dense = customer_features(data.interactions, data.catalog).toarray()
+    np.testing.assert_allclose(dense.sum(axis=1), 1)
+    assert np.count_nonzero(dense, axis=1).tolist() == [
+        4,
+        4,
+        3,
+    ]  # no brand is known; loose has a price by its sale
+
+
 def test_price_bands_are_tenths_of_the_prices_known() -> None:
     listed = products(
         *({"product_id": f"p{n:02}", "price": float(n + 1)} for n in range(20)), {"product_id": "z"}
@@ -541,10 +713,8 @@ def test_price_bands_are_tenths_of_the_prices_known() -> None:
 def test_both_forms_of_ease_give_the_same_scores(board: Data) -> None:
     """Solved over customers, and over the items that were ever bought."""
     recipe, data = Ease(regularization=5.0), board.interactions
-    weights = decayed_log(data, recipe.half_life)
-    bought = np.unique(weights.indices)
-    by_customers, by_items = recipe.by_customers(data, weights), recipe.by_items_bought(data, weights, bought)
-    one, other = (form.customers.toarray() for form in (by_customers, by_items))
+    given = data, decayed_log(data, recipe.half_life), np.arange(SIZE)
+    one, other = (form.customers.toarray() for form in (recipe.by_customers(*given), recipe.by_items(*given)))
     assert np.count_nonzero(one) > 0
     np.testing.assert_allclose(one, other, atol=1e-4)
 
@@ -552,12 +722,75 @@ def test_both_forms_of_ease_give_the_same_scores(board: Data) -> None:
 def test_ease_takes_the_smaller_form(monkeypatch: pytest.MonkeyPatch) -> None:
     few_items = shop(*(Event(f"c{n}", f"i{n % 3}", f"o{n}", n) for n in range(9)), until=20)
     few_customers = shop(*(Event(f"c{n % 3}", f"i{n}", f"o{n}", n) for n in range(9)), until=20)
-    asked: list[str] = []
-    for name in ("by_items_bought", "by_customers"):
-        monkeypatch.setattr(Ease, name, lambda *given, name=name: asked.append(name))
+    asked: list[tuple[str, int]] = []
+    for name in ("by_items", "by_customers"):
+        monkeypatch.setattr(Ease, name, lambda *given, name=name: asked.append((name, len(given[3]))))
     for data in (few_items, few_customers):
         Ease().fit(data.interactions, data.catalog)
-    assert asked == ["by_items_bought", "by_customers"]
+    monkeypatch.setattr("training.models.ease.MOST_ROWS", 2)
+    for items in (1, 5):
+        Ease(items=items).fit(few_customers.interactions, few_customers.catalog)
+    assert asked == [("by_items", 3), ("by_customers", 9), ("by_items", 1), ("by_items", 2)]
+
+
+@pytest.mark.parametrize("form", ["by_customers", "by_items"])
+def test_ease_holds_no_more_than_it_says(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its dense arrays are its memory, and at their largest they take less than 4 GB."""
+    assert most_bytes(20_000, 1_000_000) == most_bytes(10**8, 1_000_000) < 4e9
+    for module in ("recipe", "ease"):
+        monkeypatch.setattr(f"training.models.{module}.CELLS", 2**13)
+    size = 900
+    lines = [Event(f"c{n}", f"i{(n * k) % size}", f"o{n}", 1) for n in range(size) for k in (1, 7)]
+    data = shop(*lines, until=9).interactions
+    weights = decayed_log(data, 120.0)
+    tracemalloc.start()
+    getattr(Ease(), form)(data, weights, np.arange(size))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    matrix = 4 * size**2
+    assert matrix < peak < most_bytes(size, size) + 0.4 * matrix, "besides there are sparse rows and lists"
+
+
+def test_neighbours_are_sought_among_so_many(board: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half the customers of the board still lead everybody to what was withheld, and nobody loses their own."""
+    np.testing.assert_array_equal(searched(5), np.arange(5))
+    monkeypatch.setattr("training.models.neighbours.MOST_SEARCHED", 20)
+    assert searched(SIZE).tolist() == [
+        0,
+        2,
+        5,
+        7,
+        10,
+        12,
+        15,
+        17,
+        20,
+        22,
+        25,
+        27,
+        30,
+        32,
+        35,
+        37,
+        40,
+        42,
+        45,
+        47,
+    ]
+    own = board.interactions.matrix(lambda d: np.ones(len(d))).toarray() > 0
+    for recipe in (UpCf(), TifuKnn()):
+        assert found_withheld(recipe, board) == 1.0
+        fitted = recipe.fit(board.interactions, board.catalog)
+        assert np.all(scores(fitted, board, list(range(SIZE)))[own] > 0)
+
+
+def test_a_customer_is_a_neighbour_of_themselves_in_upcf_alone() -> None:
+    data = shop(Event("ann", "milk", "o1", 1), Event("bob", "soap", "o2", 1), until=9)
+    alone = UpCf().fit(data.interactions, data.catalog).customers.toarray()
+    np.testing.assert_allclose(alone, [[1, 0], [0, 1]])
+    np.testing.assert_allclose(
+        TifuKnn(own=0.7).fit(data.interactions, data.catalog).customers.toarray(), alone * 0.7
+    )
 
 
 def test_what_a_fit_finds_the_index_finds(sample: Data, fit: Fit) -> None:

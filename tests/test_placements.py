@@ -22,11 +22,12 @@ from serving.placements import (
 from serving.schemas import MAX_LIMIT
 from training.models import RECIPES
 from training.models.copurchase import CoPurchase
-from training.models.habit import Habit
+from training.models.rhythm import Rhythm
 from training.split import AUDITS
 
+COMPARED_ALONE = {"bpr", "habit", "hybrid", "item_knn", "popular_in"}  # fitted to be held against the others
 SLOTS = {"times", "last", "because", "category"}
-ASKS = {"popular": {"nobody"}, "newest": {"nobody"}, "habit": {"customer"}, "copurchase": {"products"}}
+ASKS = {"popular": {"nobody"}, "newest": {"nobody"}, "rhythm": {"customer"}, "copurchase": {"products"}}
 ROWS = pytest.mark.parametrize("row", PLACEMENTS.values(), ids=list(PLACEMENTS))
 
 
@@ -86,12 +87,12 @@ def test_a_story_is_a_line_for_people_with_slots_that_are_filled(key: str, text:
 
 
 def test_only_models_in_use_are_fitted() -> None:
-    assert models_in_use(PLACEMENTS) == set(RECIPES) - {"bpr"}
+    assert models_in_use(PLACEMENTS) == set(RECIPES) - COMPARED_ALONE
     own = Placement("own", "", ("products",), (POPULAR,), rules=("no_substitutes",))
     assert own.models == {"popular", "complements"}
     filled = Placement("own", "", (), (POPULAR,), fill=(Step(Source("als", "customer", "taste")),))
     assert models_in_use({"own": filled}) == {"popular", "als"}
-    assert isinstance(RECIPES["habit"], Habit) and isinstance(RECIPES["copurchase"], CoPurchase)
+    assert isinstance(RECIPES["rhythm"], Rhythm) and isinstance(RECIPES["copurchase"], CoPurchase)
 
 
 # --- a shop's own table ------------------------------------------------------------------------------------

@@ -264,7 +264,7 @@ def test_what_no_source_knows_anything_of_is_ranked_and_told(tmp_path: Path) -> 
         asked = RecommendRequest(customer_id=customer, limit=20, explain=True)
         items = ranked.recommend("next_best", asked, at=UNTIL).items
         comet = next(i for i in items if i.product_id == "comet")
-        assert comet.source != "habit" and "last on" not in comet.story
+        assert comet.source != "rhythm" and "last on" not in comet.story
         for item in items:
             assert sum((item.parts or {}).values()) == pytest.approx(item.score, abs=1e-5)
 

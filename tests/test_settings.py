@@ -37,7 +37,7 @@ def test_settings_take_the_place_of_a_recipes_own(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("habit = ", "is no TOML .*: mend it, or delete it for the defaults"),
-        ("[habbit]\nhalf_life = 60", "habbit is no recipe; known: popular, newest, habit, als"),
+        ("[habbit]\nhalf_life = 60", "habbit is no recipe; known: popular, newest, popular_in, habit"),
         ("habit = 60", r"habit must be a table, \[habit\], not 60"),
         ("[habit]\nhalflife = 60", "habit.halflife is no setting of Habit; it has half_life"),
         ("[complements]\ntop = 3", "complements.top is no setting of Complements; it has none"),

@@ -21,7 +21,7 @@ from features.mapping import Mapping
 from features.sources import load
 from serving.placements import PLACEMENTS
 from training.intervals import Interval
-from training.models import RECIPES, Als, Habit
+from training.models import RECIPES, Als, Rhythm
 from training.settings import FILE, read_settings
 from training.train import TrainError
 from training.tune import DATABASE, SPACES, Found, Tuning, aim_of, inside, params_of, rounded, tune
@@ -29,8 +29,8 @@ from training.tune import DATABASE, SPACES, Found, Tuning, aim_of, inside, param
 UNTIL = datetime(2017, 12, 1, tzinfo=UTC)
 START, END = UNTIL - timedelta(days=60), UNTIL - timedelta(days=30)
 STEP = 25  # every so many households
-FORGETFUL = {**RECIPES, "habit": Habit(half_life=7.0)}
-SEARCHED = ("habit", "copurchase")
+FORGETFUL = {**RECIPES, "rhythm": Rhythm(half_life=7.0)}
+SEARCHED = ("rhythm", "copurchase")
 
 
 def sample(home: Path, *, spoil: bool = False) -> Path:
@@ -67,7 +67,7 @@ def told() -> list[tuple[str, int, int]]:
 
 @pytest.fixture(scope="module")
 def first(home: Path, told: list[tuple[str, int, int]]) -> Tuning:
-    """Five trials of each recipe; the default of habit forgets too soon."""
+    """Five trials of each recipe; the default of rhythm forgets too soon."""
     return search(home, trials=5, say=lambda *step: told.append(step))
 
 
@@ -75,7 +75,7 @@ def first(home: Path, told: list[tuple[str, int, int]]) -> Tuning:
 def again(home: Path, first: Tuning) -> Tuning:
     """Taken up after a search that was killed with a trial under way."""
     for name in studies(home):
-        if name.startswith("habit"):
+        if name.startswith("rhythm"):
             optuna.load_study(study_name=name, storage=storage(home)).ask()
     return search(home, trials=7)
 
@@ -104,7 +104,7 @@ def test_a_space_is_of_settings_that_exist_and_holds_the_defaults(name: str) -> 
 def test_a_recipe_is_searched_by_what_it_is_for() -> None:
     aims = {name: aim_of(name, PLACEMENTS) for name in SPACES}
     assert aims == {
-        "popular": "purchases", "habit": "purchases", "als": "purchases", "ease": "purchases", "upcf": "purchases",
+        "popular": "purchases", "rhythm": "purchases", "als": "purchases", "ease": "purchases", "upcf": "purchases",
         "tifu": "purchases", "copurchase": "basket", "ease_baskets": "basket",
     }  # fmt: skip
     assert aim_of("als", {"discover": PLACEMENTS["discover"]}) == "novel"
@@ -129,9 +129,9 @@ def test_progress_is_told(first: Tuning, told: list[tuple[str, int, int]]) -> No
 
 
 def test_what_is_better_is_written_and_what_is_not_is_left_out(home: Path, first: Tuning) -> None:
-    habit = first.found[0]
-    assert habit.better and habit.gain is not None and habit.gain.low > 0
-    assert habit.best != habit.default == Habit(half_life=7.0)
+    rhythm = first.found[0]
+    assert rhythm.better and rhythm.gain is not None and rhythm.gain.low > 0
+    assert rhythm.best != rhythm.default == Rhythm(half_life=7.0)
     assert first.written
     assert read_settings(home) == {f.name: f.settings for f in first.found if f.better}
     assert f"# Found on {START:%Y-%m-%d} to {END:%Y-%m-%d}." in (home / FILE).read_text()
@@ -147,7 +147,7 @@ def test_a_search_goes_on_where_it_ended(home: Path, first: Tuning, again: Tunin
         trials = optuna.load_study(study_name=name, storage=storage(home)).trials
         states = [trial.state.name for trial in trials]
         assert states.count("COMPLETE") == 7 and states.count("RUNNING") == 0
-        assert states.count("FAIL") == name.startswith("habit")  # the one that was killed
+        assert states.count("FAIL") == name.startswith("rhythm")  # the one that was killed
         assert len({json.dumps(trial.params) for trial in trials}) > 5
 
 
@@ -162,12 +162,12 @@ def test_every_trial_is_a_run_below_its_search(home: Path, first: Tuning, again:
     below = [run for run in runs if run.info.run_id not in parents]
     assert {run.data.tags["mlflow.parentRunId"] for run in below} == set(parents)
     assert len(below) == 14 and {run.data.tags["recipe"] for run in below} == set(SEARCHED)
-    habits = [run for run in below if run.data.tags["recipe"] == "habit"]
-    assert all({"half_life", "recipe"} == set(run.data.params) for run in habits)
-    best = max(run.data.metrics["purchases.ndcg"] for run in habits)
+    searches = [run for run in below if run.data.tags["recipe"] == "rhythm"]
+    assert all({"half_life", "recipe"} == set(run.data.params) for run in searches)
+    best = max(run.data.metrics["purchases.ndcg"] for run in searches)
     assert best == pytest.approx(again.found[0].reached["best"])
     for run in parents.values():
-        assert "habit.best" in run.data.metrics
+        assert "rhythm.best" in run.data.metrics
         assert "report.json" in {file.path for file in registry.client.list_artifacts(run.info.run_id)}
     assert {run.info.status for run in runs} == {"FINISHED"}
 
@@ -183,8 +183,8 @@ def test_it_never_sees_the_days_that_training_judges_by(first: Tuning, tmp_path:
 
 def test_without_time_nothing_is_found_and_the_file_stays(home: Path, again: Tuning) -> None:
     before = (home / FILE).read_text()
-    ended = tune(home, ["popular", "habit"], until=UNTIL, minutes=0)
-    assert ended.unfinished == ["popular", "habit"] and not ended.found and not ended.written
+    ended = tune(home, ["popular", "rhythm"], until=UNTIL, minutes=0)
+    assert ended.unfinished == ["popular", "rhythm"] and not ended.found and not ended.written
     assert (home / FILE).read_text() == before
 
 
@@ -192,7 +192,7 @@ def test_the_command_line(
     home: Path, again: Tuning, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(osclms.out, "width", 200)
-    words = ["tune", "habit", "--trials", "2", "--until", "2017-12-01", "--home", str(home)]
+    words = ["tune", "rhythm", "--trials", "2", "--until", "2017-12-01", "--home", str(home)]
     for more, says in (([], "gain with 95 % interval"), (["--json"], '"unfinished": []')):
         monkeypatch.setattr(sys, "argv", ["osclms", *words, *more])
         with pytest.raises(SystemExit) as ended:
@@ -231,8 +231,8 @@ def test_where_baskets_hold_one_product_nothing_is_asked_of_what_goes_together(t
     }  # fmt: skip
     mapping = Mapping.model_validate({"columns": columns})
     load(History(tmp_path / "history"), "events", [file], mapping, rejects_dir=tmp_path)
-    ended = tune(tmp_path, ["habit", "copurchase"], trials=1, processes=1)
-    assert ended.unasked == ["copurchase"] and [f.name for f in ended.found] == ["habit"]
+    ended = tune(tmp_path, ["rhythm", "copurchase"], trials=1, processes=1)
+    assert ended.unasked == ["copurchase"] and [f.name for f in ended.found] == ["rhythm"]
     with pytest.raises(TrainError, match="no placement that can be measured asks als: name other recipes"):
         tune(tmp_path, ["als"], placements={"similar": PLACEMENTS["similar"]})
 
@@ -240,4 +240,4 @@ def test_where_baskets_hold_one_product_nothing_is_asked_of_what_goes_together(t
 def test_days_without_purchases_are_refused(home: Path, tmp_path: Path) -> None:
     (tmp_path / "history").symlink_to(home / "history")
     with pytest.raises(TrainError, match="nothing that may be recommended was bought before 2016"):
-        tune(tmp_path, ["habit"], until=datetime(2016, 1, 1, tzinfo=UTC))
+        tune(tmp_path, ["rhythm"], until=datetime(2016, 1, 1, tzinfo=UTC))

@@ -95,11 +95,15 @@ def suited(shape: Shape) -> dict[str, Recipe]:
     factors = {
         ("popular", "days"): 2**slower,
         ("habit", "half_life"): 2**slower,
+        ("rhythm", "half_life"): 2**slower,
+        ("rhythm", "window"): 2 ** min(slower, 2),
         ("ease", "half_life"): 2**slower,
         ("copurchase", "half_life"): 2**fewer,
         ("ease_baskets", "regularization"): 0.5**smaller,
     }
-    changed = {name: {key: factor * getattr(RECIPES[name], key)} for (name, key), factor in factors.items()}
+    changed: dict[str, dict[str, float]] = {}
+    for (name, key), factor in factors.items():
+        changed.setdefault(name, {})[key] = factor * getattr(RECIPES[name], key)
     own = next((own for below, own in OWN if shape.repeats < below), None)
     return with_settings(RECIPES, changed | ({} if own is None else {"tifu": {"own": own}}))
 

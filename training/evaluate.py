@@ -327,10 +327,19 @@ def stage_of(bundle: Bundle, customer: NDArray[np.int32]) -> NDArray[np.str_]:
 
 
 def index_recall(engine: Engine, *, seed: int) -> dict[str, float]:
-    """Recall@10 of each FAISS index against exact search, over sampled customers."""
+    """Recall@10 of each FAISS index that customers ask against exact search, over sampled customers.
+
+    Products ask among all items, by exact search.
+    """
+    asked = {
+        source.model
+        for row in engine.placements.values()
+        for source in row.asked
+        if source.asks == "customer"
+    }
     n = len(engine.history.customers)
     who = np.random.default_rng(seed).choice(n, min(n, RECALL_CUSTOMERS), replace=False)
-    return {name: recall(index, who) for name, index in engine.indexes.items()}
+    return {name: recall(index, who) for name, index in engine.indexes.items() if name in asked}
 
 
 def gate_figures(

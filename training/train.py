@@ -38,7 +38,8 @@ T = TypeVar("T")
 
 VALIDATION_DAYS = 30
 MOST_QUESTIONS = 2_000  # a task asks at most so many in training; `osclms evaluate` asks all
-COMPARED = ("popular", "habit", "als", "bpr", "hybrid", "copurchase")  # what can answer a customer by itself
+# What can answer a customer by itself.
+COMPARED = ("popular", "habit", "rhythm", "als", "bpr", "hybrid", "item_knn", "copurchase")
 SLOW_FIRST = ("hybrid", "bpr", "als", "copurchase", "complements")
 CHUNK = 1_000  # customers that a process ranks ahead at a time
 SEED = 7

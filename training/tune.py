@@ -53,7 +53,11 @@ class Span:
 HALF_LIFE = Span(7.0, 1_000.0, log=True)
 SPACES: Mapping[str, Mapping[str, Span]] = {
     "popular": {"days": Span(1.0, 365.0, log=True)},
-    "habit": {"half_life": HALF_LIFE},
+    "rhythm": {
+        "half_life": HALF_LIFE,
+        "window": Span(7.0, 365.0, log=True),
+        "common": Span(0.1, 20.0, log=True),
+    },
     "als": {
         "factors": Span(8, 128, log=True),
         "regularization": Span(0.01, 100.0, log=True),

@@ -5,24 +5,31 @@ from dataclasses import asdict
 from typing import Any
 
 from training.models.als import Als, Bpr
+from training.models.content import Content
 from training.models.copurchase import Alternatives, Complements, CoPurchase
 from training.models.ease import Ease, EaseBaskets
 from training.models.habit import Habit
 from training.models.hybrid import Hybrid
+from training.models.itemknn import ItemKnn
 from training.models.neighbours import TifuKnn, UpCf
-from training.models.popular import Newest, Popular
+from training.models.popular import Newest, Popular, PopularIn
 from training.models.recipe import Recipe
+from training.models.rhythm import Rhythm
 
 RECIPES: dict[str, Recipe] = {
     "popular": Popular(),
     "newest": Newest(),
+    "popular_in": PopularIn(),
     "habit": Habit(),
+    "rhythm": Rhythm(),
     "als": Als(),
     "ease": Ease(),
     "upcf": UpCf(),
     "tifu": TifuKnn(),
     "ease_baskets": EaseBaskets(),
+    "item_knn": ItemKnn(),
     "hybrid": Hybrid(),
+    "content": Content(),
     "copurchase": CoPurchase(),
     "complements": Complements(),
     "alternatives": Alternatives(),
@@ -34,14 +41,18 @@ CLASSES: dict[str, type[Recipe]] = {
     for c in (
         Popular,
         Newest,
+        PopularIn,
         Habit,
+        Rhythm,
         Als,
         Bpr,
         Ease,
         EaseBaskets,
         UpCf,
         TifuKnn,
+        ItemKnn,
         Hybrid,
+        Content,
         CoPurchase,
         Complements,
         Alternatives,
@@ -67,13 +78,17 @@ __all__ = [
     "Bpr",
     "CoPurchase",
     "Complements",
+    "Content",
     "Ease",
     "EaseBaskets",
     "Habit",
     "Hybrid",
+    "ItemKnn",
     "Newest",
     "Popular",
+    "PopularIn",
     "Recipe",
+    "Rhythm",
     "TifuKnn",
     "UpCf",
     "described",

@@ -8,12 +8,13 @@ from scipy import linalg, sparse
 
 from features.catalog import Catalog
 from features.interactions import Interactions
-from serving.fitted import Candidates, Fitted, Neighbors
+from serving.fitted import Candidates, Neighbors, top_k
 from training.models.copurchase import often_held
 from training.models.neighbours import Shortlist
-from training.models.recipe import blocks, decayed_log
+from training.models.recipe import CELLS, blocks, decayed_log
 
-MOST_ROWS = 20_000  # rows and columns of the one dense matrix: 20,000² floats of 4 bytes are 1.6 GB
+MOST_ROWS = 20_000  # rows and columns of the one dense matrix, which is inverted in place: 1.6 GB
+PARTS = 4  # dense blocks that are held beside it at a time, at most
 
 
 @dataclass(frozen=True)
@@ -31,48 +32,45 @@ class Ease:
     items: int = 10_000
     top: int = 120
 
-    def fit(self, data: Interactions, catalog: Catalog) -> Fitted:
-        weights = decayed_log(data, self.half_life)
+    def fit(self, data: Interactions, catalog: Catalog) -> Candidates:
         del catalog
-        if len(data.customers) > MOST_ROWS:
-            return self.by_items(data, weights)
-        bought = np.unique(weights.indices)
-        return (
-            self.by_customers(data, weights)
-            if len(data.customers) <= len(bought)
-            else self.by_items_bought(data, weights, bought)
-        )
+        weights = decayed_log(data, self.half_life)
+        n_customers = len(data.customers)
+        few = n_customers <= MOST_ROWS
+        kept = most_held(weights, len(data.items) if few else min(self.items, MOST_ROWS))
+        smaller = self.by_customers if n_customers <= len(kept) else self.by_items
+        return smaller(data, weights, kept)
 
-    def by_customers(self, data: Interactions, weights: sparse.csr_array) -> Candidates:
-        kernel = inverse(np.asarray((weights @ weights.T).todense(), np.float32), self.regularization)
+    def by_customers(
+        self, data: Interactions, weights: sparse.csr_array, kept: NDArray[np.int64]
+    ) -> Candidates:
+        """`kept` are all items that were ever bought: the others' scores are 0."""
+        del kept
+        kernel = inverse(gram(weights), self.regularization)
         columns = sparse.csr_array(weights.T)
         leverage = np.zeros(len(data.items))
-        for rows in blocks(len(data.customers)):
+        for rows in blocks(len(data.customers), len(data.items)):
             part = np.asarray(columns @ kernel[rows].T)  # [items, block]
             own = sparse.coo_array(weights[rows.start : rows.stop])
             np.add.at(leverage, own.col, part[own.col, own.row] * own.data)
         scale = (self.regularization / np.maximum(1 - leverage, 1e-6)).astype(np.float32)
         short = Shortlist(data, self.top)
-        for rows in blocks(len(data.customers)):
-            scores = weights[rows.start : rows.stop].toarray() - (columns @ kernel[rows].T).T * scale
+        for rows in blocks(len(data.customers), len(data.items)):
+            scores = weights[rows.start : rows.stop].toarray()
+            scores -= (columns @ kernel[rows].T).T * scale
             short.add(rows, scores)
         return Candidates(short.matrix())
 
-    def by_items_bought(
-        self, data: Interactions, weights: sparse.csr_array, bought: NDArray[np.integer]
-    ) -> Candidates:
-        """The scores of `by_customers`, by X B."""
-        small = sparse.csr_array(weights[:, bought])
+    def by_items(self, data: Interactions, weights: sparse.csr_array, kept: NDArray[np.int64]) -> Candidates:
+        """The scores of `by_customers`, by X B over the kept items."""
+        small = sparse.csr_array(weights[:, kept])
         learned = between(small, self.regularization)
         short = Shortlist(data, self.top)
-        for rows in blocks(len(data.customers)):
+        for rows in blocks(len(data.customers), len(data.items)):
             scores = np.zeros((rows.stop - rows.start, len(data.items)), np.float32)
-            scores[:, bought] = small[rows.start : rows.stop] @ learned
+            scores[:, kept] = small[rows.start : rows.stop] @ learned
             short.add(rows, scores)
         return Candidates(short.matrix())
-
-    def by_items(self, data: Interactions, weights: sparse.csr_array) -> Neighbors:
-        return item_weights(weights, self.regularization, self.items, self.top)
 
 
 @dataclass(frozen=True)
@@ -90,18 +88,23 @@ class EaseBaskets:
         return item_weights(held, self.regularization, self.items, self.top)
 
 
+def most_held(rows: sparse.csr_array, most: int) -> NDArray[np.int64]:
+    """Positions of the `most` items that most rows hold, sorted; fewer where fewer are held at all."""
+    counts = np.bincount(rows.indices, minlength=rows.shape[1])
+    return np.sort(np.argsort(-counts, kind="stable")[: min(most, int(np.count_nonzero(counts)))])
+
+
 def item_weights(rows: sparse.csr_array, regularization: float, most: int, top: int) -> Neighbors:
     """B over the `most` frequent items; each item's `top` positive weights."""
-    counts = np.bincount(rows.indices, minlength=rows.shape[1])
-    kept = np.sort(np.argsort(-counts, kind="stable")[: min(most, int(np.count_nonzero(counts)))])
+    kept = most_held(rows, min(most, MOST_ROWS))
     weights = between(sparse.csr_array(rows[:, kept]), regularization)
     return Neighbors(sparsest(weights, kept, rows.shape[1], top))
 
 
 def between(rows: sparse.csr_array, regularization: float) -> NDArray[np.float32]:
     """B = I − P / diag(P), P = (XᵀX + λI)⁻¹: column j predicts item j, float32 [items, items]."""
-    precision = inverse(np.asarray((rows.T @ rows).todense(), np.float32), regularization)
-    weights = np.asarray(-precision / np.diag(precision), np.float32)
+    weights = inverse(gram(sparse.csr_array(rows.T)), regularization)
+    weights /= -np.diag(weights).copy()
     np.fill_diagonal(weights, 0)
     return weights
 
@@ -110,26 +113,43 @@ def sparsest(
     weights: NDArray[np.float32], kept: NDArray[np.int64], n_items: int, top: int
 ) -> sparse.csr_array:
     """Each row's `top` highest positive values, rows and columns placed among all items."""
-    most = min(top, max(weights.shape[1] - 1, 0))
-    best = np.argpartition(-weights, most, axis=1)[:, :most] if len(weights) else np.empty((0, 0), np.int64)
-    values = np.take_along_axis(weights, best, axis=1) if len(weights) else np.empty((0, 0), np.float32)
-    row, place = np.nonzero(values > 0)
-    cells = (values[row, place], (kept[row], kept[best[row, place]]))
+    best = [top_k(row, top, row > 0) for row in weights]
+    row = np.repeat(np.arange(len(weights)), [len(places) for places in best])
+    place = np.concatenate([*best, np.empty(0, np.int64)])
+    cells = (weights[row, place], (kept[row], kept[place]))
     found = sparse.csr_array(sparse.coo_array(cells, shape=(n_items, n_items), dtype=np.float32))
     found.sort_indices()
     return found
 
 
-def inverse(gram: NDArray[np.float32], regularization: float) -> NDArray[np.float32]:
-    """(gram + λI)⁻¹ of a symmetric matrix, in place."""
-    gram[np.diag_indices_from(gram)] += regularization
-    if not len(gram):
-        return gram
-    factor, failed = linalg.lapack.spotrf(gram.T, lower=1, overwrite_a=1, clean=0)
+def gram(rows: sparse.csr_array) -> NDArray[np.float32]:
+    """X Xᵀ, a block of rows at a time: float32 [rows, rows]."""
+    n, columns = rows.shape[0], sparse.csr_array(rows.T)
+    found = np.empty((n, n), np.float32)
+    for part in blocks(n, n):
+        found[part] = (rows[part.start : part.stop] @ columns).toarray()
+    return found
+
+
+def inverse(matrix: NDArray[np.float32], regularization: float) -> NDArray[np.float32]:
+    """(matrix + λI)⁻¹ of a symmetric matrix, in place."""
+    matrix[np.diag_indices_from(matrix)] += regularization
+    if not len(matrix):
+        return matrix
+    factor, failed = linalg.lapack.spotrf(matrix.T, lower=1, overwrite_a=1, clean=0)
     if failed:
         raise ArithmeticError(
             f"the matrix of EASE cannot be inverted: raise regularization above {regularization}"
         )
-    whole, _ = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
-    low = np.tril(whole)
-    return np.asarray(low + np.tril(low, -1).T, np.float32)
+    half, _ = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
+    for part in blocks(len(half), len(half)):
+        half[part, part] = np.tril(half[part, part]) + np.tril(half[part, part], -1).T
+        half[part, part.stop :] = half[part.stop :, part].T
+    return np.asarray(half.T)  # symmetric, so its rows are as good as its columns, and lie in order
+
+
+def most_bytes(n_customers: int, n_items: int) -> int:
+    """What the dense arrays of EASE take together at most, in either form, in bytes."""
+    matrix = min(n_customers, MOST_ROWS) ** 2
+    block = PARTS * max(CELLS, n_items)
+    return 4 * (matrix + block)

@@ -1,11 +1,12 @@
-"""Factorisation of purchases and product features together: LightFM with the WARP loss."""
+"""Factorisation of purchases with features of products and of customers: LightFM with the WARP loss."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
 
-from features.catalog import Catalog, level
+from features.catalog import PATH_SEPARATOR, Catalog, level
+from features.customers import facts
 from features.interactions import Interactions
 from serving.fitted import Vectors
 from training.models.recipe import in_int32
@@ -18,7 +19,8 @@ PRICE_BANDS = 10
 class Hybrid:
     """A product is the sum of itself, its category levels, brand and price band (Kula 2015; WARP: Weston 2011).
 
-    A product without purchases is the sum of its features alone, so it has a place among the others.
+    A product without purchases is the sum of its features alone, so it has a place among the others. A customer
+    is the sum of themselves, the need, brand and price band that they buy most, and their stage.
     """
 
     factors: int = 32
@@ -42,23 +44,58 @@ class Hybrid:
             max_sampled=self.max_sampled, random_state=self.seed,
         )  # fmt: skip
         # one thread: LightFM's lock-free updates differ from run to run on two
-        model.fit(ones, item_features=features, sample_weight=weights, epochs=self.epochs, num_threads=1)
+        who = customer_features(data, catalog)
+        model.fit(
+            ones, user_features=who, item_features=features, sample_weight=weights, epochs=self.epochs, num_threads=1
+        )  # fmt: skip
         bias, items = model.get_item_representations(features)
-        return Vectors(model.get_user_representations()[1], items, bias)
+        # a customer's own bias is the same for all of their items, so it changes no list
+        return Vectors(model.get_user_representations(who)[1], items, bias)
 
 
 def item_features(catalog: Catalog, bought: np.ndarray) -> sparse.csr_matrix:
     """Rows sum to 1: the product itself where it was bought, category levels, brand, price band."""
-    n = len(catalog)
     blocks = [sparse.diags_array(bought.astype(np.float32), format="csr")]
-    paths = catalog.categories
-    for depth in range(1, LEVELS + 1):
-        names = [level(path, depth) if path.count(" > ") >= depth - 1 else None for path in paths]
-        blocks.append(one_hot(by_code(names, catalog.category)))
-    blocks += [one_hot(catalog.brand), one_hot(price_band(catalog))]
+    blocks += map(one_hot, (*category_levels(catalog), catalog.brand, price_band(catalog)))
+    return shared(blocks)
+
+
+def customer_features(data: Interactions, catalog: Catalog) -> sparse.csr_matrix:
+    """Rows sum to 1: the customer, the need, brand and price band of most of their purchases, their stage."""
+    n = len(data.customers)
+    codes = [favourite(code, data) for code in (catalog.need, catalog.brand, price_band(catalog))]
+    codes.append(facts(data)["stage"].cat.codes.to_numpy())
+    return shared([sparse.eye_array(n, format="csr"), *map(one_hot, codes)])
+
+
+def favourite(code: np.ndarray, data: Interactions) -> np.ndarray:
+    """The code of most of each customer's purchases, the lowest of equals, −1 where none is known."""
+    known = (data.customer >= 0) & (code[data.item] >= 0)
+    n_codes = int(code.max(initial=-1)) + 1
+    pairs, times = np.unique(
+        data.customer[known].astype(np.int64) * n_codes + code[data.item[known]], return_counts=True
+    )
+    best = pairs[np.lexsort((-pairs, times))]  # of each customer the last one stands
+    found = np.full(len(data.customers), -1)
+    found[best // max(n_codes, 1)] = best % max(n_codes, 1)
+    return found
+
+
+def shared(blocks: list[sparse.csr_array]) -> sparse.csr_matrix:
+    """Blocks of features side by side, those of a row sharing one."""
     features = sparse.hstack(blocks, format="csr", dtype=np.float32)
-    total = np.asarray(features.sum(axis=1)).reshape(n)
+    total = np.asarray(features.sum(axis=1)).reshape(features.shape[0])
     return in_int32(sparse.diags_array(1 / np.maximum(total, 1), format="csr") @ features)
+
+
+def category_levels(catalog: Catalog) -> list[np.ndarray]:
+    """A code for each of the first LEVELS levels of a product's category, −1 where the path is shorter."""
+    paths = catalog.categories
+    named = [
+        [level(path, depth) if path.count(PATH_SEPARATOR) >= depth - 1 else None for path in paths]
+        for depth in range(1, LEVELS + 1)
+    ]
+    return [by_code(names, catalog.category) for names in named]
 
 
 def by_code(names: list[str | None], code: np.ndarray) -> np.ndarray:

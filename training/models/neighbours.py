@@ -11,6 +11,8 @@ from features.interactions import Floats, Interactions
 from serving.fitted import Candidates, top_k
 from training.models.recipe import blocks, bought
 
+MOST_SEARCHED = 50_000
+
 
 class Shortlist:
     """The best `top` items of each customer, and the best `top` among those that the customer never bought."""
@@ -56,11 +58,14 @@ class UpCf:
         lately = self.frequencies(data)
         ever = bought(data)
         size = np.maximum(np.diff(ever.indptr), 1).astype(np.float32)
-        columns, short = sparse.csr_array(ever.T), Shortlist(data, self.top)
-        for rows in blocks(len(data.customers)):
-            shared = (ever[rows.start : rows.stop] @ columns).toarray()
-            alike = shared / (size[rows, None] ** self.asymmetry * size[None] ** (1 - self.asymmetry))
-            short.add(rows, (nearest(alike**self.locality, self.neighbours) @ lately).toarray())
+        others, short = searched(len(data.customers)), Shortlist(data, self.top)
+        columns, theirs = sparse.csr_array(ever[others].T), lately[others]
+        for rows in blocks(len(data.customers), max(len(data.items), len(others))):
+            alike = (ever[rows.start : rows.stop] @ columns).toarray()
+            alike /= size[rows, None] ** self.asymmetry * size[others] ** (1 - self.asymmetry)
+            forget_self(alike, rows, others)
+            near = nearest(alike**self.locality, self.neighbours - 1)
+            short.add(rows, (near @ theirs + lately[rows.start : rows.stop]).toarray())
         return Candidates(short.matrix())
 
     def frequencies(self, data: Interactions) -> sparse.csr_array:
@@ -93,20 +98,35 @@ class TifuKnn:
         own = data.matrix(self.weigh)
         length = np.sqrt(np.asarray(own.multiply(own).sum(axis=1)))
         unit = sparse.csr_array(sparse.diags_array(1 / np.maximum(length, 1e-9)) @ own)
-        columns, short = sparse.csr_array(unit.T), Shortlist(data, self.top)
-        for rows in blocks(len(data.customers)):
+        others, short = searched(len(data.customers)), Shortlist(data, self.top)
+        columns, theirs = sparse.csr_array(unit[others].T), own[others]
+        for rows in blocks(len(data.customers), max(len(data.items), len(others))):
             alike = (unit[rows.start : rows.stop] @ columns).toarray()
-            alike[np.arange(len(alike)), np.arange(rows.start, rows.stop)] = 0
+            forget_self(alike, rows, others)
             near = nearest(alike, self.neighbours)
             near = sparse.csr_array(sparse.diags_array(1 / np.maximum(near.sum(axis=1), 1e-9)) @ near)
             short.add(
-                rows, (self.own * own[rows.start : rows.stop] + (1 - self.own) * (near @ own)).toarray()
+                rows, (self.own * own[rows.start : rows.stop] + (1 - self.own) * (near @ theirs)).toarray()
             )
         return Candidates(short.matrix())
 
     def weigh(self, data: Interactions) -> Floats:
         group, place = np.divmod(order_rank(data), self.group)
         return (self.between**group * self.within**place).astype(np.float32)
+
+
+def searched(n_customers: int) -> NDArray[np.int64]:
+    """Positions of the customers among whom neighbours are sought: all, or MOST_SEARCHED of them evenly by id, so
+    that the work grows with the customers and not with their square."""
+    if n_customers <= MOST_SEARCHED:
+        return np.arange(n_customers)
+    return np.arange(MOST_SEARCHED, dtype=np.int64) * n_customers // MOST_SEARCHED
+
+
+def forget_self(alike: NDArray[np.float32], rows: slice, others: NDArray[np.int64]) -> None:
+    """0 where a customer of `rows` meets themselves among the `others`."""
+    place = np.flatnonzero((others >= rows.start) & (others < rows.stop))
+    alike[others[place] - rows.start, place] = 0
 
 
 def nearest(alike: NDArray[np.float32], most: int) -> sparse.csr_array:

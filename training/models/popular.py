@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 
 from features.catalog import Catalog
 from features.interactions import DAY, Interactions
-from serving.fitted import Vectors
+from serving.fitted import Neighbors, Vectors
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,38 @@ class Newest:
         )
         since = buyers(data, np.ones(len(data), bool))
         return everybody(data, np.where(new & (since > 0), since, -1).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class PopularIn:
+    """What sells lately where a product belongs: the `top` of its parent category, by log(1 + customers who bought
+    them in the last `days`); nothing for a product of no known category.
+
+    A product that nobody bought leads there as well, so a stranger's answer to it is not everybody's.
+    """
+
+    days: float = 28.0
+    top: int = 30
+
+    def fit(self, data: Interactions, catalog: Catalog) -> Neighbors:
+        score = np.log1p(buyers(data, data.age() <= self.days)).astype(np.float32)
+        parent, n = catalog.parent, len(catalog)
+        best = np.lexsort((-score, parent))
+        best = best[(parent[best] >= 0) & (score[best] > 0)]
+        group = parent[best]
+        best = best[np.arange(len(best)) - np.searchsorted(group, group) < self.top]
+        groups = int(parent.max(initial=-1)) + 1
+        known = np.flatnonzero(parent >= 0)
+        belongs = cells(np.ones(len(known), np.float32), known, parent[known], (n, groups))
+        near = sparse.csr_array(belongs @ cells(score[best], parent[best], best, (groups, n)))
+        near.sort_indices()
+        return Neighbors(near)
+
+
+def cells(
+    values: np.ndarray, row: np.ndarray, column: np.ndarray, shape: tuple[int, int]
+) -> sparse.csr_array:
+    return sparse.csr_array(sparse.coo_array((values, (row, column)), shape=shape))
 
 
 def everybody(data: Interactions, bias: np.ndarray) -> Vectors:

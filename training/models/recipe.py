@@ -9,6 +9,8 @@ from features.catalog import Catalog
 from features.interactions import Floats, Interactions
 from serving.fitted import Fitted
 
+CELLS = 2**25  # numbers in a dense block of rows: 128 MB
+
 
 class Recipe(Protocol):
     """A frozen dataclass of hyper-parameters. The same recipe on the same data gives equal arrays."""
@@ -42,6 +44,7 @@ def decayed_log(data: Interactions, half_life: float) -> sparse.csr_array:
     return matrix
 
 
-def blocks(n: int, size: int = 256) -> list[slice]:
-    """Rows 0 to n in turn, so many at once, as a dense row of every item is wide."""
+def blocks(n: int, width: int) -> list[slice]:
+    """Rows 0 to n in turn, so many at once that a dense block of them, each so wide, holds at most CELLS."""
+    size = max(1, min(256, CELLS // max(width, 1)))
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
