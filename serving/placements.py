@@ -65,7 +65,7 @@ class Placement:
     whose ranker ranks this one, where both have the same sources. worth: the own sources are asked only where this
     customer is at least so many times as likely to take one of what they offer as customers are on average, by what
     the ranker `<name>.worth` learned; None: always. It was learned of customers with a habit in the need of one
-    product, and says nothing of others.
+    product, and says nothing of others. needs: the model that knows which needs go with what is asked about.
 
     What is unavailable, excluded by the request or asked about is never in any list, filled or not.
     """
@@ -84,10 +84,12 @@ class Placement:
     cache_seconds: int = 0
     like: str = ""
     worth: float | None = None
+    needs: str = ""
 
     @property
     def models(self) -> set[str]:
         every = {s.model for s in self.sources} | {step.source.model for step in self.fill}
+        every |= {self.needs} if self.needs else set()
         return every | ({"complements"} if "no_substitutes" in self.rules else set())
 
 
@@ -142,6 +144,7 @@ PLACEMENTS: Mapping[str, Placement] = {
                 Source("ease", "customer", "like_you", weight=0.05, take=50),
             ),
             rules=("no_substitutes",),
+            needs="ease_needs",
             fill=(Step(POPULAR, ("no_substitutes",)), Step(POPULAR)),
         ),
         Placement(

@@ -38,7 +38,15 @@ from serving.bundle import BundleError
 from serving.engine import Engine, Product
 from serving.openapi import Operation, document
 from serving.placements import Placement, PlacementsError
-from serving.schemas import ErrorBody, FieldError, Id, Moment, RecommendRequest, RecommendResponse
+from serving.schemas import (
+    ErrorBody,
+    FieldError,
+    Id,
+    Moment,
+    NeedsResponse,
+    RecommendRequest,
+    RecommendResponse,
+)
 from serving.settings import Settings, SettingsError
 from serving.wire import RequestError, Wire
 
@@ -119,6 +127,14 @@ OPERATIONS = (
         body=RecommendRequest,
     ),
     Operation(
+        "needs",
+        "POST",
+        "/v1/needs/{placement}",
+        "Which needs go with a basket, whatever serves them",
+        answer=NeedsResponse,
+        body=RecommendRequest,
+    ),
+    Operation(
         "placements", "GET", "/v1/placements", "The placements, and what each asks with", answer=Placements
     ),
     Operation(
@@ -180,6 +196,10 @@ class Site:
         response = self.engine.recommend(row.name, asked, at=self.at(asked.at))
         spent = (time.perf_counter() - started) * 1000
         return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}", "Cache-Control": kept_for(row)})
+
+    async def needs(self, request: Request) -> Response:
+        asked = self.known(RecommendRequest.model_validate_json(await read_json(request)))
+        return answer(self.engine.needs(request.path_params["placement"], asked, at=self.at(asked.at)))
 
     def known(self, asked: Asked) -> Asked:
         """The same question by the customer behind an alias."""

@@ -623,7 +623,8 @@ def publish(registry: "Registry", full: Side, outcome: Outcome, about: Mapping[s
     report = outcome.as_dict()
     names = {name: tasks["purchases"].figure("ndcg", seed=SEED) for name, tasks in outcome.recipes.items()}
     customers = len(outcome.recipes["popular"]["purchases"].task)
-    audits = {a.name: {k: a.figures[k] for k in ("accuracy", "coverage", "filled")} for a in outcome.audits}
+    told: tuple[str, ...] = ("accuracy", "coverage", "filled")
+    audits = {a.name: {k: a.figures[k] for k in told if k in a.figures} for a in outcome.audits}
     run = registry.log_run(
         f"train {full.until:%Y-%m-%d}",
         params={"recipes": full.configuration["recipes"], "validation_from": outcome.cutoff.isoformat()},

@@ -9,6 +9,7 @@ from training.models.copurchase import Alternatives, Complements, CoPurchase
 from training.models.ease import Ease, EaseBaskets
 from training.models.habit import Habit
 from training.models.hybrid import Hybrid
+from training.models.needs import EaseNeeds
 from training.models.neighbours import TifuKnn, UpCf
 from training.models.popular import Newest, Popular
 from training.models.recipe import Recipe
@@ -22,6 +23,7 @@ RECIPES: dict[str, Recipe] = {
     "upcf": UpCf(),
     "tifu": TifuKnn(),
     "ease_baskets": EaseBaskets(),
+    "ease_needs": EaseNeeds(),
     "hybrid": Hybrid(),
     "copurchase": CoPurchase(),
     "complements": Complements(),
@@ -39,6 +41,7 @@ CLASSES: dict[str, type[Recipe]] = {
         Bpr,
         Ease,
         EaseBaskets,
+        EaseNeeds,
         UpCf,
         TifuKnn,
         Hybrid,
@@ -69,6 +72,7 @@ __all__ = [
     "Complements",
     "Ease",
     "EaseBaskets",
+    "EaseNeeds",
     "Habit",
     "Hybrid",
     "Newest",
