@@ -7,7 +7,7 @@ export OSCLMS_HOME ?= .osclms
 export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: run setup test test-long lint bench clean help
+.PHONY: run setup test test-long lint bench bench-cold clean help
 
 help:                 ## what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -38,6 +38,9 @@ lint: setup           ## style, types, layers
 
 bench: setup          ## measure load, train, quality, bulk and latency on the demo data
 	$(BIN)/python -m benchmarks.bench
+
+bench-cold: setup     ## measure the lists of customers of whom one order is known, or three
+	$(BIN)/python -m benchmarks.cold
 
 clean:                ## remove the environment and the state
 	rm -rf .venv .osclms

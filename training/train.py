@@ -179,8 +179,10 @@ def train(
     processes: int = 2,
     seed: int = SEED,
     say: Say = silent,
+    history: History | None = None,
 ) -> Outcome:
-    """Train on everything before `until` (the end of the data) and promote the version if the gate opens.
+    """Train on everything before `until` (the end of the data) and promote the version if the gate opens. `history` is
+    the home's own where none is given.
 
     Recipes are fitted on the past before the last VALIDATION_DAYS, where they are compared and every
     placement is audited; those that a placement uses are fitted once more on everything: the version.
@@ -191,7 +193,8 @@ def train(
 
     with training_lock(home):
         settings = read_settings(home) if recipes is None else {}
-        clock, history, registry = Clock(), History(home / "history"), Registry(home)
+        clock, registry = Clock(), Registry(home)
+        history = history or History(home / "history")
         registry.repair()
         version, code = registry.next_version(), revision()
         work = fresh(home / "staging" / "train")
