@@ -3,11 +3,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 3000
+NOTEBOOKS ?= notebooks/*.py
+QUALITY_HOME ?= .osclms-quality
+QUALITY ?= --tune-until 2017-11-01 --until 2017-12-01 --end 2018-01-01 --train
 export OSCLMS_HOME ?= .osclms
 export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: run setup test test-long lint bench bench-cold clean help
+.PHONY: run setup test test-long lint bench bench-cold bench-quality notebooks clean help
 
 help:                 ## what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -17,7 +20,7 @@ setup: .venv/.ready   ## prepare .venv (and Chromium, by apt, where it may)
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --compile-bytecode --constraint constraints.txt --editable '.[training,demo,dev]'
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --compile-bytecode --constraint constraints.txt --editable '.[training,demo,notebooks,dev]'
 	@bash docs/debian.sh
 	@touch $@
 
@@ -42,5 +45,17 @@ bench: setup          ## measure load, train, quality, bulk and latency on the d
 bench-cold: setup     ## measure the lists of customers of whom one order is known, or three
 	$(BIN)/python -m benchmarks.cold
 
-clean:                ## remove the environment and the state
-	rm -rf .venv .osclms
+notebooks: setup      ## run the notebooks on the home and write their .ipynb; some minutes
+	$(BIN)/python -m benchmarks.notebooks $(NOTEBOOKS)
+
+bench-quality: setup .venv-rivals/.ready  ## measure quality beside libraries; QUALITY_HOME and QUALITY for other data
+	@test -d $(QUALITY_HOME)/history || $(BIN)/osclms load completejourney --home $(QUALITY_HOME)
+	$(BIN)/python -m benchmarks.quality --home $(QUALITY_HOME) $(QUALITY)
+
+.venv-rivals/.ready: benchmarks/rivals.txt | .venv/.ready
+	$(PYTHON) -m venv .venv-rivals
+	VIRTUAL_ENV=.venv-rivals $(BIN)/uv pip install --requirement benchmarks/rivals.txt
+	@touch $@
+
+clean:                ## remove the environments and the state
+	rm -rf .venv .venv-rivals .osclms .osclms-quality

@@ -126,6 +126,25 @@ def load(
         out.print(str(report), highlight=False, soft_wrap=True)
 
 
+@app.command(epilog="Example: `osclms compact --json`")
+def compact(
+    database_url: Annotated[
+        str | None,
+        typer.Option(envvar="OSCLMS_DATABASE_URL", help="PostgreSQL; missing: the database in the home."),
+    ] = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Move what the service has received into the history, each row once. Killed, it may be run again."""
+    from features.history import History
+    from serving.compact import compact as move
+    from serving.store import Store, address
+
+    with bar() as told, Store(address(home, database_url)) as store:
+        done = move(History(home / "history"), store, told=told)
+    print_json(done.as_dict()) if as_json else out.print(str(done), highlight=False, soft_wrap=True)
+
+
 # --- learn ------------------------------------------------------------------------------------------
 
 
@@ -588,6 +607,7 @@ EXPECTED = (
     ("serving.bundle", "BundleError"),
     ("serving.wire", "RequestError"),
     ("serving.placements", "PlacementsError"),
+    ("serving.store", "StoreError"),
     ("serving.bulk", "BulkError"),
     ("training.train", "TrainError"),
     ("training.settings", "SettingsError"),

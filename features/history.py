@@ -37,6 +37,7 @@ THREADS = 2
 BLOCK = 122_880  # rows of a Parquet row group
 SMALL_BLOCK = 8_192  # of tables in which one row is looked up
 T = TypeVar("T")
+Marks = dict[str, dict[str, list[int]]]  # by database and table: number and moment of the last row moved
 
 
 class HistoryError(Exception):
@@ -60,10 +61,14 @@ class File:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is live. `store` holds only what a load has said; `tables` maps table and part to a file."""
+    """What is live. `store` holds only what a load has said; `tables` maps table and part to a file.
+
+    `marks` says how far each database has been moved here (`serving.compact`): it changes with the files.
+    """
 
     store: dict[str, str] = field(default_factory=dict)
     tables: dict[str, dict[str, File]] = field(default_factory=dict)
+    marks: Marks = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
@@ -76,9 +81,8 @@ class Manifest:
                 f"{path} is format {found['format']}, this version reads {FORMAT}: "
                 f"remove {path.parent} and load the sources anew"
             )
-        return cls(
-            found["store"], {t: {p: File(**f) for p, f in ps.items()} for t, ps in found["tables"].items()}
-        )
+        tables = {t: {p: File(**f) for p, f in ps.items()} for t, ps in found["tables"].items()}
+        return cls(found["store"], tables, found.get("marks", {}))
 
     def text(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True) + "\n"
@@ -222,7 +226,7 @@ class History:
         """
 
         def read(manifest: Manifest) -> str:
-            with _connect(":memory:") as db:
+            with in_memory() as db:
                 aliases = self._canonical(manifest)
                 db.register(
                     "aliases",
@@ -295,13 +299,18 @@ class History:
     def _path(self, file: File | None) -> Path | None:
         return self.folder / file.path if file else None
 
-    def commit(self, files: Iterable[Staged], store: dict[str, str], staging: Path) -> None:
-        """Make staged files live, all or none, each in place of its table's part. Only inside `loading`."""
+    def commit(
+        self, files: Iterable[Staged], store: dict[str, str], staging: Path, marks: Marks | None = None
+    ) -> None:
+        """Make staged files live, all or none, each in place of its table's part. Only inside `loading`.
+
+        `marks` are those of the databases that the rows come from; of others they stay.
+        """
         before = self.manifest
         tables = {table: dict(parts) for table, parts in before.tables.items()}
         for staged in files:
             tables.setdefault(staged.table, {})[staged.part] = self._adopt(staged)
-        after = Manifest(store, tables)
+        after = Manifest(store, tables, {**before.marks, **(marks or {})})
         if after != before:
             self.folder.mkdir(parents=True, exist_ok=True)
             (staging / "manifest.json").write_text(after.text())
@@ -382,12 +391,20 @@ def database(staging: Path) -> duckdb.DuckDBPyConnection:
     return _connect(str(staging / "load.duckdb"), temp_directory=str(staging / "spill"))
 
 
+def in_memory() -> duckdb.DuckDBPyConnection:
+    """A DuckDB like that of a load, for rows in memory."""
+    return _connect(":memory:")
+
+
 def _connect(name: str, **config: str) -> duckdb.DuckDBPyConnection:
     bounds: dict[str, str | int | bool] = {"memory_limit": MEMORY, "threads": THREADS}
     alone = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
     db = duckdb.connect(name, config={**bounds, **alone, **config})
     db.execute("SET TimeZone = 'UTC'")
-    db.execute("SET enable_progress_bar = false")  # else it writes to standard output
+    if first_row(db, "SELECT current_setting('enable_progress_bar')")[0]:  # it would write to standard output
+        db.execute(
+            "SET enable_progress_bar = false"
+        )  # refused in Jupyter without ipywidgets, where it is off
     return db
 
 

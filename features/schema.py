@@ -30,6 +30,14 @@ EVENT_TYPES = (
 )
 CHANNELS = ("email", "sms", "push", "web", "app", "store", "post", "phone")
 PURPOSES = ("marketing", "transactional", "personalisation")
+ID_LENGTH = 200  # characters
+SPACE = " \t\r\n\u00a0"  # what is trimmed off text; the last is a no-break space
+
+
+@dataclass(frozen=True)
+class Check:
+    holds: str  # a SQL predicate; null counts as holding, as what is missing is `required`'s business
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,17 @@ class Column:
         """Ids are at most 200 characters long and hold no control character."""
         return self.name.endswith("_id") or self.name == "alias"
 
+    @property
+    def there(self) -> tuple[Check, ...]:
+        """That it is there, where it must be."""
+        return (Check(f'"{self.name}" IS NOT NULL', f"{self.name} is missing"),) if self.required else ()
 
-@dataclass(frozen=True)
-class Check:
-    holds: str  # a SQL predicate; null counts as holding, as what is missing is `required`'s business
-    reason: str
+    @property
+    def proper(self) -> tuple[Check, ...]:
+        """That an id is one."""
+        long = Check(f"length({self.name}) <= {ID_LENGTH}", f"{self.name} is longer than {ID_LENGTH}")
+        control = f"NOT regexp_matches({self.name}, '[[:cntrl:]]')"
+        return (long, Check(control, f"{self.name} holds a control character")) if self.is_id else ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,11 @@ class Table:
     @property
     def required(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.columns if c.required)
+
+    @property
+    def rules(self) -> tuple[Check, ...]:
+        """All that a row must keep; the first that it breaks is the reason told."""
+        return (*(check for c in self.columns for check in (*c.there, *c.proper)), *self.checks)
 
 
 def one_of(column: str, words: Sequence[str]) -> Check:
@@ -242,4 +261,10 @@ PROMOTIONS = Table(
 
 TABLES: dict[str, Table] = {
     t.name: t for t in (EVENTS, PRODUCTS, CUSTOMERS, IDENTITIES, CONSENTS, PROMOTIONS)
+}
+
+RECEIVED = Column("received_at", TIME, True, "when a row that came in live was received")
+# what is asked beyond the contract of rows that come in live, with `received_at` beside their columns
+ON_RECEIPT: dict[str, tuple[Check, ...]] = {
+    "events": (Check("occurred_at <= received_at + INTERVAL 1 DAY", "occurred_at is more than a day ahead"),)
 }

@@ -21,11 +21,9 @@ import pyarrow as pa
 from features.catalog import PATH_SEPARATOR
 from features.history import History, HistoryError, Merged, database, first_row, identifier, quoted
 from features.mapping import DAY, PLACEHOLDER, Format, From, LeaveOut, Mapping
-from features.schema import EVENTS, FLAG, PATH, PRODUCTS, REAL, SQL, TABLES, TIME, Table
+from features.schema import EVENTS, FLAG, ID_LENGTH, PATH, PRODUCTS, REAL, SPACE, SQL, TABLES, TIME, Table
 
 BATCH = 100_000  # rows
-SPACE = "e' \\t\\r\\n\u00a0'"  # what is trimmed, as SQL; the last is a no-break space
-ID_LENGTH = 200
 CSV_FIELD = 1_000_000  # characters
 CSV_LINES = 1_000  # of one record; what goes on beyond them is a quote left open
 STRAY_QUOTE = "a quote is neither closed nor doubled"
@@ -197,7 +195,7 @@ class Cell:
             return f"CASE WHEN {whole} THEN try_cast({self.name} AS BIGINT)::VARCHAR {written} END"
         if self.type in INTEGERS:
             return f"{self.name}::VARCHAR"
-        return f"nullif(trim({self.name}::VARCHAR, {SPACE}), '')"
+        return f"nullif(trim({self.name}::VARCHAR, {quoted(SPACE)}), '')"
 
 
 Cells = dict[str, Cell]
@@ -590,18 +588,9 @@ class Select:
             if source and c.type != PATH and (c.type in (REAL, TIME, FLAG) or self._is_float(source)):
                 unreadable = f"g_{c.name} IS NOT NULL AND {identifier(c.name)} IS NULL"
                 reasons.append((unreadable, quoted(f"{c.name} is not a {KINDS.get(c.type, 'text')}")))
-            if c.required and c.name in self.mapping.columns:
-                reasons.append((f"{identifier(c.name)} IS NULL", quoted(f"{c.name} is missing")))
-            if (
-                c.is_id
-                and c.name in self.mapping.columns
-                and not self._is_number(self.mapping.columns[c.name])
-            ):
-                reasons.append(
-                    (f"length({c.name}) > {ID_LENGTH}", quoted(f"{c.name} is longer than {ID_LENGTH}"))
-                )
-                control = f"regexp_matches({c.name}, '[[:cntrl:]]')"
-                reasons.append((control, quoted(f"{c.name} holds a control character")))
+            if source:
+                checks = c.there if self._is_number(source) else (*c.there, *c.proper)
+                reasons += [(f"({check.holds}) IS FALSE", quoted(check.reason)) for check in checks]
         reasons += [(f"({check.holds}) IS FALSE", quoted(check.reason)) for check in self.table.checks]
         return f"CASE {' '.join(f'WHEN {test} THEN {why}' for test, why in reasons)} END"
 

@@ -21,6 +21,7 @@ from babel.dates import format_date
 from babel.numbers import format_currency
 
 from serving.engine import Engine, Line, Order
+from serving.links import safe_url
 from serving.schemas import MAX_IDS, JsonObject, Recommendation, RecommendRequest, RecommendResponse
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -30,10 +31,11 @@ FOR_ANYBODY = ("popular", "newest")  # recipes that ask neither the customer nor
 LIST_LENGTH = 4
 MAX_LINES = 8  # of the order; the rest is counted
 MAX_TEXT = 120  # characters of a title, name or story
-MAX_URL = 1000  # a longer link is left out: clients clip a message above 102 kB
-SAFE_URL = re.compile(r"https?://[^\s<>\"]+", re.IGNORECASE)
 JOINERS = "\u200c\u200d"  # format characters that scripts and emoji need
 TILE_COLOURS = ("#4b3fc4", "#0b7285", "#2b7a3d", "#a61e4d", "#8a4b08", "#1864ab", "#862e9c", "#5c5f12")
+PARTIALS = liquid.CachingFileSystemLoader(TEMPLATES, auto_reload=False)
+PLAIN = liquid.Environment(undefined=liquid.StrictUndefined, loader=PARTIALS)
+ESCAPED = liquid.Environment(undefined=liquid.StrictUndefined, loader=PARTIALS, autoescape=True)
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,10 @@ class Template:
     @classmethod
     def load(cls, name: str) -> "Template":
         """From templates/<name>.subject, .mjml and .txt. A name in them that no one fills is an error."""
-        plain = liquid.Environment(undefined=liquid.StrictUndefined)
-        escaped = liquid.Environment(undefined=liquid.StrictUndefined, autoescape=True)
         return cls(
-            subject=plain.from_string(source(name, "subject")),
-            html=escaped.from_string(mrml.to_html(source(name, "mjml")).content),
-            text=plain.from_string(source(name, "txt")),
+            subject=PLAIN.from_string(source(name, "subject")),
+            html=ESCAPED.from_string(mrml.to_html(source(name, "mjml")).content),
+            text=PLAIN.from_string(source(name, "txt")),
         )
 
     def fill(self, words: JsonObject, lists: tuple[RecommendResponse, ...]) -> Message:
@@ -195,11 +195,6 @@ def short(text: Any) -> str:
     """One line of at most MAX_TEXT characters; nothing for None."""
     line = one_line(str(text)) if text is not None else ""
     return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1].rstrip() + "…"
-
-
-def safe_url(url: str | None) -> str | None:
-    """The link where it is http(s) and bearable; a path of the shop's own leads nowhere from a mailbox."""
-    return url if url and len(url) <= MAX_URL and SAFE_URL.fullmatch(url) else None
 
 
 def locale_of(wanted: Any) -> str:

@@ -164,9 +164,6 @@ class Standing:
         return self.at(np.flatnonzero(allowed[self.items]))
 
 
-NO_OFFER = Standing(NOTHING[0], NOTHING[1], NOTHING[0])
-
-
 class Engine:
     """Answers every placement from one bundle, whose arrays it shares with other workers."""
 
@@ -279,7 +276,7 @@ class Engine:
     def recommendation_id(self, placement: str, request: RecommendRequest, when: datetime) -> str:
         """The same question at the same moment has the same id; nobody reads a customer out of it."""
         key = bytes.fromhex(self.bundle.manifest.fingerprint.ljust(64, "0")[:64])
-        question = request.model_dump_json(exclude={"at", "explain"})
+        question = request.model_dump_json(exclude={"at", "explain", "customer_token"})
         asked = f"{self.version}|{placement}|{when.timestamp()}|{question}".encode()
         return hashlib.blake2b(asked, digest_size=12, key=key).hexdigest()
 
@@ -319,10 +316,14 @@ class Engine:
         return chosen
 
     def gather(self, row: Placement, ask: Ask, chosen: Chosen, *, explain: bool) -> Chosen:
-        """Add from the placement's own sources, then from its fill, step by step, until the list is long enough."""
+        """Add from the placement's own sources, then from its fill, step by step, until the list is long enough.
+
+        What is not worth offering stays in the list, as the fill it is: flagged.
+        """
+        before = len(chosen.items)
         if len(chosen.items) < ask.limit:
             self.take(self.own(row, ask, chosen, explain=explain), row.sources, ask, chosen, explain=explain)
-        own = len(chosen.items)
+        own = len(chosen.items) if self.worth(row, ask) else before
         for step in row.fill:
             more = True
             while more and len(chosen.items) < ask.limit:
@@ -337,8 +338,6 @@ class Engine:
         Where the customer alone decides the ranking it is the same whatever else is asked, filtered; only where
         too little of it is left, or a rule moves scores, are the sources asked anew.
         """
-        if not self.worth(row, ask):
-            return NO_OFFER
         allowed = self.allowed(row.rules, ask, chosen)
         known = ask.customer >= 0 and row.name in self.rankers and is_published(row)
         if known and not kept(ask.rules, Boost):
@@ -719,6 +718,11 @@ class Engine:
         return f"{local.day} {local:%B %Y}"
 
     # --- looking up -----------------------------------------------------------------------------------
+
+    def offered(self, product_id: str) -> Product | None:
+        """A product that may be recommended and is in stock; None for others."""
+        item = int(self.catalog.items.positions([product_id])[0])
+        return self.product(item) if item >= 0 and self.available[item] else None
 
     def order(self, customer_id: str | None, order_id: str | None) -> Order | None:
         """An order with its lines, a customer's latest where no id is given; None where it is unknown.

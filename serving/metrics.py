@@ -1,6 +1,7 @@
 """What Prometheus reads: counts and latencies. Labels are words of ours, never an id or a path."""
 
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,11 +13,19 @@ from prometheus_client.registry import Collector
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # BentoML sets it before a worker starts
 LABELS = ("route", "placement", "status")
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+DAY = 86_400
 REGISTRY = CollectorRegistry()
 REQUESTS = Counter("osclms_requests", "Requests answered", LABELS, registry=REGISTRY)
 SECONDS = Histogram(
     "osclms_request_seconds", "From request to answer", LABELS, buckets=BUCKETS, registry=REGISTRY
 )
+EMPTY = Counter("osclms_empty_fragments", "Fragments without an item", ("placement",), registry=REGISTRY)
+CLICKS = Counter(
+    "osclms_clicks", "Links of mails followed", ("placement", "outcome", "counted"), registry=REGISTRY
+)
+LOST = Counter("osclms_clicks_lost", "Clicks that could not be kept", registry=REGISTRY)
+
+REFUSED = Counter("osclms_champion_refused", "Champions that did not load or answer", registry=REGISTRY)
 
 
 def record(route: str, placement: str, status: int, seconds: float) -> None:
@@ -39,6 +48,8 @@ class Model(Collector):
         yield GaugeMetricFamily(
             "osclms_model_data_until_seconds", "End of its data, unix time", self.data_until
         )
+        age = (time.time() - self.data_until) / DAY
+        yield GaugeMetricFamily("osclms_champion_age_days", "Days since the end of its data", age)
 
 
 def exposition(model: Model) -> tuple[bytes, str]:

@@ -1,12 +1,16 @@
 """The OpenAPI document, made from the pydantic models and the table of operations."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serving.schemas import ErrorBody, JsonObject
 
+PARAMETER = re.compile(r"{(\w+)}")
 REFERENCE = "#/components/schemas/{model}"
 ERRORS = {
     400: "the request is not understood; the fields say why",
@@ -21,7 +25,12 @@ ERRORS = {
 
 @dataclass(frozen=True)
 class Operation:
-    """One row of the wire: what a route takes and gives. `also` lists media types beside JSON."""
+    """One row of the wire: what a route takes and gives.
+
+    `also` lists media types of the answer beside JSON, `takes` those of the body. `statuses` says what its
+    own ones mean: of the 200s and redirects with the answer, of others with an error. `example` is a body or a
+    query that anyone may send.
+    """
 
     name: str
     method: str
@@ -31,6 +40,9 @@ class Operation:
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
     also: tuple[str, ...] = field(default=())
+    takes: tuple[str, ...] = field(default=())
+    statuses: Mapping[int, str] = field(default_factory=lambda: {200: "as asked"})
+    example: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def chosen(self) -> bool:
@@ -63,18 +75,21 @@ def described(operation: Operation, placements: tuple[str, ...]) -> JsonObject:
         "operationId": operation.name,
         "summary": operation.summary,
         "parameters": [*path_parameters(operation, placements), *query_parameters(operation)],
-        "responses": {"200": success(operation), **errors(operation)},
+        "responses": {**successes(operation), **errors(operation)},
     }
     if operation.body:
-        about["requestBody"] = {"required": False, "content": json_of(operation.body)}
+        content = json_of(operation.body) | dict.fromkeys(operation.takes, TEXT)
+        content["application/json"]["example"] = dict(operation.example)
+        about["requestBody"] = {"required": False, "content": content}
     return about
 
 
 def path_parameters(operation: Operation, placements: tuple[str, ...]) -> list[JsonObject]:
-    if "{placement}" not in operation.path:
-        return []
-    schema = {"type": "string", "enum": list(placements)}
-    return [{"name": "placement", "in": "path", "required": True, "schema": schema}]
+    known: JsonObject = {"placement": {"enum": list(placements)}}
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", **known.get(name, {})}}
+        for name in PARAMETER.findall(operation.path)
+    ]
 
 
 def query_parameters(operation: Operation) -> list[JsonObject]:
@@ -82,21 +97,33 @@ def query_parameters(operation: Operation) -> list[JsonObject]:
         return []
     schema = operation.query.model_json_schema(ref_template=REFERENCE)
     required = schema.get("required", [])
+
+    def more(name: str, about: JsonObject) -> JsonObject:
+        """An example, and that a list is one text with commas."""
+        example = {"example": operation.example[name]} if name in operation.example else {}
+        return example | ({"style": "form", "explode": False} if about.get("type") == "array" else {})
+
     return [
-        {"name": name, "in": "query", "required": name in required, "schema": about}
+        {"name": name, "in": "query", "required": name in required, "schema": about, **more(name, about)}
         for name, about in schema["properties"].items()
     ]
 
 
-def success(operation: Operation) -> JsonObject:
+def successes(operation: Operation) -> JsonObject:
     media: JsonObject = json_of(operation.answer) if operation.answer else {}
-    return {"description": "as asked", "content": {**media, **dict.fromkeys(operation.also, TEXT)}}
+    content = {**media, **dict.fromkeys(operation.also, TEXT)}
+    fine = {status: about for status, about in operation.statuses.items() if status < 400}
+    given = {status: {"content": content} if status < 300 else {} for status in fine}
+    return {str(status): {"description": about, **given[status]} for status, about in fine.items()}
 
 
 def errors(operation: Operation) -> JsonObject:
     never = (*(() if operation.method == "POST" else (413, 415)), *(() if operation.chosen else (406,)))
-    wanted = (status for status in ERRORS if status not in never)
-    return {str(status): {"description": ERRORS[status], "content": json_of(ErrorBody)} for status in wanted}
+    own = {status: about for status, about in operation.statuses.items() if status >= 400}
+    wanted = {status: about for status, about in {**ERRORS, **own}.items() if status not in never}
+    return {
+        str(status): {"description": about, "content": json_of(ErrorBody)} for status, about in wanted.items()
+    }
 
 
 def json_of(model: type[BaseModel]) -> JsonObject:

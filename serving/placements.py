@@ -62,10 +62,11 @@ class Step:
 class Placement:
     """rules: names in RULES of the engine, for the placement's own sources. policy: rules over the catalogue for
     the whole list, its fill included. cache_seconds: how long a list may be kept by who asked. like: the placement
-    whose ranker ranks this one, where both have the same sources. worth: the own sources are asked only where this
-    customer is at least so many times as likely to take one of what they offer as customers are on average, by what
-    the ranker `<name>.worth` learned; None: always. It was learned of customers with a habit in the need of one
-    product, and says nothing of others. needs: the model that knows which needs go with what is asked about.
+    whose ranker ranks this one, where both have the same sources. worth: what the own sources give is an offer only
+    where this customer is at least so many times as likely to take one as customers are on average, by what the
+    ranker `<name>.worth` learned, and is flagged as filled elsewhere; None: always an offer. It was learned of
+    customers with a habit in the need of one product, and says nothing of others. needs: the model that knows which
+    needs go with what is asked about.
 
     What is unavailable, excluded by the request or asked about is never in any list, filled or not.
     """

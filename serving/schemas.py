@@ -40,6 +40,9 @@ class RecommendRequest(Wire):
     """All fields may be missing: a stranger with an empty basket gets a list too."""
 
     customer_id: Id | None = None
+    customer_token: str | None = Field(
+        None, max_length=2000, description="in its place, from a browser: a token that the shop's server made"
+    )
     product_ids: tuple[Id, ...] = Field(
         (), max_length=MAX_IDS, description="the product looked at, or the basket"
     )
@@ -102,6 +105,14 @@ class NeedsResponse(Wire):
     needs: tuple[NeedAbout, ...] = Field(
         description="what else the basket may want, best first; none that it serves"
     )
+
+
+class MessageAnswer(Wire):
+    subject: str
+    html: str
+    text: str
+    recommendation_ids: tuple[str, ...]
+    lists: tuple[RecommendResponse, ...]
 
 
 class FieldError(Wire):

@@ -14,9 +14,10 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, Literal, TypeVar
 
 import bentoml
@@ -32,30 +33,37 @@ from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
 from features.history import History
+from lifecycle.fragments import Part
 from lifecycle.messages import Message, thank_you
-from serving import metrics
+from serving import delivery, events, metrics
+from serving.body import read_body
 from serving.bundle import BundleError
 from serving.engine import Engine, Product
+from serving.headers import CSS, HTML, JSON, MESSAGE_HEADERS, PAGE_HEADERS, SCRIPT, TEXT, WIDGET_HEADERS
+from serving.links import Links
 from serving.openapi import Operation, document
 from serving.placements import Placement, PlacementsError
 from serving.schemas import (
     ErrorBody,
     FieldError,
     Id,
+    MessageAnswer,
     Moment,
     NeedsResponse,
     RecommendRequest,
     RecommendResponse,
 )
 from serving.settings import Settings, SettingsError
+from serving.store import StoreError
+from serving.swap import watch
+from serving.tokens import TokenError, Tokens
 from serving.wire import RequestError, Wire
 
 WIRE = "1"  # the version of what is under /v1
-MAX_BODY = 1_000_000
 MAX_FOUND = 20
 MAX_FAULTS = 20
+BASKET = "cross_sell"  # the placement that knows which needs go with a basket
 NO_PLACEMENT, NO_ROUTE = "none", "unknown"  # labels where the path names none of ours
-HTML, TEXT, JSON = "text/html; charset=utf-8", "text/plain; charset=utf-8", "application/json"
 FOLDER = Path(__file__).parent
 log = logging.getLogger("osclms.service")
 
@@ -105,15 +113,7 @@ class MessageQuery(Wire):
     at: Moment | None = Field(None, description="as of this moment; missing: now")
 
 
-class MessageAnswer(Wire):
-    subject: str
-    html: str
-    text: str
-    recommendation_ids: tuple[str, ...]
-    lists: tuple[RecommendResponse, ...]
-
-
-Asked = TypeVar("Asked", RecommendRequest, MessageQuery)
+Asked = TypeVar("Asked", RecommendRequest, MessageQuery, delivery.FragmentQuery)
 PARTS: Mapping[str, str] = {"html": HTML, "text": TEXT}
 OFFERED: Mapping[str | None, str] = {None: JSON, "html": "text/html", "text": "text/plain"}
 QUALITY = re.compile(r"[01](\.\d*)?")
@@ -125,14 +125,16 @@ OPERATIONS = (
         "A list for a placement",
         answer=RecommendResponse,
         body=RecommendRequest,
+        example={"customer_id": "1", "limit": 3},
     ),
     Operation(
         "needs",
         "POST",
-        "/v1/needs/{placement}",
+        "/v1/needs",
         "Which needs go with a basket, whatever serves them",
         answer=NeedsResponse,
         body=RecommendRequest,
+        example={"product_ids": ["1082185"], "limit": 3},
     ),
     Operation(
         "placements", "GET", "/v1/placements", "The placements, and what each asks with", answer=Placements
@@ -145,8 +147,20 @@ OPERATIONS = (
         answer=MessageAnswer,
         query=MessageQuery,
         also=("text/html", "text/plain"),
+        example={"customer_id": "1"},
     ),
-    Operation("products", "GET", "/v1/products", "Products by title", answer=Products, query=ProductQuery),
+    *delivery.OPERATIONS,
+    Operation("widget", "GET", "/v1/widget.js", "The widget's script", also=("text/javascript",)),
+    Operation(
+        "products",
+        "GET",
+        "/v1/products",
+        "Products by title",
+        answer=Products,
+        query=ProductQuery,
+        example={"q": "milk", "limit": "3"},
+    ),
+    events.OPERATION,
     Operation("sample", "GET", "/v1/sample", "A few customers and products to try", answer=Showcase),
     Operation("livez", "GET", "/livez", "The process runs", also=("text/plain",)),
     Operation("readyz", "GET", "/readyz", "The bundle is loaded and warm", also=("text/plain",)),
@@ -156,41 +170,45 @@ OPERATIONS = (
     Operation("style", "GET", "/page.css", "Its style", also=("text/css",)),
     Operation("script", "GET", "/page.js", "Its script", also=("text/javascript",)),
 )
-ASSETS: Mapping[str, tuple[str, str]] = {
-    "page": ("page.html", HTML),
-    "style": ("page.css", "text/css; charset=utf-8"),
-    "script": ("page.js", "text/javascript; charset=utf-8"),
-}
-PAGE_HEADERS = {
-    "Cache-Control": "no-cache",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
-        "img-src 'self' https: http: data:; base-uri 'none'; form-action 'none'"
-    ),
-}
-MESSAGE_HEADERS = {
-    "Vary": "Accept",
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src https: http:",
+ASSETS: Mapping[str, tuple[str, str, Mapping[str, str]]] = {
+    "page": ("page.html", HTML, PAGE_HEADERS),
+    "style": ("page.css", CSS, PAGE_HEADERS),
+    "script": ("page.js", SCRIPT, PAGE_HEADERS),
+    "widget": ("widget.js", SCRIPT, WIDGET_HEADERS),
 }
 
 
 class Site:
     """The routes over one engine: each reads a request, asks, and writes the answer."""
 
-    def __init__(self, engine: Engine, *, as_of: datetime | None, history: Path | None) -> None:
-        self.engine, self.as_of = engine, as_of
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        as_of: datetime | None,
+        history: Path | None,
+        intake: events.Intake | None = None,
+        tokens: Tokens | None = None,
+        links: Links | None = None,
+        clicked: delivery.Clicked | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """`clicked` keeps the clicks on links of mails; without it they are counted alone."""
+        self.engine, self.as_of, self.clock, self.intake = engine, as_of, clock, intake
+        self.tokens, self.links, self.clicked = tokens, links, clicked
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
         self.model = metrics.Model(engine.version, engine.data_until.timestamp())
 
+    def close(self) -> None:
+        if self.intake:
+            self.intake.store.close()
+
     def at(self, wanted: datetime | None) -> datetime:
-        return wanted or self.as_of or datetime.now(UTC)
+        return wanted or self.as_of or self.clock()
 
     async def recommend(self, request: Request) -> Response:
-        asked = self.known(RecommendRequest.model_validate_json(await read_json(request)))
+        asked = self.known(self.unsealed(RecommendRequest.model_validate_json(await read_json(request))))
         row = self.engine.placement(request.path_params["placement"])
         started = time.perf_counter()
         response = self.engine.recommend(row.name, asked, at=self.at(asked.at))
@@ -198,8 +216,23 @@ class Site:
         return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}", "Cache-Control": kept_for(row)})
 
     async def needs(self, request: Request) -> Response:
-        asked = self.known(RecommendRequest.model_validate_json(await read_json(request)))
-        return answer(self.engine.needs(request.path_params["placement"], asked, at=self.at(asked.at)))
+        asked = self.known(self.unsealed(RecommendRequest.model_validate_json(await read_json(request))))
+        return answer(self.engine.needs(BASKET, asked, at=self.at(asked.at)))
+
+    def unsealed(self, asked: RecommendRequest) -> RecommendRequest:
+        """The same question by the customer in its token. Raises RequestError for a token that names none."""
+        token = asked.customer_token
+        if token is None:
+            return asked
+        if asked.customer_id is not None:
+            raise RequestError("customer_token", "given beside customer_id: give one of them")
+        if self.tokens is None:
+            raise RequestError("customer_token", "this service opens no tokens: set OSCLMS_SECRET")
+        try:
+            customer = self.tokens.customer(token, at=self.clock())
+        except TokenError as error:
+            raise RequestError("customer_token", str(error)) from error
+        return asked.model_copy(update={"customer_id": customer, "customer_token": None})
 
     def known(self, asked: Asked) -> Asked:
         """The same question by the customer behind an alias."""
@@ -222,10 +255,34 @@ class Site:
         )
         return written(message, asked.part or preferred(request))
 
+    async def fragment_html(self, request: Request) -> Response:
+        return self.fragment(request, "html")
+
+    async def fragment_txt(self, request: Request) -> Response:
+        return self.fragment(request, "txt")
+
+    def fragment(self, request: Request, part: Part) -> Response:
+        asked = self.known(delivery.FragmentQuery.model_validate(query(request)))
+        placement, at = request.path_params["placement"], self.at(asked.at)
+        return delivery.fragment_answer(
+            self.engine, self.links, placement, asked, part, at=at, now=self.clock()
+        )
+
+    async def follow(self, request: Request) -> Response:
+        return await delivery.follow_answer(self.engine, self.links, request, self.clicked, now=self.clock())
+
+    async def widget(self, _: Request) -> Response:
+        return asset("widget")
+
     async def profile(self, customer_id: str | None) -> Mapping[str, Any] | None:
         if self.history is None or customer_id is None:
             return None
         return await to_thread.run_sync(self.history.row, "customers", customer_id)
+
+    async def events(self, request: Request) -> Response:
+        if self.intake is None:
+            raise RequestError("events", "no database: set OSCLMS_HOME or OSCLMS_DATABASE_URL", 503)
+        return await self.intake.answer(request, at=datetime.now(UTC))
 
     async def products(self, request: Request) -> Response:
         asked = ProductQuery.model_validate(query(request))
@@ -327,8 +384,8 @@ def weighed(kind: str, wanted: Mapping[str, tuple[float, int]]) -> tuple[float, 
 
 @cache
 def asset(name: str) -> Response:
-    file, media_type = ASSETS[name]
-    return Response((FOLDER / file).read_bytes(), media_type=media_type, headers=PAGE_HEADERS)
+    file, media_type, headers = ASSETS[name]
+    return Response((FOLDER / file).read_bytes(), media_type=media_type, headers=headers)
 
 
 def query(request: Request) -> dict[str, str]:
@@ -342,16 +399,9 @@ def query(request: Request) -> dict[str, str]:
 
 
 async def read_json(request: Request) -> bytes:
-    """The body, `{}` where there is none. Refuses what is no JSON by its type and what is too large."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise RequestError("body", f"larger than {MAX_BODY:,} bytes: ask in parts", 413)
-    kind = request.headers.get("content-type", JSON).split(";")[0].strip().lower()
-    if body and kind != JSON:
-        raise RequestError("content-type", f"{kind} is not understood: send {JSON}", 415)
-    return bytes(body) or b"{}"
+    """The body, `{}` where there is none."""
+    body, _ = await read_body(request)
+    return body or b"{}"
 
 
 def invalid(error: ValidationError) -> tuple[int, ErrorBody]:
@@ -456,12 +506,34 @@ def settings() -> Settings:
         raise BentoMLConfigException(str(error)) from error
 
 
-def load(settings: Settings) -> Site:
-    """The site over the bundle that the settings name, warmed up. Raises BundleError."""
-    engine = Engine.load(settings.folder(), placements=settings.placements())
-    site = Site(engine, as_of=settings.as_of, history=settings.history())
+def intake(settings: Settings) -> events.Intake | None:
+    """What takes events in, over the database that the settings name. Raises StoreError."""
+    store = settings.store()
+    return events.Intake(store) if store else None
+
+
+def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site:
+    """The site over a bundle, warmed up. Raises BundleError and PlacementsError."""
+    engine = Engine.load(folder, placements=settings.placements())
+    tokens = settings.tokens()
+    site = Site(
+        engine,
+        as_of=settings.as_of,
+        history=settings.history(),
+        intake=intake,
+        tokens=tokens,
+        links=links(settings, tokens),
+        clicked=intake.keep if intake else None,
+    )
     warm_up(site)
     return site
+
+
+def links(settings: Settings, tokens: Tokens | None) -> Links | None:
+    """How links of mails are made; None where mails link to the products themselves."""
+    if not (tokens and settings.public_url and settings.shop_url):
+        return None
+    return Links(tokens, settings.public_url, settings.shop_url)
 
 
 def warm_up(site: Site) -> None:
@@ -478,6 +550,7 @@ def warm_up(site: Site) -> None:
 
 def settle() -> None:
     """What is loaded stays: the collector need not look at it again. Without this p99 is 200 ms."""
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 1000)
@@ -507,16 +580,39 @@ class Service:
         """
         os.environ.update(settings().absolute())
         try:
-            load(settings())
-        except (BundleError, PlacementsError) as error:
+            load(settings(), intake(settings()), settings().folder()).close()
+        except (BundleError, PlacementsError, StoreError) as error:
             raise BentoMLConfigException(str(error)) from error
         except RequestError as error:  # the first answer, as of OSCLMS_AS_OF or now
             raise BentoMLConfigException(f"OSCLMS_AS_OF: {error.message}") from error
 
     def __init__(self) -> None:
         faiss.omp_set_num_threads(1)
-        EDGE.open(load(settings()))
+        folder = settings().folder()
+        self.intake = intake(settings())
+        EDGE.open(load(settings(), self.intake, folder))
         settle()
+        self.ended = Event()
+        Thread(target=self.swap, args=(folder,), daemon=True).start()
+
+    def swap(self, folder: Path) -> None:
+        """Serve whichever champion is promoted while this worker runs."""
+
+        def use(site: Site) -> None:
+            EDGE.open(site)
+            settle()
+
+        watch(
+            folder,
+            find=settings().folder,
+            make=partial(load, settings(), self.intake),
+            use=use,
+            ended=self.ended,
+        )
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    def end(self) -> None:
+        self.ended.set()
 
     async def __is_ready__(self) -> bool:
         return EDGE.site is not None

@@ -1,18 +1,31 @@
 """What the environment says, read once at the edge. A name or value that is not understood is refused."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from serving.bundle import BundleError, champion
 from serving.placements import FILE as PLACEMENTS
 from serving.schemas import Moment
+from serving.store import Store, address
+from serving.tokens import Tokens
 
 PREFIX = "OSCLMS_"
 CARRIED = Path(__file__).parent.parent / "bundle"  # beside the packages in a bento
+WEB = re.compile(r"https?://[^\s<>\"\\?#]+", re.IGNORECASE)
 DEFAULT_HOME = Path(".osclms")
 
 
@@ -25,15 +38,50 @@ def iso(text: object) -> object:
     return datetime.fromisoformat(text) if isinstance(text, str) else text
 
 
+def keys(secret: SecretStr | None) -> SecretStr | None:
+    """One key or more with commas between. What is wrong is said without saying the secret."""
+    if secret is not None:
+        try:
+            tokens_of(secret)
+        except ValueError as error:
+            raise ValueError(
+                "must be 32 bytes as url-safe base64 (Fernet.generate_key()), or such with commas"
+            ) from error
+    return secret
+
+
+def tokens_of(secret: SecretStr) -> Tokens:
+    return Tokens([key.strip() for key in secret.get_secret_value().split(",")])
+
+
+def web(url: str | None) -> str | None:
+    if url is not None and not WEB.fullmatch(url):
+        raise ValueError("must be an http or https address")
+    return url
+
+
 class Settings(BaseModel):
-    """OSCLMS_HOME, OSCLMS_BUNDLE, OSCLMS_AS_OF, OSCLMS_WORKERS."""
+    """OSCLMS_HOME, OSCLMS_BUNDLE, OSCLMS_DATABASE_URL, OSCLMS_AS_OF, OSCLMS_WORKERS; OSCLMS_SECRET for customers'
+    tokens, and with OSCLMS_PUBLIC_URL and OSCLMS_SHOP_URL for the links of mails."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     home: Path | None = None
     bundle: Path | None = None
+    database_url: SecretStr | None = None
     as_of: Annotated[Moment, BeforeValidator(iso)] | None = None
     workers: PositiveInt = 1
+    secret: Annotated[SecretStr | None, AfterValidator(keys)] = None
+    public_url: Annotated[str | None, AfterValidator(web)] = None
+    shop_url: Annotated[str | None, AfterValidator(web)] = None
+
+    @model_validator(mode="after")
+    def links_need_all(self) -> Self:
+        if self.public_url and not (self.secret and self.shop_url):
+            raise ValueError(
+                "needs OSCLMS_SECRET, to sign links with, and OSCLMS_SHOP_URL, where they may end"
+            )
+        return self
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> "Settings":
@@ -42,6 +90,9 @@ class Settings(BaseModel):
             return cls.model_validate({name[len(PREFIX) :].lower(): text for name, text in ours})
         except ValidationError as error:
             raise SettingsError(explained(error)) from error
+
+    def tokens(self) -> Tokens | None:
+        return tokens_of(self.secret) if self.secret else None
 
     def absolute(self) -> dict[str, str]:
         """The folders given, as environment variables that mean the same from any working directory."""
@@ -64,16 +115,25 @@ class Settings(BaseModel):
 
     def placements(self) -> Path | None:
         """The shop's own table of placements, if its home has one."""
-        home = self.home or (None if self.bundle or CARRIED.is_dir() else DEFAULT_HOME)
+        home = self.state()
         return home / PLACEMENTS if home else None
 
+    def state(self) -> Path | None:
+        """The home that is read and written beside the bundle. A carried bundle comes without one."""
+        return self.home or (None if self.bundle or CARRIED.is_dir() else DEFAULT_HOME)
+
     def history(self) -> Path | None:
-        """The history that profiles are read from. A carried bundle comes without one."""
-        home = self.home or (None if self.bundle or CARRIED.is_dir() else DEFAULT_HOME)
+        """The history that profiles are read from."""
+        home = self.state()
         return home / "history" if home and (home / "history").is_dir() else None
+
+    def store(self) -> Store | None:
+        """The database for what comes in live; None where there is neither a home nor one named."""
+        named = self.database_url.get_secret_value() if self.database_url else None
+        return Store(address(self.state(), named)) if named or self.state() else None
 
 
 def explained(error: ValidationError) -> str:
     known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
-    faults = (f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+    faults = (f"{PREFIX}{str((e['loc'] or ('public_url',))[0]).upper()}: {e['msg']}" for e in error.errors())
     return f"{'; '.join(faults)} (known: {known})"

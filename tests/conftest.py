@@ -13,12 +13,15 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from filelock import FileLock
+from live import DATABASES, new_database, place_postgres, postgres
 
 from features.completejourney import mapping_of, source_folder
 from features.history import History
 from features.mapping import Mapping
 from features.sources import load
+from serving.store import address
 from training.models import RECIPES, Als, Bpr, EaseBaskets, Hybrid, Recipe
 from training.rank import RANKINGS, Ranking
 
@@ -79,6 +82,16 @@ def shop_home(shared: Callable[[str, Callable[[Path], None]], Path], loaded_home
         assert outcome.verdict.promote, outcome.verdict.reason
 
     return shared("shop", make)
+
+
+@pytest.fixture(params=DATABASES)
+def url(
+    request: pytest.FixtureRequest, tmp_path: Path, shared: Callable[[str, Callable[[Path], None]], Path]
+) -> sa.URL:
+    """An empty database: a file, and one of a real PostgreSQL."""
+    if request.param == "sqlite":
+        return address(tmp_path / "home", None)
+    return address(None, new_database(postgres(shared("postgres", place_postgres))))
 
 
 def load_sample(home: Path, step: int = 10) -> None:

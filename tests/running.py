@@ -19,6 +19,8 @@ import psutil  # type: ignore[import-untyped]
 ROOT = Path(__file__).parent.parent
 AS_OF = "2030-01-01"  # after the data of any test shop
 WORKERS = 2
+SECRET = "c2VjcmV0LW9mLXRoZS10ZXN0cy1hbmQtb2Ytbm9ib2Q="  # 32 bytes, as Fernet has its keys
+SHOP_URL, PUBLIC_URL = "https://shop.example/", "https://go.shop.example"
 PATIENCE = 90.0
 
 
@@ -94,5 +96,8 @@ def wait(server: Server) -> None:
 def shop(home: Path) -> Server:
     """The service over the shop's champion, with two workers, asked as of AS_OF."""
     folder = Path(tempfile.mkdtemp(prefix="osclms-test-"))
-    settings = {"home": str(home), "as_of": AS_OF, "workers": str(WORKERS)}
+    settings = {
+        "home": str(home), "as_of": AS_OF, "workers": str(WORKERS),
+        "secret": SECRET, "shop_url": SHOP_URL, "public_url": PUBLIC_URL,
+    }  # fmt: skip
     return start("serving.service:Service", folder, settings)

@@ -15,7 +15,14 @@ from running import AS_OF, ROOT, Server, free_port, shop, stop
 
 from features.schema import TABLES
 
-PAGES = ("README.md", "docs/data.md", "docs/decisions.md")
+PAGES = (
+    "README.md",
+    "docs/api.md",
+    "docs/benchmarks.md",
+    "docs/data.md",
+    "docs/decisions.md",
+    "docs/widget.md",
+)
 BIN = Path(sys.executable).parent
 KEPT = 3
 # run as they stand elsewhere: by the long tests, or by who runs these
@@ -24,6 +31,7 @@ ELSEWHERE = {
     "make test": "continuous integration itself",
     "python -m serving.build": "test_service.py",
     "bentoml serve osclms:latest": "test_service.py",
+    "python notebooks/data.py": "test_notebooks.py",
 }
 SERVERS = {"osclms serve": "/readyz", "mlflow ui": "/health"}
 MAY_END = {"osclms train": (0, KEPT)}
@@ -44,7 +52,7 @@ def desk(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a reader has it: the documentation, and a home of one version."""
     folder = tmp_path_factory.mktemp("desk")
     shutil.copytree(ROOT / "docs", folder / "docs")
-    shutil.copytree(shop_home, folder / ".osclms")
+    shutil.copytree(shop_home, folder / ".osclms", ignore=shutil.ignore_patterns("store.db*"))
     return folder
 
 
@@ -169,3 +177,10 @@ def test_tables_are_documented() -> None:
 
 def test_as_of_is_after_the_data() -> None:
     assert AS_OF > "2018-01-02"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
+def test_the_api_is_described_as_it_is() -> None:
+    from serving.reference import PAGE, fresh
+
+    assert PAGE.read_text(encoding="utf-8") == fresh(), "write it anew: python -m serving.reference"

@@ -315,3 +315,39 @@ def test_the_gate_gets_every_audit_and_every_index(audits: dict[str, Audit]) -> 
     for name in audits:
         assert {"full_lists", "violations", "coverage", "accuracy"} <= set(found[name])
     assert {name.split(".")[0] for name in audits} == set(PLACEMENTS)
+
+
+# --- against another implementation -----------------------------------------------------------------------
+
+
+def test_figures_are_those_of_trec_eval() -> None:
+    """ir-measures, which asks trec_eval, on random lists; MAP where no question wants more than a list can hold,
+    as trec_eval divides by all that is wanted."""
+    import ir_measures
+    from ir_measures import AP, RR, R, Success, nDCG
+
+    rng, k = np.random.default_rng(7), 10
+    truths = [rng.choice(60, rng.integers(1, 25), replace=False) - 5 for _ in range(300)]
+    truths = [np.where(t < 0, -1, t).astype(np.int32) for t in truths]  # some products that nobody can know
+    lists = padded((rng.choice(60, rng.integers(0, k + 1), replace=False) for _ in truths), k)
+    answers = Answers(task(truths, [0] * 300, k=k), lists)  # type: ignore[arg-type]
+    wanted = [
+        ir_measures.Qrel(str(q), f"unknown-{n}" if item < 0 else str(item), 1)
+        for q, truth in enumerate(truths)
+        for n, item in enumerate(truth)
+    ]
+    given = [
+        ir_measures.ScoredDoc(str(q), str(item), float(-rank))
+        for q, row in enumerate(lists)
+        for rank, item in enumerate(row)
+        if item >= 0
+    ]
+    few = answers.wanted <= k
+    theirs = {nDCG @ k: "ndcg", R @ k: "recall", Success @ k: "hit_rate", RR @ k: "mrr", AP @ k: "map"}
+    found = {metric: np.zeros(300) for metric in theirs.values()}  # a list without an item is not told of
+    for one in ir_measures.iter_calc(list(theirs), wanted, given):
+        found[theirs[one.measure]][int(one.query_id)] = one.value
+    for metric, values in found.items():
+        rows = few if metric == "map" else slice(None)
+        assert answers.values(metric)[rows] == pytest.approx(values[rows], abs=1e-6), metric
+        assert values.any()

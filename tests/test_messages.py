@@ -11,8 +11,9 @@ import pytest
 import tiny
 
 from features.history import Store
-from lifecycle.messages import MAX_LINES, Message, initials, one_line, safe_url, thank_you
+from lifecycle.messages import MAX_LINES, Message, initials, one_line, thank_you
 from serving.engine import Engine, Line, Order, Product
+from serving.links import safe_url
 from serving.schemas import Recommendation, RecommendRequest, RecommendResponse
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -296,8 +296,14 @@ def own(engine: Engine, customer: str | None, *products: str) -> list[str]:
 
 
 def test_a_step_up_is_offered_to_whom_it_is_likely_to_please(decided: Engine) -> None:
-    """anna ordered bread three times; fred did so twice, and gets the fill's list alone, flagged."""
+    """anna ordered bread three times; fred did so twice: his list is the same as ever, flagged as filled."""
     assert own(decided, "anna", "bread") and not own(decided, "fred", "bread")
+    always = lifted(decided, next(row for row in AUDITS if row.task == "step_up"))
+    asked = RecommendRequest(customer_id="fred", product_ids=("bread",))
+    lists = [e.recommend("upsell", asked, at=UNTIL) for e in (decided, always)]
+    mine, ever = ([i.product_id for i in found.items] for found in lists)
+    assert mine == ever
+    assert lists[0].fallback_share == 1 > lists[1].fallback_share
 
 
 def test_who_was_not_taught_gets_an_offer(decided: Engine) -> None:

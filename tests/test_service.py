@@ -1,31 +1,43 @@
 """The wire, over a real socket: `bentoml serve` with two workers over the test shop's champion."""
 
+import asyncio
+import html
 import json
 import logging
 import re
+import sqlite3
 import subprocess
 import sys
 import tomllib
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import running
 import yaml  # type: ignore[import-untyped]
 from conftest import ALIAS, CUSTOMER
-from running import AS_OF, ROOT, Server, environment, shop, start, stop
+from pydantic import SecretStr
+from running import AS_OF, ROOT, SHOP_URL, Server, environment, shop, start, stop
 
+from serving.links import Click
 from serving.placements import PLACEMENTS
 from serving.schemas import ErrorBody, RecommendResponse
 from serving.settings import Settings, SettingsError
+from serving.tokens import CustomerToken, Tokens
 
 SECRET = "household-4711-secret"
+KEY = running.SECRET
 JSON = {"Content-Type": "application/json"}
+LINES = {"Content-Type": "application/x-ndjson"}
+EVENTS = "/v1/events"
 LIST = "/v1/recommend/next_best"
 MESSAGE = "/v1/messages/thank_you"
+SEEN = {"event_type": "view", "occurred_at": "2018-01-02T09:30:00Z"}
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +122,34 @@ def test_an_alias_is_its_customer(http: httpx.Client) -> None:
     assert found.items != stranger.items
 
 
+def test_a_token_of_the_shops_stands_for_a_customer(http: httpx.Client) -> None:
+    sealed = Tokens([KEY]).seal(CustomerToken(customer_id=ALIAS), at=datetime.now(UTC))
+    assert ask(http, "next_best", customer_token=sealed) == ask(http, "next_best", customer_id=CUSTOMER)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"customer_token": "x" * 300},
+        {"customer_token": "gAAAAA"},
+        {"customer_token": "{link}"},
+        {"customer_token": "{old}"},
+        {"customer_token": "{good}", "customer_id": "1"},
+    ],
+)
+def test_a_token_that_names_nobody_is_refused_by_its_field(http: httpx.Client, asked: dict[str, str]) -> None:
+    customer = CustomerToken(customer_id=CUSTOMER)
+    now = datetime.now(UTC)
+    tokens = {
+        "link": token(),
+        "old": Tokens([KEY]).seal(customer, at=now - timedelta(days=2)),
+        "good": Tokens([KEY]).seal(customer, at=now),
+    }
+    response = http.post(LIST, json={name: text.format(**tokens) for name, text in asked.items()})
+    assert response.status_code == 400
+    assert response.json()["fields"][0]["field"] == "customer_token"
+
+
 # --- errors -------------------------------------------------------------------------------------------
 
 ERRORS: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
@@ -144,6 +184,19 @@ ERRORS: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "the past": ("POST", LIST, {"json": {"at": "1990-01-01T00:00:00Z"}}, 400, "at"),
     "a form": ("POST", LIST, {"data": {"limit": "3"}}, 415, "content-type"),
     "large": ("POST", LIST, {"content": b" " * 1_000_001, "headers": JSON}, 413, "body"),
+    "half an event": ("POST", EVENTS, {"content": '{"events": [{', "headers": JSON}, 400, "not JSON"),
+    "an event without a list": ("POST", EVENTS, {"json": {"event_id": "e1"}}, 400, "event_id"),
+    "too many events": ("POST", EVENTS, {"json": {"events": [{}] * 1001}}, 400, "events"),
+    "too many lines": ("POST", EVENTS, {"content": b"{}\n" * 1001, "headers": LINES}, 413, "1,000"),
+    "large events": ("POST", EVENTS, {"content": b" " * 1_000_001, "headers": LINES}, 413, "body"),
+    "events as text": (
+        "POST",
+        EVENTS,
+        {"content": "{}", "headers": {"Content-Type": "text/plain"}},
+        415,
+        "ndjson",
+    ),
+    "GET events": ("GET", EVENTS, {}, 405, "use POST"),
     "unknown placement": ("POST", "/v1/recommend/nowhere", {}, 404, "next_best"),
     "GET a list": ("GET", LIST, {}, 405, "use POST"),
     "POST a message": ("POST", MESSAGE, {}, 405, "use GET or HEAD"),
@@ -156,6 +209,19 @@ ERRORS: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "twice": ("GET", MESSAGE + "?order_id=1&order_id=2", {}, 400, "order_id"),
     "the past again": ("GET", MESSAGE + "?at=1990-01-01", {}, 400, "at"),
     "nothing acceptable": ("GET", MESSAGE, {"headers": {"Accept": "image/png, */*;q=0"}}, 406, "text/html"),
+    "a fragment of nothing": ("GET", "/v1/fragments/nowhere.html", {}, 404, "next_best"),
+    "a fragment as a picture": ("GET", "/v1/fragments/next_best.png", {}, 404, "/openapi.json"),
+    "a long fragment": ("GET", "/v1/fragments/next_best.html?limit=101", {}, 400, "limit"),
+    "an empty id in a fragment": (
+        "GET",
+        "/v1/fragments/next_best.txt?product_ids=" + "x" * 201,
+        {},
+        400,
+        "product_ids",
+    ),
+    "POST a fragment": ("POST", "/v1/fragments/next_best.html", {}, 405, "use GET or HEAD"),
+    "a link of nobody's": ("GET", "/r/gAAAAABmdGVzdA", {}, 404, "token"),
+    "a link of somebody's": ("GET", "/r/https:%2F%2Fevil.example", {}, 404, "/openapi.json"),
     "too many products": ("GET", "/v1/products?limit=1000", {}, 400, "limit"),
 }
 
@@ -204,7 +270,70 @@ def test_no_id_reaches_the_log(http: httpx.Client, server: Server) -> None:
     http.post(LIST, json={"customer_id": SECRET, SECRET: SECRET})
     http.get(MESSAGE, params={"customer_id": SECRET, "order_id": SECRET})
     http.get(f"/{SECRET}")
+    http.post(
+        EVENTS, json={"events": [{"event_id": SECRET, "event_type": SECRET, "occurred_at": SECRET}, SECRET]}
+    )
+    http.post(EVENTS, json={"events": [{**SEEN, "event_id": SECRET, "customer_id": SECRET}]})
+    http.post(EVENTS, json={"events": [{**SEEN, "event_id": SECRET, "customer_id": "another"}]})
     assert SECRET not in server.log.read_text()
+
+
+# --- events -------------------------------------------------------------------------------------------------
+
+
+def test_events_are_stored_once_by_any_worker(http: httpx.Client, server: Server) -> None:
+    name = uuid.uuid4().hex
+    body = {"events": [{**SEEN, "event_id": name}, {**SEEN, "event_id": name, "product_id": "1"}]}
+    first = http.post(EVENTS, json=body)
+    assert (first.status_code, [e["status"] for e in first.json()["events"]]) == (
+        207,
+        ["accepted", "rejected"],
+    )
+    with ThreadPoolExecutor(8) as pool:  # a connection each, so that both workers get some
+        again = list(pool.map(lambda _: httpx.post(server.url + EVENTS, json=body).json(), range(16)))
+    assert {(a["accepted"], a["duplicate"], a["rejected"]) for a in again} == {(0, 1, 1)}
+
+
+def asked(app: Any, path: str, body: Any) -> httpx.Response:
+    """What an app in this process answers."""
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+            return await client.post(path, json=body)
+
+    return asyncio.run(post())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
+def test_without_a_database_events_are_refused_and_the_rest_works(shop_home: Path) -> None:
+    from serving.service import Edge, load
+
+    edge = Edge()
+    folder = Settings(home=shop_home).folder()
+    edge.open(load(Settings(bundle=folder), None, folder))
+    assert asked(edge, LIST, {}).status_code == 200
+    refused = asked(edge, EVENTS, {"events": [{**SEEN, "event_id": "e1"}]})
+    assert refused.status_code == 503
+    assert "OSCLMS_DATABASE_URL" in ErrorBody.model_validate_json(refused.content).error
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_database_that_fails_is_told_without_what_was_sent(
+    shop_home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from serving.service import Edge, intake, load
+
+    folder = Settings(home=shop_home).folder()
+    settings = Settings(bundle=folder, database_url=SecretStr(f"sqlite:///{tmp_path}/store.db"))
+    site = load(settings, intake(settings), folder)
+    (edge := Edge()).open(site)
+    with sqlite3.connect(tmp_path / "store.db") as db:
+        db.execute("DROP TABLE events")
+    failed = asked(edge, EVENTS, {"events": [{**SEEN, "event_id": SECRET}]})
+    site.close()
+    assert (failed.status_code, "send the same" in failed.text) == (503, True)
+    assert "store.db cannot be used (OperationalError)" in caplog.text
+    assert SECRET not in caplog.text + failed.text
 
 
 # --- messages -----------------------------------------------------------------------------------------
@@ -266,6 +395,53 @@ def test_whoever_is_unknown_is_thanked_too(http: httpx.Client, query: dict[str, 
     assert [len(found["items"]) for found in message["lists"]] == [4, 4]
 
 
+# --- fragments, links, the widget ------------------------------------------------------------------------
+
+
+FRAGMENT = "/v1/fragments/next_best"
+
+
+@pytest.mark.parametrize(("part", "media"), [("html", "text/html"), ("txt", "text/plain")])
+def test_a_fragment_is_the_list_of_the_page(http: httpx.Client, part: str, media: str) -> None:
+    response = http.get(f"{FRAGMENT}.{part}", params={"customer_id": ALIAS, "limit": "3"})
+    found = ask(http, "next_best", customer_id=CUSTOMER, limit=3)
+    assert response.headers["content-type"] == f"{media}; charset=utf-8"
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert response.headers["osclms-recommendation-id"] == found.recommendation_id
+    assert (response.headers["osclms-items"], response.headers["osclms-filled"]) == ("3", "0")
+    places = [response.text.index(html.escape(" ".join(item.title.split()))) for item in found.items]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("locale", "price"), [("en-US", "${:.2f}"), ("en-CA", "US${:.2f}"), ("??", "${:.2f}")]
+)
+def test_a_fragment_is_asked_with_products_and_a_locale(
+    http: httpx.Client, sample: dict[str, Any], locale: str, price: str
+) -> None:
+    ids = [product["product_id"] for product in sample["products"][:2]]
+    response = http.get(
+        "/v1/fragments/cross_sell.txt", params={"product_ids": ",".join(ids), "limit": "2", "locale": locale}
+    )
+    found = ask(http, "cross_sell", product_ids=ids, limit=2)
+    assert response.headers["osclms-recommendation-id"] == found.recommendation_id
+    assert f" - {price.format(found.items[0].price)}" in response.text
+
+
+def test_a_link_that_leads_to_no_product_ends_in_the_shop(http: httpx.Client) -> None:
+    response = http.get(f"/r/{token()}")
+    assert (response.status_code, response.headers["location"]) == (302, SHOP_URL)
+    assert (response.headers["cache-control"], response.content) == ("no-store", b"")
+
+
+def test_the_widget_may_be_loaded_by_any_page(http: httpx.Client) -> None:
+    response = http.get("/v1/widget.js")
+    assert response.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert response.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert "max-age" in response.headers["cache-control"]
+
+
 # --- what is around it -----------------------------------------------------------------------------------
 
 
@@ -307,10 +483,15 @@ def test_the_document_describes_the_wire(http: httpx.Client) -> None:
     assert wanted <= set(schemas)
     assert {"RecommendRequest", "RecommendResponse", "MessageAnswer", "ErrorBody"} <= set(schemas)
     for path, methods in document["paths"].items():
-        status = {
-            method: http.request(method, path.format(placement="next_best")).status_code for method in methods
-        }
-        assert set(status.values()) == {200}, path
+        asked = path.format(placement="next_best", token=token())
+        for method, about in methods.items():
+            assert str(http.request(method, asked).status_code) == min(about["responses"]), path
+
+
+def token() -> str:
+    """Of a link to a product that nobody knows."""
+    click = Click(recommendation_id="r", placement="next_best", product_id="no such", position=1)
+    return Tokens([KEY]).seal(click, at=datetime.now(UTC))
 
 
 @pytest.mark.parametrize("path", ["/", "/page.css", "/page.js"])
@@ -333,12 +514,22 @@ def test_settings_are_read_strictly() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"AS_OF": "1514764800"}, {"AS_OF": "tomorrow"}, {"WORKERS": "0"}, {"ASOF": "2018-01-01"}]
+    "wrong",
+    [
+        {"AS_OF": "1514764800"},
+        {"AS_OF": "tomorrow"},
+        {"WORKERS": "0"},
+        {"ASOF": "2018-01-01"},
+        {"SECRET": SECRET},
+        {"SHOP_URL": "javascript:x"},
+        {"PUBLIC_URL": "https://go.example"},
+    ],
 )
 def test_a_setting_that_is_not_understood_is_named(wrong: dict[str, str]) -> None:
     (name, text), *_ = wrong.items()
-    with pytest.raises(SettingsError, match=f"OSCLMS_{name}.*known: OSCLMS_HOME"):
+    with pytest.raises(SettingsError, match=f"OSCLMS_{name}.*known: OSCLMS_HOME") as refused:
         Settings.read({f"OSCLMS_{name}": text})
+    assert SECRET not in str(refused.value)
 
 
 def test_a_home_comes_before_a_bundle(shop_home: Path, tmp_path: Path) -> None:
@@ -357,6 +548,7 @@ def test_folders_mean_the_same_from_anywhere() -> None:
         ({"bundle": "{empty}/none"}, "OSCLMS_BUNDLE"),
         ({"bundle": "{empty}"}, "manifest.json"),
         ({"as_of": "yesterday"}, "OSCLMS_AS_OF"),
+        ({"home": "{shop}", "database_url": "mysql://host/shop"}, "OSCLMS_DATABASE_URL names mysql"),
         ({"home": "{shop}", "as_of": "1990-01-01"}, "OSCLMS_AS_OF: 1990-01-01.* is before"),
     ],
 )

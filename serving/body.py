@@ -1,0 +1,27 @@
+"""The body of a request, bounded while it arrives."""
+
+from collections.abc import Collection
+
+from starlette.requests import Request
+
+from serving.wire import RequestError
+
+MAX_BODY = 1_000_000
+JSON = "application/json"
+
+
+async def read_body(request: Request, kinds: Collection[str] = (JSON,)) -> tuple[bytes, str]:
+    """The body and its media type, the first of `kinds` where it names none.
+
+    Refuses what is of no such kind and what is too large.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise RequestError("body", f"larger than {MAX_BODY:,} bytes: ask in parts", 413)
+    first, *_ = kinds
+    kind = request.headers.get("content-type", first).split(";")[0].strip().lower()
+    if body and kind not in kinds:
+        raise RequestError("content-type", f"{kind} is not understood: send {' or '.join(kinds)}", 415)
+    return bytes(body), kind

@@ -1,0 +1,189 @@
+"""A client of the service: `with Client("http://127.0.0.1:3000") as osclms: osclms.recommend("next_best", …)`.
+
+Answers are the models of serving/schemas.py, whatever goes wrong is an ApiError. Needs httpx and pydantic alone.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+from uuid import uuid4
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from serving.schemas import ErrorBody, MessageAnswer, RecommendRequest, RecommendResponse
+
+TIMEOUT = 10.0  # seconds
+RETRIES = 2
+PAUSE = 0.2  # seconds before the first repetition; each further one waits twice as long
+TRY_AGAIN = (429, 502, 503, 504)  # answers of what is busy, or stands in front of what is gone
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class ApiError(Exception):
+    """A call that failed: its status, None where no answer came, and the field that it names, if it names one."""
+
+    def __init__(self, message: str, *, status: int | None = None, field: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.field = status, field
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A list for a mail. `items` of it are in it, `filled` of these where the placement's own sources ran out."""
+
+    body: str
+    recommendation_id: str
+    items: int
+    filled: int
+
+
+class Client:
+    """Calls one service. A call that may be repeated without harm is, `retries` times, where no answer came."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        timeout: float = TIMEOUT,
+        retries: int = RETRIES,
+        sleep: Callable[[float], None] = time.sleep,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.http = httpx.Client(base_url=url, timeout=timeout, headers=headers, transport=transport)
+        self.retries, self.sleep = retries, sleep
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.http.close()
+
+    def recommend(
+        self, placement: str, request: RecommendRequest | None = None, **fields: Any
+    ) -> RecommendResponse:
+        """The list for a request, or for one of these fields. Raises ApiError."""
+        asked = request or valid(RecommendRequest, fields)
+        content = asked.model_dump_json(exclude_defaults=True)
+        return read(RecommendResponse, self.post(f"/v1/recommend/{placement}", content))
+
+    def recommend_many(
+        self, placement: str, requests: Iterable[RecommendRequest]
+    ) -> Iterator[RecommendResponse]:
+        """A list for each request, in their order, each asked for when it is wanted."""
+        return (self.recommend(placement, request) for request in requests)
+
+    def message(
+        self,
+        name: str = "thank_you",
+        *,
+        customer_id: str | None = None,
+        order_id: str | None = None,
+        at: datetime | None = None,
+    ) -> MessageAnswer:
+        """A message with its lists. Raises ApiError."""
+        query = {"customer_id": customer_id, "order_id": order_id, "at": moment(at)}
+        accept = {"Accept": "application/json"}
+        return read(
+            MessageAnswer, self.call("GET", f"/v1/messages/{name}", params=given(query), headers=accept)
+        )
+
+    def fragment(
+        self,
+        placement: str,
+        *,
+        part: Literal["html", "txt"] = "html",
+        customer_id: str | None = None,
+        product_ids: Sequence[str] = (),
+        limit: int | None = None,
+        at: datetime | None = None,
+        locale: str | None = None,
+    ) -> Fragment:
+        """A list as a part of a mail, its body empty where there is nothing to show. Raises ApiError."""
+        query = {
+            "customer_id": customer_id, "product_ids": ",".join(product_ids), "limit": limit, "at": moment(at),
+            "locale": locale,
+        }  # fmt: skip
+        answer = self.call("GET", f"/v1/fragments/{placement}.{part}", params=given(query))
+        about = answer.headers
+        return Fragment(
+            body=answer.text,
+            recommendation_id=about["OSCLMS-Recommendation-Id"],
+            items=int(about["OSCLMS-Items"]),
+            filled=int(about["OSCLMS-Filled"]),
+        )
+
+    def events(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Send rows of the events' contract. Raises ApiError.
+
+        One without an event_id or a moment gets them here, once, so that a repetition tells nothing twice.
+        """
+        now = datetime.now(UTC).isoformat()
+        rows = [{"event_id": uuid4().hex, "occurred_at": now, **event} for event in events]
+        self.call("POST", "/v1/events", json={"events": rows})
+
+    def post(self, path: str, content: str) -> httpx.Response:
+        return self.call("POST", path, content=content, headers={"Content-Type": "application/json"})
+
+    def call(self, method: str, path: str, **about: Any) -> httpx.Response:
+        """One answer of 2xx. All our calls may be repeated: a list and a message change nothing, events are known by
+        their ids."""
+        for left in range(self.retries, -1, -1):
+            try:
+                answer = self.http.request(method, path, **about)
+            except httpx.TransportError as error:
+                if not left:
+                    raise ApiError(f"no answer: {error}") from error
+            else:
+                if answer.is_success:
+                    return answer
+                if not left or answer.status_code not in TRY_AGAIN:
+                    raise refusal(answer)
+            self.sleep(PAUSE * 2 ** (self.retries - left))
+        raise AssertionError("unreachable")
+
+
+def refusal(answer: httpx.Response) -> ApiError:
+    """What an answer complains of, in its own words where it is the service's."""
+    try:
+        body = ErrorBody.model_validate_json(answer.content)
+    except ValidationError:  # of a proxy's, for one
+        body = ErrorBody(error=f"answered {answer.status_code}")
+    field = body.fields[0].field if body.fields else None
+    return ApiError(body.error, status=answer.status_code, field=field)
+
+
+def read(kind: type[Answer], answer: httpx.Response) -> Answer:
+    try:
+        return kind.model_validate_json(answer.content)
+    except ValidationError as error:
+        raise ApiError(f"no {kind.__name__} came back: is this the service, and of this version?",
+                       status=answer.status_code) from error  # fmt: skip
+
+
+def valid(kind: type[Answer], fields: Mapping[str, Any]) -> Answer:
+    """The fields as a request; what is wrong with them is told as the service would."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ApiError(f"{field}: {first['msg']}", field=field) from error
+
+
+def moment(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None
+
+
+def given(query: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in query.items() if value not in (None, "")}

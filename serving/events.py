@@ -1,0 +1,236 @@
+"""`POST /v1/events`: what happened, one event or many, stored before it is answered.
+
+Each event is read by the contract's columns and judged by the contract's checks. What requests bring while
+one group of events is being written is the next group: one commit for all of them.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+import pyarrow as pa
+from anyio import to_thread
+from pydantic import AfterValidator, Field, ValidationError, create_model
+from pydantic_core import PydanticCustomError, from_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from features.judge import Judge, Row
+from features.schema import EVENTS, FLAG, PATH, REAL, RECEIVED, SPACE, TEXT, TIME, WORD, Table
+from serving.body import JSON, read_body
+from serving.openapi import Operation
+from serving.schemas import Moment
+from serving.store import Outcome, Store, StoreError
+from serving.wire import RequestError, Wire
+
+NDJSON = "application/x-ndjson"
+MAX_EVENTS = 1_000  # in one request
+MAX_WAITING = 10_000  # events that wait for a group to be written
+Status = Literal["accepted", "duplicate", "rejected"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+log = logging.getLogger("osclms.service")
+
+
+def cell(text: str | None) -> str | None:
+    """Text as a file's cell: without space around it, and missing where nothing is left."""
+    if text is not None and "\0" in text:
+        raise PydanticCustomError("nul", "holds a NUL character")
+    return (text.strip(SPACE) or None) if text is not None else None
+
+
+Text = Annotated[str | None, AfterValidator(cell)]
+KINDS: Mapping[pa.DataType, Any] = {
+    TEXT: Text,
+    WORD: Text,
+    REAL: Annotated[float | None, Field(strict=True, allow_inf_nan=False)],
+    FLAG: Annotated[bool | None, Field(strict=True)],
+    TIME: Moment | None,
+    PATH: tuple[Annotated[str, AfterValidator(cell)], ...] | None,
+}
+
+
+def wire_model(name: str, table: Table) -> type[Wire]:
+    """A row of a table of the contract as JSON: its columns and their types. The checks are the judge's."""
+    fields: dict[str, Any] = {
+        c.name: (KINDS[c.type], Field(... if c.required else None, description=c.about or None))
+        for c in table.columns
+    }
+    return create_model(name, __base__=Wire, **fields)
+
+
+Event: Any = wire_model("Event", EVENTS)
+
+
+class Sent(Wire):
+    """A body whose events are read one by one, so that a broken one costs no other."""
+
+    events: tuple[Any, ...] = Field((), max_length=MAX_EVENTS)
+
+
+class EventsRequest(Sent):
+    events: tuple[Event, ...] = Field((), max_length=MAX_EVENTS)
+
+
+class EventAnswer(Wire):
+    index: int = Field(description="its place in what was sent, from 0")
+    event_id: str | None
+    status: Status = Field(
+        description="accepted: stored, on disk; duplicate: stored before, as good as accepted; rejected: see error"
+    )
+    error: str | None = None
+
+
+class EventsAnswer(Wire):
+    accepted: int
+    duplicate: int
+    rejected: int
+    events: tuple[EventAnswer, ...]
+
+
+OPERATION = Operation(
+    "events",
+    "POST",
+    "/v1/events",
+    "Store what happened; an event is stored once, however often it is sent",
+    answer=EventsAnswer,
+    body=EventsRequest,
+    takes=(NDJSON,),
+    statuses={
+        200: "every event is stored, now or before",
+        207: "some events are rejected, the answer says which and why; the others are stored",
+        503: "nothing is known to be stored: send the same events again",
+    },
+)
+
+
+class Verdict(NamedTuple):
+    status: Status
+    error: str | None = None
+
+
+VERDICTS: Mapping[Outcome, Verdict] = {
+    Outcome.ACCEPTED: Verdict("accepted"),
+    Outcome.DUPLICATE: Verdict("duplicate"),
+    Outcome.CONFLICT: Verdict("rejected", "event_id is known with other content, which stays as it is"),
+}
+
+
+class Line(NamedTuple):
+    """An event as it was sent: the row that it is, or what is wrong with it."""
+
+    event_id: str | None
+    row: Row | None = None
+    error: str | None = None
+
+
+Group = list[tuple[Sequence[Row], "asyncio.Future[Sequence[Verdict]]"]]
+
+
+class Intake:
+    """Takes events into the store, for all requests of one event loop."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.judge = store, Judge(EVENTS)
+        self.waiting: Group = []
+        self.writer: asyncio.Task[None] | None = None
+
+    async def answer(self, request: Request, *, at: datetime) -> Response:
+        """The answer to a request that was received at `at`."""
+        lines = read_lines(*await read_body(request, (JSON, NDJSON)), at)
+        rows = [line.row for line in lines if line.row is not None]
+        return answered(lines, await self.stored(rows) if rows else ())
+
+    def keep(self, event: Mapping[str, Any]) -> None:
+        """An event of our own, as a click on one of our links. Raises StoreError."""
+        line = read_event(dict(event), event["occurred_at"])
+        self.settle([line.row] if line.row is not None else [])
+
+    async def stored(self, rows: Sequence[Row]) -> Sequence[Verdict]:
+        """What became of rows, once they are on disk."""
+        if sum(len(others) for others, _ in self.waiting) + len(rows) > MAX_WAITING:
+            raise RequestError("events", "too many at once: send them again in a moment", 503)
+        future: asyncio.Future[Sequence[Verdict]] = asyncio.get_running_loop().create_future()
+        self.waiting.append((rows, future))
+        if self.writer is None or self.writer.done():
+            self.writer = asyncio.create_task(self.write())
+        return await future
+
+    async def write(self) -> None:
+        """Write group after group until nothing waits, also for a request whose caller has gone."""
+        while self.waiting:
+            group, self.waiting = self.waiting, []
+            try:
+                verdicts = await to_thread.run_sync(self.settle, [row for rows, _ in group for row in rows])
+            except Exception as error:
+                fail(group, error)
+            else:
+                hand_out(group, verdicts)
+
+    def settle(self, rows: Sequence[Row]) -> list[Verdict]:
+        reasons = self.judge.reasons(rows)
+        fine = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
+        outcomes = iter(self.store.add(fine) if fine else ())
+        return [Verdict("rejected", reason) if reason else VERDICTS[next(outcomes)] for reason in reasons]
+
+
+def hand_out(group: Group, verdicts: Sequence[Verdict]) -> None:
+    """To each request those of its rows."""
+    done = 0
+    for rows, future in group:
+        if not future.done():  # it is where the caller has gone
+            future.set_result(verdicts[done : done + len(rows)])
+        done += len(rows)
+
+
+def fail(group: Group, error: Exception) -> None:
+    """Nothing is known to be stored. The log gets the kind alone."""
+    log.error("events were not stored: %s", error if isinstance(error, StoreError) else type(error).__name__)
+    for _, future in group:
+        if not future.done():
+            future.set_exception(RequestError("events", "not stored: send the same ones again", 503))
+
+
+def read_lines(body: bytes, kind: str, at: datetime) -> list[Line]:
+    """The events of a body. Raises RequestError, or ValidationError where it is no JSON of such a shape."""
+    if kind == NDJSON:
+        lines = [line for line in body.split(b"\n") if line.strip()]
+        if len(lines) > MAX_EVENTS:
+            raise RequestError("body", f"more than {MAX_EVENTS:,} events: send them in parts", 413)
+        return [read_line(line, at) for line in lines]
+    return [read_event(event, at) for event in Sent.model_validate_json(body or b"{}").events]
+
+
+def read_line(line: bytes, at: datetime) -> Line:
+    try:
+        return read_event(from_json(line), at)
+    except ValueError:
+        return Line(None, error="the line is not JSON")
+
+
+def read_event(given: Any, at: datetime) -> Line:
+    """An event by the contract's columns and their types, received at `at`."""
+    name = given.get("event_id") if isinstance(given, dict) else None
+    named = name if isinstance(name, str) else None
+    try:
+        event = Event.model_validate(given)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, fault["loc"])) or "event"
+        return Line(named, error=f"{place}: {fault['msg']}")
+    return Line(event.event_id, {**vars(event), RECEIVED.name: at})
+
+
+def answered(lines: Sequence[Line], verdicts: Iterable[Verdict]) -> Response:
+    """An answer a line; 207 where one is rejected."""
+    rest = iter(verdicts)
+    told = [Verdict("rejected", line.error) if line.row is None else next(rest) for line in lines]
+    counts = Counter(verdict.status for verdict in told)
+    events = tuple(
+        EventAnswer(index=index, event_id=line.event_id, status=verdict.status, error=verdict.error)
+        for index, (line, verdict) in enumerate(zip(lines, told, strict=True))
+    )
+    whole = EventsAnswer(**{status: counts[status] for status in STATUSES}, events=events)
+    return Response(whole.model_dump_json(), 207 if counts["rejected"] else 200, media_type=JSON)

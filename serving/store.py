@@ -1,0 +1,464 @@
+"""What comes in live, in one database: events, changes, ledgers. SQLite at home, or PostgreSQL.
+
+Rows are appended and never changed. Each has a number, `seq`, and writers come one after the other, so the
+order of the numbers is the order of the commits: who has read up to one has missed none below it. What is
+committed is on disk. Moments are stored as microseconds since 1970, UTC.
+"""
+
+import hashlib
+import hmac
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import pyarrow as pa
+import sqlalchemy as sa
+from filelock import FileLock
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from features.judge import Row
+from features.schema import EVENTS, FLAG, PATH, REAL, RECEIVED, TABLES, TEXT, TIME, WORD, Column, Table
+
+HEAD = "r0001"  # the last of the migrations: the tables that this version reads and writes
+FILE = "store.db"
+MIGRATIONS = Path(__file__).parent / "migrations"
+PATIENCE = 30  # seconds that a writer waits for the one before it
+PAGE = 20_000  # rows read at a time
+WRITERS = 0x05C1  # names our lock in PostgreSQL
+LIVE = ("events", "products", "customers", "identities", "consents")  # the tables that reach the history
+WATCHED = ("products", "customers", "identities", "consents", "tombstones")
+EPOCH, FOREVER = datetime(1970, 1, 1, tzinfo=UTC), 1 << 62
+T = TypeVar("T")
+
+SENDS = Table(
+    "sends",
+    key=(),
+    columns=(
+        Column("customer_id", TEXT, True),
+        Column("at", TIME, True, "when the list was shown or sent"),
+        Column("channel", TEXT),
+        Column("placement", TEXT),
+        Column("recommendation_id", TEXT),
+        Column("message_id", TEXT),
+        Column("product_ids", PATH, True, "as the list had them, first to last"),
+    ),
+)
+TOMBSTONES = Table("tombstones", key=("subject",), columns=(Column("subject", TEXT, True),))
+LEDGERS = {t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, TOMBSTONES)}
+RECENT = {"events": "occurred_at", "sends": "at"}  # tables asked for a customer's latest, and by which time
+
+
+class StoreError(Exception):
+    """The database cannot be used; the message says why and what to do, and nothing of what it holds."""
+
+
+class Outcome(StrEnum):
+    """What became of an event. Only the first of an id is stored."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"  # known, and the same
+    CONFLICT = "conflict"  # known, and another: what is stored stays
+
+
+class Mark(NamedTuple):
+    """The last row up to which a table was read: its number, and when it was received."""
+
+    seq: int = 0
+    received: int = 0
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Rows of watched tables in the order of their commits, and what to ask with the next time."""
+
+    after: Mapping[str, int]
+    rows: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+
+# --- the tables ----------------------------------------------------------------------------------------
+
+
+def micros(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def moment_of(micros: int) -> datetime:
+    return EPOCH + timedelta(microseconds=micros)
+
+
+class Moment(sa.TypeDecorator[datetime]):
+    """Microseconds since 1970 in the database, a moment in UTC outside."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:
+        return None if value is None else micros(value)
+
+    def process_result_value(self, value: int | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else moment_of(value)
+
+
+TYPES: Mapping[pa.DataType, Any] = {
+    TEXT: sa.Text(),
+    WORD: sa.Text(),
+    REAL: sa.Double(),
+    FLAG: sa.Boolean(),
+    TIME: Moment(),
+    PATH: sa.JSON(none_as_null=True),
+}
+METADATA = sa.MetaData()
+NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # which alone SQLite counts up by itself
+
+
+def ledger(table: Table) -> sa.Table:
+    """A table of the contract as it is stored: numbered, and with the moment each row was received."""
+    columns = [sa.Column(c.name, TYPES[c.type], nullable=not c.required) for c in (*table.columns, RECEIVED)]
+    seq = sa.Column("seq", NUMBER, primary_key=True)
+    return sa.Table(table.name, METADATA, seq, *columns, sqlite_autoincrement=True)
+
+
+DATA = {name: ledger(table) for name, table in LEDGERS.items()}
+ABOUT = sa.Table("about", METADATA, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", sa.Text))
+sa.Index("events_by_id", DATA["events"].c.event_id, unique=True)
+sa.Index("events_by_customer", DATA["events"].c.customer_id, DATA["events"].c.occurred_at)
+sa.Index("consents_by_customer", DATA["consents"].c.customer_id)
+sa.Index("sends_by_customer", DATA["sends"].c.customer_id, DATA["sends"].c.at)
+sa.Index("tombstones_by_subject", DATA["tombstones"].c.subject, unique=True)
+
+
+# --- the store -----------------------------------------------------------------------------------------
+
+
+def address(home: Path | None, database_url: str | None) -> sa.URL:
+    """Where the database is: as named, else in the home. Raises StoreError, which never tells a password."""
+    if database_url is None:
+        if home is None:
+            raise StoreError("no database is named: set OSCLMS_HOME or OSCLMS_DATABASE_URL")
+        return sa.URL.create("sqlite", database=str(home / FILE))
+    try:
+        url = sa.make_url(database_url)
+    except ArgumentError:
+        raise StoreError("OSCLMS_DATABASE_URL is no address such as postgresql://user@host/name") from None
+    if url.drivername in ("postgres", "postgresql"):
+        return url.set(drivername="postgresql+psycopg")
+    if url.drivername not in BEGIN:
+        raise StoreError(f"OSCLMS_DATABASE_URL names {url.drivername}: use postgresql or sqlite")
+    if url.drivername == "sqlite" and not Path(url.database or "").is_absolute():
+        raise StoreError("OSCLMS_DATABASE_URL names no file from the root: use sqlite:////folder/store.db")
+    return url
+
+
+SET_UP = {
+    "sqlite": ("PRAGMA synchronous = FULL",),
+    "postgresql": ("SET synchronous_commit = on", f"SET lock_timeout = '{PATIENCE}s'", "SET TIME ZONE 'UTC'"),
+}
+BEGIN = {
+    "sqlite": ("BEGIN IMMEDIATE",),
+    "postgresql+psycopg": (
+        "BEGIN ISOLATION LEVEL READ COMMITTED",
+        f"SELECT pg_advisory_xact_lock({WRITERS})",
+    ),
+}
+WAITING = {"sqlite": {"timeout": PATIENCE}, "postgresql+psycopg": {"connect_timeout": PATIENCE}}
+
+
+class Store:
+    """The database at `url`, brought up to the tables of this version. Raises StoreError.
+
+    Any thread may call any method, and several processes may hold the same database.
+    """
+
+    def __init__(self, url: sa.URL) -> None:
+        self.url = url
+        self._begin = BEGIN[url.drivername]
+        try:
+            self._engine = sa.create_engine(
+                url, isolation_level="AUTOCOMMIT", hide_parameters=True, connect_args=WAITING[url.drivername]
+            )
+        except (ImportError, NoSuchModuleError) as missing:
+            raise StoreError(f"the database's driver is missing: {missing}") from missing
+        sa.event.listen(self._engine, "connect", _set_up(SET_UP[self._engine.dialect.name]))
+        with self._told():
+            self._upgrade()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @cached_property
+    def id(self) -> str:
+        """The name that this database got when it was made."""
+        return self._about("id")
+
+    def add(self, events: Sequence[Row]) -> list[Outcome]:
+        """Store events that keep the contract, on disk before this returns; what became of each, in order.
+
+        An event is its columns in the contract: when it was received is no part of it. Storing again what
+        is stored changes nothing, so that whoever got no answer may ask again.
+        """
+        firsts: dict[str, int] = {}
+        for place, event in enumerate(events):
+            firsts.setdefault(event["event_id"], place)
+        candidates = {name: events[place] for name, place in firsts.items()}
+        with self._told():
+            known = self._again(lambda: self._add(candidates))
+        new = {place for name, place in firsts.items() if name not in known}
+        stored = {**candidates, **known}
+        return [
+            Outcome.ACCEPTED if place in new else _known(event, stored[event["event_id"]])
+            for place, event in enumerate(events)
+        ]
+
+    def append(self, table: str, rows: Sequence[Row]) -> None:
+        """Add rows that keep the contract, each with its `received_at`, to a table other than `events`."""
+        if table == EVENTS.name:
+            raise ValueError("events are added by `add`")
+        with self._told(), self._writing() as db:
+            _insert(db, table, rows)
+
+    def bury(self, customer_id: str, *, at: datetime) -> None:
+        """Record that a customer was erased, without saying who it was."""
+        subject, grave = self._subject(customer_id), DATA["tombstones"]
+        with self._told(), self._writing() as db:
+            if db.scalar(sa.select(grave.c.seq).where(grave.c.subject == subject)) is None:
+                _insert(db, "tombstones", [{"subject": subject, "received_at": at}])
+
+    def buried(self, customer_ids: Iterable[str]) -> set[str]:
+        """Those of these customers who were erased."""
+        subjects = {self._subject(customer_id): customer_id for customer_id in customer_ids}
+        grave = DATA["tombstones"].c.subject
+        with self._told(), self._engine.connect() as db:
+            return {subjects[s] for s in db.scalars(sa.select(grave).where(grave.in_(subjects)))}
+
+    def since(
+        self, customer_id: str, moment: datetime, until: datetime | None = None, *, table: str = "events"
+    ) -> dict[str, tuple[Any, ...]]:
+        """A customer's events with moment <= occurred_at < until, oldest first, by column.
+
+        Times are microseconds since 1970. The id is taken as it is: ask for each of a customer's aliases.
+        """
+        sql, names = self._recent[table]
+        asked = (customer_id, micros(moment), micros(until) if until else FOREVER)
+        with self._told(), self._engine.connect() as db:
+            found = db.exec_driver_sql(sql, asked).fetchall()
+        return dict(zip(names, zip(*found, strict=True) if found else [()] * len(names), strict=True))
+
+    def shown(
+        self, customer_id: str, moment: datetime, until: datetime | None = None
+    ) -> dict[str, tuple[Any, ...]]:
+        """`since` of `sends`, each with its products."""
+        found = self.since(customer_id, moment, until, table="sends")
+        lists = (json.loads(ids) if isinstance(ids, str) else ids for ids in found["product_ids"])
+        return {**found, "product_ids": tuple(lists)}
+
+    def changes(self, after: Mapping[str, int] | None = None, limit: int = PAGE) -> Changes:
+        """What was appended to the watched tables after these numbers, at most `limit` rows of each.
+
+        Ask again with the answer's `after`. Where nothing is new this costs one look at the tables' ends.
+        """
+        before = {name: (after or {}).get(name, 0) for name in WATCHED}
+        with self._told(), self._engine.connect() as db:
+            ends = self._ends(db, WATCHED)
+            news = [name for name in WATCHED if ends[name] > before[name]]
+            rows = {name: _read(db, name, before[name], ends[name], limit) for name in news}
+        return Changes(before | {name: rows[name][-1]["seq"] for name in news if rows[name]}, rows)
+
+    def marks(self) -> dict[str, Mark]:
+        """The last row of each table that reaches the history."""
+        with self._told(), self._engine.connect() as db:
+            ends = self._ends(db, LIVE)
+            return {name: self._mark(db, name, ends[name]) for name in LIVE}
+
+    def holds(self, table: str, mark: Mark) -> bool:
+        """Whether the table was read up to this mark, and not a copy of it that knew more, or other rows."""
+        with self._told(), self._engine.connect() as db:
+            return mark == self._mark(db, table, mark.seq)
+
+    def read(self, table: str, after: int, upto: int) -> Iterator[list[dict[str, Any]]]:
+        """The rows with after < seq <= upto in pages, in the order of their commits."""
+        while after < upto:
+            with self._told(), self._engine.connect() as db:
+                rows = _read(db, table, after, upto, PAGE)
+            if not rows:
+                return
+            yield rows
+            after = rows[-1]["seq"]
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        """A transaction that no other writer runs beside, in any process; on disk at its end, or undone."""
+        with self._engine.connect() as db:
+            try:
+                for step in self._begin:
+                    db.exec_driver_sql(step)
+                yield db
+                db.exec_driver_sql("COMMIT")
+            except BaseException:
+                db.invalidate()  # whatever state it is in: closing it rolls back
+                raise
+
+    def _add(self, candidates: Mapping[str, Row]) -> dict[str, Row]:
+        """Store those whose id is new; of the others, what is stored."""
+        ids, events = sorted(candidates), DATA["events"]
+        with self._writing() as db:
+            stored = db.execute(sa.select(events).where(events.c.event_id.in_(ids))).mappings()
+            known: dict[str, Row] = {row["event_id"]: dict(row) for row in stored}
+            _insert(db, "events", [candidates[name] for name in ids if name not in known])
+        return known
+
+    def _again(self, write: Callable[[], T]) -> T:
+        """What `write`, which may be repeated, gives; repeated once where the connection was lost."""
+        try:
+            return write()
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            return write()
+
+    def _ends(self, db: sa.Connection, names: Sequence[str]) -> dict[str, int]:
+        ends = (f"(SELECT coalesce(max(seq), 0) FROM {name})" for name in names)
+        return dict(zip(names, db.exec_driver_sql(f"SELECT {', '.join(ends)}").one(), strict=True))
+
+    def _mark(self, db: sa.Connection, name: str, seq: int) -> Mark:
+        table = DATA[name]
+        received = db.scalar(sa.select(table.c.received_at).where(table.c.seq == seq))
+        return Mark(seq, micros(received)) if received else Mark()
+
+    @cached_property
+    def _recent(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """By table the SQL of `since` in the driver's own words, and the names of what it gives."""
+        return {name: self._latest(name, time) for name, time in RECENT.items()}
+
+    def _latest(self, name: str, time: str) -> tuple[str, tuple[str, ...]]:
+        names = tuple(n for n in LEDGERS[name].names if n != "customer_id")
+        p = {"qmark": "?"}.get(self._engine.dialect.paramstyle, "%s")
+        listed = ", ".join(f'"{n}"' for n in names)
+        where = f'customer_id = {p} AND "{time}" >= {p} AND "{time}" < {p}'
+        return f'SELECT {listed} FROM {name} WHERE {where} ORDER BY "{time}", seq', names
+
+    def _subject(self, customer_id: str) -> str:
+        return hmac.new(bytes.fromhex(self._key), customer_id.encode(), hashlib.sha256).hexdigest()
+
+    @cached_property
+    def _key(self) -> str:
+        return self._about("key")
+
+    def _about(self, name: str) -> str:
+        with self._told(), self._engine.connect() as db:
+            found: str = db.execute(sa.select(ABOUT.c.value).where(ABOUT.c.name == name)).scalar_one()
+        return found
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Errors of the database as ours: its own may quote what was sent, or a password."""
+        try:
+            yield
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            kind = type(getattr(error, "orig", None) or error).__name__
+            raise StoreError(f"{self} cannot be used ({kind}): see that it runs and has room") from None
+
+    def __str__(self) -> str:
+        """The database in words; no password is among them."""
+        return f"the database {'/'.join(filter(None, (self.url.host, self.url.database)))}"
+
+    def _upgrade(self) -> None:
+        """Run the migrations that are missing, as one transaction under the writers' lock."""
+        if self._version() == HEAD:
+            return
+        with self._made(), self._writing() as db:
+            if (version := self._version_in(db)) != HEAD:
+                _migrate(db, str(self), version)
+        self._engine.dispose()
+
+    def _version(self) -> str | None:
+        if (
+            self.url.database
+            and self.url.get_backend_name() == "sqlite"
+            and not Path(self.url.database).exists()
+        ):
+            return None
+        with self._engine.connect() as db:
+            return self._version_in(db)
+
+    def _version_in(self, db: sa.Connection) -> str | None:
+        if not sa.inspect(db).has_table("alembic_version"):
+            return None
+        return db.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+
+    @contextmanager
+    def _made(self) -> Iterator[None]:
+        """A SQLite file that keeps a write-ahead log, made by one process while others wait."""
+        if self.url.get_backend_name() != "sqlite" or not self.url.database:
+            yield
+            return
+        path = Path(self.url.database)
+        lock = FileLock(path.with_name(f"{path.name}.lock"))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            way = "make the folder writable, or name another database by OSCLMS_DATABASE_URL"
+            raise StoreError(f"{self} cannot be made ({error.strerror}): {way}") from error
+        try:
+            with self._engine.connect() as db:
+                db.exec_driver_sql("PRAGMA journal_mode = WAL")
+            yield
+        finally:
+            lock.release()
+
+
+def _set_up(steps: Iterable[str]) -> Any:
+    def connected(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        for step in steps:
+            cursor.execute(step)
+        cursor.close()
+
+    return connected
+
+
+def _migrate(db: sa.Connection, name: str, version: str | None) -> None:
+    from alembic import command  # half a second that only a new version pays
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = db
+    try:
+        command.upgrade(config, "head")
+    except CommandError as unknown:
+        raise StoreError(
+            f"{name} is at {version}, this version of OSCLMS knows up to {HEAD}: use the newer one"
+        ) from unknown
+
+
+def _insert(db: sa.Connection, table: str, rows: Sequence[Row]) -> None:
+    if not rows:
+        return
+    names = (*LEDGERS[table].names, RECEIVED.name)
+    db.execute(sa.insert(DATA[table]), [{name: row.get(name) for name in names} for row in rows])
+
+
+def _read(db: sa.Connection, table: str, after: int, upto: int, limit: int) -> list[dict[str, Any]]:
+    data = DATA[table]
+    wanted = sa.select(data).where(data.c.seq > after, data.c.seq <= upto).order_by(data.c.seq).limit(limit)
+    return [dict(row) for row in db.execute(wanted).mappings()]
+
+
+def _known(event: Row, stored: Row) -> Outcome:
+    same = all(event.get(name) == stored.get(name) for name in EVENTS.names)
+    return Outcome.DUPLICATE if same else Outcome.CONFLICT

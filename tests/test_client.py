@@ -1,0 +1,141 @@
+"""The client: against the real service, and against answers that services give on bad days."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import CUSTOMER
+from running import Server, shop
+
+from serving.client import PAUSE, ApiError, Client
+from serving.schemas import RecommendRequest
+
+LIST = {"recommendation_id": "r", "model_version": "1", "placement": "trending", "items": []}
+
+
+@pytest.fixture(scope="session")
+def server(shop_home: Path) -> Server:
+    return shop(shop_home)
+
+
+@pytest.fixture
+def osclms(server: Server) -> Iterator[Client]:
+    with Client(server.url, timeout=30) as client:
+        yield client
+
+
+def test_lists(osclms: Client) -> None:
+    found = osclms.recommend("next_best", customer_id=CUSTOMER, limit=3)
+    assert len(found.items) == 3
+    asked = [RecommendRequest(customer_id=CUSTOMER, limit=3), RecommendRequest(limit=2)]
+    assert next(many := osclms.recommend_many("next_best", asked)) == found
+    assert len(next(many).items) == 2
+
+
+def test_a_message_and_a_fragment_of_it(osclms: Client) -> None:
+    message = osclms.message(customer_id=CUSTOMER)
+    assert [found.placement for found in message.lists] == ["cross_sell", "next_best"]
+    made = osclms.fragment("next_best", customer_id=CUSTOMER, limit=3)
+    assert (
+        made.recommendation_id
+        == osclms.recommend("next_best", customer_id=CUSTOMER, limit=3).recommendation_id
+    )
+    assert (made.items, made.filled, made.body[:6]) == (3, 0, "<table")
+    assert osclms.fragment("cross_sell", part="txt", product_ids=["1", "2"], limit=1).body.startswith("  * ")
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "field"),
+    [
+        (lambda c: c.recommend("nowhere"), 404, "placement"),
+        (lambda c: c.recommend("next_best", customer_token="x"), 400, "customer_token"),
+        (lambda c: c.recommend("next_best", limit=0), None, "limit"),
+        (lambda c: c.fragment("next_best", limit=1000), 400, "limit"),
+        (lambda c: c.message("nothing"), 404, None),
+    ],
+)
+def test_what_fails_is_one_error_with_status_and_field(
+    osclms: Client, call: Callable[[Client], Any], status: int | None, field: str | None
+) -> None:
+    with pytest.raises(ApiError) as failed:
+        call(osclms)
+    assert (failed.value.status, failed.value.field) == (status, field)
+    assert str(failed.value)
+
+
+# --- bad days -----------------------------------------------------------------------------------------
+
+
+class Flaky(httpx.BaseTransport):
+    """Gives these answers, one after the other: a status, or an error of the way there."""
+
+    def __init__(self, *answers: int | Exception) -> None:
+        self.answers, self.asked, self.slept = list(answers), list[httpx.Request](), list[float]()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return httpx.Response(answer, json=LIST if answer == 200 else "<p>oops</p>")
+
+    def client(self, **about: Any) -> Client:
+        return Client("http://service", transport=self, sleep=self.slept.append, **about)
+
+
+LOST = httpx.ConnectError("refused")
+
+
+@pytest.mark.parametrize(
+    ("answers", "status", "asked"),
+    [
+        ((200,), 200, 1),
+        ((LOST, 503, 200), 200, 3),
+        ((429, 200), 200, 2),
+        ((502, 504, 503), 503, 3),
+        ((LOST, LOST, LOST), None, 3),
+        ((500, 200), 500, 1),
+        ((400, 200), 400, 1),
+    ],
+)
+def test_a_call_is_repeated_where_nobody_answered(
+    answers: tuple[int | Exception, ...], status: int | None, asked: int
+) -> None:
+    flaky = Flaky(*answers)
+    if status == 200:
+        assert flaky.client().recommend("trending").items == ()
+    else:
+        with pytest.raises(ApiError) as failed:
+            flaky.client().recommend("trending")
+        assert failed.value.status == status
+    assert len(flaky.asked) == asked
+    assert flaky.slept == [PAUSE, 2 * PAUSE][: asked - 1]
+
+
+def test_what_is_sent_again_is_the_same() -> None:
+    """So that the service, which knows events by their ids, counts each once."""
+    flaky = Flaky(LOST, 200)
+    flaky.client().events(
+        [{"event_type": "click", "product_id": "1"}, {"event_type": "view", "event_id": "mine"}]
+    )
+    first, second = (request.content for request in flaky.asked)
+    assert first == second
+    assert b'"event_id":"mine"' in first
+    assert first.count(b'"occurred_at"') == first.count(b'"event_id"') == 2
+
+
+def test_a_key_goes_along() -> None:
+    flaky = Flaky(200)
+    flaky.client(key="k").recommend("trending")
+    assert flaky.asked[0].headers["authorization"] == "Bearer k"
+
+
+def test_an_answer_of_something_else_is_an_error() -> None:
+    class Other(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, text="<p>welcome</p>")
+
+    with pytest.raises(ApiError, match="no RecommendResponse"):
+        Client("http://service", transport=Other()).recommend("trending")

@@ -1,0 +1,124 @@
+"""A promoted champion is served by every worker within seconds; one that cannot be served changes nothing."""
+
+import json
+import shutil
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event, Thread
+
+import httpx
+import pytest
+from running import AS_OF, start, stop
+
+from serving import swap
+from serving.bundle import BundleError
+
+WITHIN = 20.0  # seconds, with room for a busy machine; two looks and a load take a few
+
+
+def promoted(home: Path, version: str) -> None:
+    """As `osclms promote` does: replaced atomically."""
+    (home / "next").write_text(version + "\n")
+    (home / "next").replace(home / "champion")
+
+
+def another(home: Path, version: str) -> Path:
+    """The same bundle under another version."""
+    folder = home / "bundles" / version
+    shutil.copytree(home / "bundles" / "1", folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"version": version}))
+    return folder
+
+
+def until(told: Counter[str], value: str, least: int) -> bool:
+    deadline = time.monotonic() + WITHIN
+    while told[value] < least and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return told[value] >= least
+
+
+def test_a_swap_under_load_fails_no_request_and_mixes_none(shop_home: Path, tmp_path: Path) -> None:
+    home, ended = tmp_path / "home", Event()
+    shutil.copytree(shop_home, home)
+    other, broken = another(home, "2"), another(home, "3")
+    (broken / "items.npy").unlink()
+    (tmp_path / "bentoml").mkdir()
+    settings = {"home": str(home), "as_of": AS_OF, "workers": "2"}
+    server = start("serving.service:Service", tmp_path / "bentoml", settings)
+    statuses, versions, mixed = Counter[int](), Counter[str](), Counter[bool]()
+
+    def asks(_: int) -> None:
+        while not ended.is_set():
+            with httpx.Client(base_url=server.url, timeout=30) as http:  # a new connection: any worker
+                for _ in range(5):
+                    response = http.get("/v1/messages/thank_you", params={"customer_id": "1"})
+                    statuses[response.status_code] += 1
+                    if response.status_code == 200:
+                        told = {of["model_version"] for of in response.json()["lists"]}
+                        mixed[len(told) > 1] += 1
+                        versions.update(told)
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            asking = [pool.submit(asks, n) for n in range(4)]
+            assert until(versions, "1", 20)
+            promoted(home, "2")
+            assert until(versions, "2", 20)
+            time.sleep(2 * swap.EVERY + 2)  # by now every worker has looked
+            before = Counter(versions)
+            promoted(home, "3")
+            time.sleep(2 * swap.EVERY + 2)
+            after = versions - before
+            metrics = httpx.get(server.url + "/metrics").text
+            ended.set()
+            for one in asking:
+                one.result()
+    finally:
+        ended.set()
+        stop(server)
+    assert set(statuses) == {200} and set(mixed) == {False} and other.exists()
+    assert set(after) == {"2"}
+    refused = next(line for line in metrics.splitlines() if line.startswith("osclms_champion_refused_total"))
+    assert float(refused.split()[-1]) == 2  # once by each worker
+    assert f"bundle {broken} lacks items.npy" in server.log.read_text()
+
+
+def test_what_cannot_be_made_waits_for_the_next_and_is_tried_once() -> None:
+    named = [Path("1"), Path("2"), Path("2"), Path("2"), Path("3"), Path("3")]
+    used, tried, ended = list[Path](), list[Path](), Event()
+
+    def find() -> Path:
+        if not named:
+            ended.set()
+            raise BundleError("nothing is named")
+        return named.pop(0)
+
+    def make(folder: Path) -> Path:
+        tried.append(folder)
+        if folder.name == "2":
+            raise ValueError("household-4711-secret")
+        return folder
+
+    watcher = Thread(
+        target=swap.watch, args=(Path("1"),),
+        kwargs={"find": find, "make": make, "use": used.append, "ended": ended, "every": 0.001},
+    )  # fmt: skip
+    watcher.start()
+    watcher.join(30)
+    assert not watcher.is_alive()
+    assert (tried, used) == ([Path("2"), Path("3")], [Path("3")])
+
+
+def test_an_error_of_anothers_is_logged_without_its_words(caplog: pytest.LogCaptureFixture) -> None:
+    ended = Event()
+
+    def make(folder: Path) -> Path:
+        ended.set()
+        raise ValueError("household-4711-secret")
+
+    swap.watch(Path("1"), find=lambda: Path("2"), make=make, use=print, ended=ended, every=0.001)
+    assert "version 2 is not served" in caplog.text and "ValueError" in caplog.text
+    assert "4711" not in caplog.text

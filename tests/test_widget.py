@@ -1,0 +1,500 @@
+"""The widget on a shop's page: a real Chromium, a real network, and a small server in the service's place."""
+
+import json
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from running import ROOT, Server, shop
+from test_page import CHROMIUM, FLAGS
+
+SCRIPT = (ROOT / "serving" / "widget.js").read_text(encoding="utf-8")
+ELEMENT = "osclms-recommendations"
+SLOW = 0.6
+ASKED, TOLD = "/v1/recommend/cart", "/v1/events"
+ATTACK = "<img src=x onerror='window.hit=1'>"
+Answer = tuple[float, int, Any]  # seconds to wait, status, JSON
+
+
+def item(product_id: str, **about: Any) -> dict[str, Any]:
+    return {
+        "product_id": product_id, "title": f"Product {product_id}", "price": 1234.5, "currency": "EUR",
+        "url": f"/p/{product_id}", "image_url": None, "score": 1.0, "source": "popular", "story": "Others like it",
+        "because": [], "filled": False, "parts": None, **about,
+    }  # fmt: skip
+
+
+def listed(*items: dict[str, Any]) -> dict[str, Any]:
+    return {"recommendation_id": "r1", "model_version": "1", "placement": "cart", "items": list(items)}
+
+
+FULL = listed(*(item(str(n)) for n in range(1, 9)))
+ANSWERS: dict[str, Answer] = {
+    "rendered": (0, 200, FULL),
+    "slow": (SLOW, 200, FULL),
+    "empty": (0, 200, listed()),
+    "slow and empty": (SLOW, 200, listed()),
+    "error": (0, 500, {"error": "something went wrong here", "fields": []}),
+    "no JSON": (0, 502, None),
+}
+
+
+@dataclass
+class Stall:
+    """Serves a page, the script and one answer for every list; remembers what it is asked."""
+
+    url: str = ""
+    page: str = ""
+    answer: Answer = ANSWERS["rendered"]
+    asked: list[tuple[str, dict[str, str], str]] = field(default_factory=list)
+
+    def bodies(self, path: str) -> list[Any]:
+        return [json.loads(body) for asked, _, body in self.asked if asked == path]
+
+    def events(self) -> list[dict[str, Any]]:
+        return [event for body in self.bodies(TOLD) for event in body["events"]]
+
+
+def handler(stall: Stall) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            served = {"/": (stall.page, "text/html"), "/v1/widget.js": (SCRIPT, "text/javascript")}
+            text, kind = served.get(self.path, ("<title>p</title>", "text/html"))
+            self.say(200, kind, text.encode())
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            stall.asked.append((self.path, dict(self.headers.items()), body))
+            wait, status, value = stall.answer if self.path != TOLD else (0, 202, {})
+            time.sleep(wait)
+            self.say(status, "application/json", b"<oops>" if value is None else json.dumps(value).encode())
+
+        def say(self, status: int, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Set-Cookie", "who=somebody; Max-Age=60")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    return Handler
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not shutil.which(CHROMIUM):
+        pytest.fail("the widget is tested in Chromium: apt-get install chromium", pytrace=False)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def stall() -> Iterator[Stall]:
+    stall = Stall()
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler(stall)) as server:
+        stall.url = f"http://127.0.0.1:{server.server_port}/"
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield stall
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page that fails the test where its script does."""
+    page = browser.new_page(viewport={"width": 1000, "height": 900})
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    yield page
+    page.close()
+    assert faults == []
+
+
+WATCH = """<script>
+window.said = []; window.shifts = [];
+const say = (event) => event.target.localName === "osclms-recommendations" && window.said.push(event.type);
+for (const name of ["rendered", "empty", "error"]) document.addEventListener(name, say, true);
+const note = (list) => window.shifts.push(...list.getEntries().map((entry) => entry.value));
+new PerformanceObserver(note).observe({ type: "layout-shift", buffered: true });
+</script>"""
+
+
+def html(attributes: str = "", *, above: int = 0, script: str = "", style: str = "") -> str:
+    """A shop's page: something above, the widget, something below."""
+    return f"""<!doctype html><html lang="en"><head><title>Shop</title>{WATCH}
+      <style>body {{ margin: 16px; font: 16px sans-serif }} {ELEMENT} {{ margin: 24px 0 }} {style}</style>
+      <script src="/v1/widget.js" {script}></script></head><body><main><h1>Your cart</h1>
+      <div style="height:{above}px"></div>
+      <{ELEMENT} placement="cart" heading="Goes with it" {attributes}></{ELEMENT}>
+      <p id="after">What follows.</p></main></body></html>"""
+
+
+def visit(page: Page, stall: Stall, answer: str | Answer = "rendered", **about: Any) -> Page:
+    stall.answer = ANSWERS[answer] if isinstance(answer, str) else answer
+    stall.page = html(**about)
+    page.goto(stall.url)
+    return page
+
+
+def said(page: Page) -> list[str]:
+    page.wait_for_function("window.said.length", timeout=15_000)
+    page.wait_for_timeout(300)  # for what should not come
+    found: list[str] = page.evaluate("window.said")
+    return found
+
+
+def height(page: Page) -> float:
+    found: float = page.evaluate(f"document.querySelector('{ELEMENT}').getBoundingClientRect().height")
+    return found
+
+
+OUTCOMES = {
+    "rendered": "rendered",
+    "slow": "rendered",
+    "empty": "empty",
+    "slow and empty": "empty",
+    "error": "error",
+    "no JSON": "error",
+}
+LOW = (
+    f"{ELEMENT} {{ --osclms-row: 90px; --osclms-image: 20px }}"  # so that tests need not wait for it to close
+)
+
+
+# --- room ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", OUTCOMES)
+def test_nothing_shifts_and_one_event_tells_how_it_ended(page: Page, stall: Stall, answer: str) -> None:
+    visit(page, stall, answer, style=LOW)
+    assert said(page) == [OUTCOMES[answer]]
+    assert page.evaluate("window.shifts") == []
+    assert (height(page) == 0) == (OUTCOMES[answer] != "rendered")
+
+
+def test_what_the_test_would_see_if_something_shifted(page: Page, stall: Stall) -> None:
+    visit(page, stall, style=LOW)
+    said(page)
+    page.evaluate(f"document.querySelector('{ELEMENT}').remove()")
+    page.wait_for_function("window.shifts.length")
+
+
+def test_a_slow_list_takes_the_room_that_was_kept_for_it(page: Page, stall: Stall) -> None:
+    visit(page, stall, "slow")
+    page.wait_for_selector(f"{ELEMENT} .ghost")
+    kept = height(page)
+    assert said(page) == ["rendered"]
+    assert height(page) == kept > 300
+
+
+@pytest.mark.parametrize("answer", ["slow", "slow and empty"])
+def test_an_element_that_comes_to_life_after_the_first_paint_shifts_nothing(
+    page: Page, stall: Stall, answer: str
+) -> None:
+    visit(page, stall, answer, style=LOW, script="defer")
+    assert said(page) == [OUTCOMES[answer]]
+    page.wait_for_function(
+        f"(wanted) => (document.querySelector('{ELEMENT}').offsetHeight > 99) === wanted",
+        arg=answer == "slow",
+    )
+    assert page.evaluate("window.shifts") == []
+
+
+def test_below_the_view_it_closes_at_once(page: Page, stall: Stall) -> None:
+    page.add_init_script(
+        """const ask = requestAnimationFrame; window.frames_asked = 0;
+        window.requestAnimationFrame = (action) => (window.frames_asked++, ask(action));"""
+    )
+    visit(page, stall, "empty", above=1200)
+    assert said(page) == ["empty"]
+    assert (height(page), page.evaluate("window.frames_asked"), page.evaluate("window.shifts")) == (0, 0, [])
+
+
+def test_who_wants_less_motion_keeps_blank_room_until_it_is_out_of_sight(page: Page, stall: Stall) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    visit(page, stall, "empty", style=LOW + "body { padding-bottom: 3000px }")
+    assert said(page) == ["empty"]
+    assert height(page) > 90
+    page.evaluate("scrollTo(0, 1500)")
+    page.wait_for_function(f"document.querySelector('{ELEMENT}').offsetHeight === 0")
+    assert page.evaluate("window.shifts") == []
+
+
+def test_a_list_that_is_asked_for_anew_after_an_empty_one_opens_again(page: Page, stall: Stall) -> None:
+    visit(page, stall, "empty", style=LOW)
+    assert said(page) == ["empty"]
+    stall.answer = ANSWERS["rendered"]
+    page.evaluate(f"document.querySelector('{ELEMENT}').setAttribute('product-ids', '7, 8')")
+    page.wait_for_function(f"document.querySelector('{ELEMENT}').style.length === 0")
+    assert height(page) > 90
+    assert page.evaluate("[window.said, window.shifts]") == [["empty", "rendered"], []]
+    assert stall.bodies(ASKED)[-1] == {"product_ids": ["7", "8"]}
+
+
+def test_only_the_last_of_several_questions_is_told_of(page: Page, stall: Stall) -> None:
+    visit(page, stall, "slow", style=LOW)
+    page.wait_for_selector(f"{ELEMENT} .ghost")
+    page.evaluate(f"[3, 4].forEach((n) => document.querySelector('{ELEMENT}').setAttribute('limit', n))")
+    assert said(page) == ["rendered"]
+    assert [body.get("limit") for body in stall.bodies(ASKED)] == [None, 4]
+
+
+def test_a_lazy_list_asks_when_it_comes_near(page: Page, stall: Stall) -> None:
+    visit(page, stall, attributes="lazy", above=2500)
+    page.wait_for_timeout(200)
+    assert stall.asked == []
+    page.evaluate("scrollTo(0, 1500)")
+    assert said(page) == ["rendered"]
+    assert page.evaluate("window.shifts") == []
+
+
+# --- what it shows ------------------------------------------------------------------------------------
+
+
+def test_products_are_a_list_below_a_heading_that_the_keyboard_walks_through(
+    page: Page, stall: Stall
+) -> None:
+    visit(page, stall, attributes='limit="8" locale="de-DE"')
+    said(page)
+    expect(page.get_by_role("region", name="Goes with it").get_by_role("listitem")).to_have_count(8)
+    expect(page.get_by_role("heading", name="Goes with it", level=2)).to_be_visible()
+    expect(page.get_by_role("listitem").first).to_have_text("Product 1Others like it1.234,50\xa0€")
+    page.keyboard.press("Tab")
+    first = page.evaluate(f"document.querySelector('{ELEMENT}').shadowRoot.activeElement.href")
+    assert first == stall.url + "p/1"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url(stall.url + "p/2")
+
+
+@pytest.mark.parametrize("answer", ["rendered", "slow", "linkless", "empty"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(page: Page, stall: Stall, answer: str, scheme: Any) -> None:
+    page.emulate_media(color_scheme=scheme)
+    pictured = item("1", image_url="/1.png")
+    given = (
+        (0, 200, listed(*(item(str(n), url=None) for n in range(12))))
+        if answer == "linkless"
+        else ((0, 200, listed(pictured, *FULL["items"])) if answer == "rendered" else ANSWERS[answer])
+    )
+    visit(page, stall, given, style=LOW + ":root { color-scheme: light dark }")
+    if answer == "slow":
+        page.wait_for_selector(f"{ELEMENT} .ghost")
+    else:
+        said(page)
+    found = Axe().run(page).response["violations"]
+    assert [(fault["id"], fault["nodes"][0]["html"]) for fault in found] == []
+
+
+def test_what_comes_from_the_wire_is_text(page: Page, stall: Stall) -> None:
+    bad = item("1", title=ATTACK, story=ATTACK, url="javascript:window.hit=1", image_url="javascript:window.hit=1",
+               price=1.5, currency="not-money")  # fmt: skip
+    other = [
+        item(str(n), url=url)
+        for n, url in enumerate(["data:text/html,x", " JaVaScRiPt:x", "http://", None], 2)
+    ]
+    visit(
+        page,
+        stall,
+        (0, 200, listed(bad, *other, item("9", url="//shop.example/9"))),
+        attributes=f'heading="{ATTACK}"',
+    )
+    said(page)
+    assert page.locator(f"{ELEMENT} .title").all_text_contents()[0] == ATTACK
+    assert page.locator(f"{ELEMENT} :is(img, script)").count() == 0
+    assert page.locator(f"{ELEMENT} .price").first.inner_text() == "1.50 not-money"
+    assert page.locator(f"{ELEMENT} a").evaluate_all("all => all.map(a => a.href)") == [
+        "http://shop.example/9"
+    ]
+    assert page.evaluate("window.hit") is None
+
+
+def test_parts_are_the_shops_to_dress(page: Page, stall: Stall) -> None:
+    visit(page, stall, style=f"{ELEMENT}::part(title) {{ color: rgb(1, 2, 3) }}")
+    said(page)
+    expect(page.locator(f"{ELEMENT} .title").first).to_have_css("color", "rgb(1, 2, 3)")
+
+
+# --- what it tells ------------------------------------------------------------------------------------
+
+TOKEN = "opaque-token-of-somebody"
+
+
+def test_before_consent_nobody_is_known_and_nothing_is_told(page: Page, stall: Stall) -> None:
+    page.add_init_script(
+        """const read = Element.prototype.getAttribute; window.read = [];
+        Element.prototype.getAttribute = function (name) { window.read.push(name); return read.call(this, name); };"""
+    )
+    page.clock.install()
+    visit(page, stall, attributes=f'customer-token="{TOKEN}"')
+    page.wait_for_function("window.said.length")
+    assert "placement" in page.evaluate("window.read")
+    assert "customer-token" not in page.evaluate("window.read")
+    page.clock.run_for(5000)
+    page.locator(f"{ELEMENT} a").first.click()
+    page.wait_for_url(stall.url + "p/1")
+    assert [path for path, _, _ in stall.asked] == [ASKED]
+    assert TOKEN not in str(stall.asked)
+
+
+def test_nothing_is_stored_and_no_cookie_travels(page: Page, stall: Stall) -> None:
+    visit(page, stall, attributes=f'customer-token="{TOKEN}"')  # whose answer sets a cookie
+    said(page)
+    page.evaluate("OSCLMS.setConsent(true)")
+    page.evaluate(f"document.querySelector('{ELEMENT}').refresh()")
+    page.wait_for_function("window.said.length === 2")
+    assert page.evaluate("[localStorage.length, sessionStorage.length]") == [0, 0]
+    assert page.evaluate("indexedDB.databases().then((all) => all.length)") == 0
+    assert [("Cookie" in headers, "Referer" in headers) for _, headers, _ in stall.asked] == [
+        (False, False)
+    ] * 2
+    assert [body.get("customer_token") for body in stall.bodies(ASKED)] == [None, TOKEN]
+
+
+def test_a_token_that_is_refused_gets_a_strangers_list(page: Page, stall: Stall) -> None:
+    page.add_init_script("window.OSCLMS = { consent: true }")
+    fault = {
+        "error": "customer_token: too old",
+        "fields": [{"field": "customer_token", "message": "too old"}],
+    }
+    visit(page, stall, (0, 400, fault), attributes=f'customer-token="{TOKEN}"', style=LOW)
+    assert said(page) == ["error"]  # as the second answer is no better here
+    assert [body.get("customer_token") for body in stall.bodies(ASKED)] == [TOKEN, None]
+
+
+def consenting(page: Page, stall: Stall, **about: Any) -> Page:
+    page.clock.install()
+    visit(page, stall, **about)
+    page.wait_for_function("window.said.length")
+    page.clock.pause_at(datetime.now(UTC) + timedelta(hours=1))
+    page.evaluate("OSCLMS.setConsent(true)")
+    settle(page)
+    return page
+
+
+def settle(page: Page) -> None:
+    """Until the browser has told what is in view: its observers keep no time that can be set."""
+    page.wait_for_timeout(150)
+
+
+def test_half_in_view_for_a_second_is_an_impression_once(page: Page, stall: Stall) -> None:
+    consenting(page, stall)
+    page.clock.run_for(990)
+    assert stall.events() == []
+    with page.expect_response("**" + TOLD):
+        page.clock.run_for(400)
+    told = stall.events()
+    assert [event["product_id"] for event in told] == [
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+    ]  # the sixth lies outside the row
+    assert {(e["event_type"], e["recommendation_id"], e["placement"], e["channel"]) for e in told} == {
+        ("impression", "r1", "cart", "web")
+    }
+    assert len({event["event_id"] for event in told}) == 5
+    assert all(re.fullmatch(r"[0-9a-f]{32}", event["event_id"]) for event in told)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", event["occurred_at"]) for event in told)
+    assert {frozenset(event) for event in told} == {
+        frozenset(
+            (
+                "event_id",
+                "event_type",
+                "occurred_at",
+                "product_id",
+                "recommendation_id",
+                "placement",
+                "channel",
+            )
+        )
+    }
+    page.evaluate("scrollTo(0, 5000); scrollTo(0, 0)")
+    page.clock.run_for(5000)
+    settle(page)
+    assert len(stall.events()) == 5
+
+
+def test_a_glance_is_no_impression(page: Page, stall: Stall) -> None:
+    consenting(page, stall, style="body { padding-bottom: 3000px }")
+    page.clock.run_for(900)
+    page.evaluate("scrollTo(0, 2000)")
+    settle(page)
+    page.clock.run_for(5000)
+    settle(page)
+    assert stall.events() == []
+
+
+def test_less_than_half_in_view_is_no_impression(page: Page, stall: Stall) -> None:
+    page.set_viewport_size({"width": 1000, "height": 250})  # the row begins at 121 and is 304 high
+    consenting(page, stall)
+    page.clock.run_for(5000)
+    settle(page)
+    assert stall.events() == []
+
+
+def test_a_click_is_told_before_the_page_is_left(page: Page, stall: Stall) -> None:
+    consenting(page, stall)
+    page.locator(f"{ELEMENT} a").nth(1).click()
+    page.wait_for_url(stall.url + "p/2")
+    assert [(e["event_type"], e["product_id"]) for e in stall.events()] == [("click", "2")]
+
+
+def test_consent_that_is_taken_back_ends_it(page: Page, stall: Stall) -> None:
+    consenting(page, stall, attributes=f'customer-token="{TOKEN}"')
+    page.evaluate("OSCLMS.setConsent(false)")
+    settle(page)
+    page.clock.run_for(5000)
+    page.evaluate(f"document.querySelector('{ELEMENT}').refresh()")
+    page.wait_for_function("window.said.length === 2")
+    assert stall.events() == []
+    assert TOKEN not in str(stall.asked)
+
+
+def test_a_key_goes_into_a_header(page: Page, stall: Stall) -> None:
+    visit(page, stall, attributes='key="public-1"', style=LOW)
+    said(page)
+    assert [headers.get("Authorization") for _, headers, _ in stall.asked] == ["Bearer public-1"]
+
+
+# --- with the service itself --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def server(shop_home: Path) -> Server:
+    return shop(shop_home)
+
+
+def test_the_service_serves_it_and_answers_it(page: Page, server: Server) -> None:
+    """On the front page, whose Content-Security-Policy forbids all that is inline."""
+    page.goto(server.url)
+    page.evaluate(
+        """() => new Promise((done) => {
+          const script = Object.assign(document.createElement("script"), { src: "/v1/widget.js", onload: done });
+          document.head.append(script);
+        })"""
+    )
+    page.evaluate(
+        "document.body.insertAdjacentHTML('afterbegin', '<osclms-recommendations placement=trending limit=3>')"
+    )
+    expect(page.locator(f"{ELEMENT} [role=list] li")).to_have_count(3)
+    expect(page.locator(f"{ELEMENT} .price").first).to_have_text(re.compile(r"^\$\d+\.\d\d$"))
