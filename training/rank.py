@@ -70,7 +70,7 @@ RANKINGS: Mapping[str, Ranking] = {
     "next_best": Ranking(),
     "discover": Ranking(leaves=15),
     "cross_sell": Ranking(),
-    "cross_sell.needs": Ranking(most=8_000, rounds=150),
+    "cross_sell.needs": Ranking(most=8_000, rounds=150, least=300),
     "upsell": Ranking(kept=1.0, leaves=15, least=50, most=12_000),
     "upsell.worth": Ranking(kept=1.0, leaves=15, most=8_000, rounds=150, rate=0.05),
 }
