@@ -289,7 +289,10 @@ def audit_table(audits: Any) -> Table:
     table = Table("placement, task", "asked", "figure", "with 95 % interval", "shown", "filled")
     for a in audits:
         figure = (a.figure_name, short(a.intervals[a.primary]))
-        shown = (f"{a.figures['coverage']:,.0f}", f"{a.figures['filled']:.1%}")
+        shown = (
+            f"{a.figures['coverage']:,.0f}",
+            f"{a.figures['filled']:.1%}" if "filled" in a.figures else "–",
+        )
         table.add_row(a.name, f"{len(a.answers.task):,}", *figure, *shown)
     return table
 

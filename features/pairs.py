@@ -38,6 +38,7 @@ PRICE, PRICE_IN_NEED, GAP, DEAL, DEAL_7 = (
     ITEM.index(n) for n in ("price", "price_in_need", "gap", "deal", "deal_7")
 )
 TOGETHER = ("price_to_level", "overdue_item", "deal_to_usual", "deal_now", "share_of_need")
+NEED = ("buyers", "buyers_28", "buyers_7", "size", "products", "own_overlap", "own_recent_overlap")
 OFFER = ("offered", "share", "paid", "novelty")
 BASKET = ("size", "need", "parent", "brand", "price", "own_overlap", "own_recent_overlap", "had_with")
 
@@ -52,6 +53,12 @@ def columns(*, basket: bool = False, offer: bool = False) -> tuple[str, ...]:
         "pair": TOGETHER,
     }
     blocks |= ({"basket": BASKET} if basket else {}) | ({"offer": OFFER} if offer else {})
+    return tuple(f"{block}.{name}" for block, names in blocks.items() for name in names)
+
+
+def need_columns() -> tuple[str, ...]:
+    """Names of what `Pairs.of_needs` gives, in order."""
+    blocks = {"customer": ("orders",), "need": GROUP, "basket": NEED}
     return tuple(f"{block}.{name}" for block, names in blocks.items() for name in names)
 
 
@@ -345,6 +352,38 @@ class Pairs:
         paid = mean(self.catalog.price[rows.item[mine]]) / self.catalog.price[item]
         about = [np.log1p(len(offered)), theirs, paid, mean(new[mine].astype(np.float32))]
         return np.append(self.of(customer, np.array([item])), np.array([about], np.float32), axis=1)
+
+    @cached_property
+    def need_buyers(self) -> Floats:
+        """How many bought for each need, a buyer of two products twice: logarithms, float32 [needs, 3], ever, in 28
+        and in 7 days."""
+        known = self.catalog.need >= 0
+        need, n = self.catalog.need[known], len(self.catalog.needs)
+        counts = (
+            np.expm1(self.facts[known, ITEM.index(name)]) for name in ("buyers", "buyers_28", "buyers_7")
+        )
+        return np.log1p(np.column_stack([np.bincount(need, of, minlength=n) for of in counts])).astype(
+            np.float32
+        )
+
+    def of_needs(self, customer: int, needs: Array, basket: Array) -> Floats:
+        """What is known of a customer (−1: a stranger) with each of these needs, beside a basket of items in order:
+        float32 [len(needs), columns].
+
+        own_overlap: over the customer's orders that served a need, how many needs of the basket they served, too;
+        recent: each order half as much every 90 days.
+        """
+        known, n = self.known(customer), len(self.catalog.needs)
+        rows, code = known.rows, self.catalog.need[known.rows.item]
+        asked = sorted_set(self.catalog.need[basket])
+        asked = asked[asked >= 0]
+        order, need = np.divmod(sorted_set((rows.order * n + code)[code >= 0]), max(n, 1))
+        overlap = np.bincount(order[is_in(need, asked)], minlength=rows.n_orders)[order]
+        recent = overlap * rows.decays[2][runs(rows.order)][order]
+        mine = [np.bincount(need, of, minlength=n)[needs] for of in (overlap, recent)]
+        whole = np.full((3, len(needs)), [[rows.n_orders], [len(asked)], [len(basket)]])
+        of_all = [self.need_buyers[needs], whole[1:].T, np.array(mine).T]
+        return np.hstack([whole[:1].T, known.groups[0].of(needs), *of_all], dtype=np.float32)
 
     def beside(self, rows: Rows, items: Array, basket: Array) -> Floats:
         """Columns of BASKET."""

@@ -20,6 +20,7 @@ from features.pairs import GAP, Pairs
 from serving.bundle import Bundle, BundleError
 from serving.fitted import NOTHING, Array, Candidates, Fitted, Neighbors, Vectors, row_of, top_k
 from serving.index import ItemIndex, unit
+from serving.needs import Needs
 from serving.placements import (
     ELIGIBLE,
     HABIT_ORDERS,
@@ -30,6 +31,7 @@ from serving.placements import (
     read_placements,
 )
 from serving.ranker import (
+    NEEDS,
     PUBLISHED,
     RANKED,
     WORTH,
@@ -42,7 +44,14 @@ from serving.ranker import (
     score_columns,
 )
 from serving.rules import AtMost, Boost, Diverse, Filter, Include, Reserve, Rule, Shelf, kept, label
-from serving.schemas import Because, Recommendation, RecommendRequest, RecommendResponse
+from serving.schemas import (
+    Because,
+    NeedAbout,
+    NeedsResponse,
+    Recommendation,
+    RecommendRequest,
+    RecommendResponse,
+)
 from serving.wire import RequestError
 
 Mask = NDArray[np.bool_]
@@ -361,6 +370,36 @@ class Engine:
         offered = np.flatnonzero(self.allowed(row.rules, ask, Chosen()))
         return self.pairs.offer(ask.customer, int(ask.products[0]), offered)
 
+    def needs(self, placement: str, request: RecommendRequest, *, at: datetime) -> NeedsResponse:
+        """Which needs go with what is asked about, for this customer, whatever serves them.
+
+        Raises RequestError for a placement that knows nothing of needs, and as `recommend` does.
+        """
+        row = self.placement(placement)
+        if not row.needs:
+            known = ", ".join(name for name, other in self.placements.items() if other.needs)
+            raise RequestError("placement", f"{placement} does not know of needs; known: {known}", status=404)
+        self.check_moment(request.at or at)
+        ask = self.ask(row, request)
+        codes, scores = self.needs_of(row).best(ask.customer, ask.products, ask.limit)
+        return NeedsResponse(
+            model_version=self.version,
+            placement=placement,
+            needs=tuple(
+                NeedAbout(need=self.catalog.needs[code], title=self.called(code), score=round(score, 6))
+                for code, score in zip(codes.tolist(), scores.tolist(), strict=True)
+            ),
+        )
+
+    def needs_of(self, row: Placement) -> Needs:
+        return Needs(row, self.models, self.pairs, self.served, self.judge(row, NEEDS))
+
+    @cached_property
+    def served(self) -> Mask:
+        """Which needs something available serves: bool [needs]."""
+        held = self.catalog.need[self.available]
+        return np.bincount(held[held >= 0], minlength=len(self.catalog.needs)) > 0
+
     def judge(self, row: Placement, aspect: str) -> Ranker | None:
         """What was learned of an aspect of this placement, or of the one that it is like."""
         names = (f"{name}.{aspect}" for name in (row.name, row.like))
@@ -667,7 +706,11 @@ class Engine:
     def need(self, item: int) -> str:
         """What the item is bought for, in the shop's own words."""
         code = int(self.catalog.need[item])
-        name = self.catalog.needs[code].split(PATH_SEPARATOR)[-1] if code >= 0 else "this category"
+        return self.called(code) if code >= 0 else "this category"
+
+    def called(self, need: int) -> str:
+        """A need in the shop's own words."""
+        name = self.catalog.needs[need].split(PATH_SEPARATOR)[-1]
         return name.title() if name.isupper() else name
 
     def day(self, at: int) -> str:

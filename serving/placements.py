@@ -65,7 +65,8 @@ class Placement:
     whose ranker ranks this one, where both have the same sources. worth: what the own sources give is an offer only
     where this customer is at least so many times as likely to take one as customers are on average, by what the
     ranker `<name>.worth` learned, and is flagged as filled elsewhere; None: always an offer. It was learned of
-    customers with a habit in the need of one product, and says nothing of others.
+    customers with a habit in the need of one product, and says nothing of others. needs: the model that knows which
+    needs go with what is asked about.
 
     What is unavailable, excluded by the request or asked about is never in any list, filled or not.
     """
@@ -84,6 +85,7 @@ class Placement:
     cache_seconds: int = 0
     like: str = ""
     worth: float | None = None
+    needs: str = ""
 
     @property
     def asked(self) -> tuple[Source, ...]:
@@ -92,9 +94,8 @@ class Placement:
 
     @property
     def models(self) -> set[str]:
-        return {source.model for source in self.asked} | (
-            {"complements"} if "no_substitutes" in self.rules else set()
-        )
+        every = {source.model for source in self.asked} | ({self.needs} if self.needs else set())
+        return every | ({"complements"} if "no_substitutes" in self.rules else set())
 
 
 STORIES: Mapping[str, str] = {
@@ -148,6 +149,7 @@ PLACEMENTS: Mapping[str, Placement] = {
                 Source("ease", "customer", "like_you", weight=0.05, take=50),
             ),
             rules=("no_substitutes",),
+            needs="ease_needs",
             fill=(Step(POPULAR, ("no_substitutes",)), Step(POPULAR)),
         ),
         Placement(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.pairs import columns
+from features.pairs import columns, need_columns
 from serving.fitted import mapped, top_k
 from serving.placements import Placement
 
@@ -18,7 +18,7 @@ BEST = 51  # a score is also told as a share of the household's 51st best, so th
 FIRST_TREES = 40  # every candidate is shown to these; what then stands far behind does not meet the others
 LEEWAY = 30  # candidates beyond the wanted that meet every tree
 SUFFIX = ".ranker.txt"
-WORTH = "worth"
+WORTH, NEEDS = "worth", "needs"
 PUBLISHED = 100  # items of a customer's ranking that a bundle holds
 RANKED = np.dtype([("item", "<i4"), ("score", "<f4"), ("source", "<i4")])  # item −1: the ranking ended before
 RANKED_SUFFIX = ".ranked.npy"
@@ -26,7 +26,7 @@ RANKED_SUFFIX = ".ranked.npy"
 
 def ranked_by(name: str) -> tuple[str, str]:
     """(the placement, what of it is judged) by a ranker's name: `upsell` judges its items, `upsell.worth` whether
-    there is to be an offer at all."""
+    there is to be an offer at all, `cross_sell.needs` the needs that go with a basket."""
     placement, _, aspect = name.partition(".")
     return placement, aspect
 
@@ -50,7 +50,18 @@ def worth_columns(placement: Placement) -> tuple[str, ...]:
     return columns(offer=True)
 
 
-ASPECTS: Mapping[str, Callable[[Placement], tuple[str, ...]]] = {"": columns_of, WORTH: worth_columns}
+def columns_of_needs(placement: Placement) -> tuple[str, ...]:
+    """What is known of the customer with a need, and the scores of needs, plain and relative."""
+    asked = [source.model for source in placement.sources if source.asks == "products"]
+    scorers = [placement.needs, *(f"{model}.{of}" for model in asked for of in ("sum", "most"))]
+    return (*need_columns(), *(f"{name}{kind}" for name in scorers for kind in ("", ".relative")))
+
+
+ASPECTS: Mapping[str, Callable[[Placement], tuple[str, ...]]] = {
+    "": columns_of,
+    WORTH: worth_columns,
+    NEEDS: columns_of_needs,
+}
 
 
 def asks_basket(placement: Placement) -> bool:

@@ -93,6 +93,20 @@ class RecommendResponse(Wire):
     )
 
 
+class NeedAbout(Wire):
+    need: str = Field(description="as the catalogue names it")
+    title: str
+    score: float = Field(description="higher is better; comparable within one answer only")
+
+
+class NeedsResponse(Wire):
+    model_version: str
+    placement: str
+    needs: tuple[NeedAbout, ...] = Field(
+        description="what else the basket may want, best first; none that it serves"
+    )
+
+
 class MessageAnswer(Wire):
     subject: str
     html: str

@@ -49,6 +49,7 @@ from serving.schemas import (
     Id,
     MessageAnswer,
     Moment,
+    NeedsResponse,
     RecommendRequest,
     RecommendResponse,
 )
@@ -61,6 +62,7 @@ from serving.wire import RequestError, Wire
 WIRE = "1"  # the version of what is under /v1
 MAX_FOUND = 20
 MAX_FAULTS = 20
+BASKET = "cross_sell"  # the placement that knows which needs go with a basket
 NO_PLACEMENT, NO_ROUTE = "none", "unknown"  # labels where the path names none of ours
 FOLDER = Path(__file__).parent
 log = logging.getLogger("osclms.service")
@@ -124,6 +126,15 @@ OPERATIONS = (
         answer=RecommendResponse,
         body=RecommendRequest,
         example={"customer_id": "1", "limit": 3},
+    ),
+    Operation(
+        "needs",
+        "POST",
+        "/v1/needs",
+        "Which needs go with a basket, whatever serves them",
+        answer=NeedsResponse,
+        body=RecommendRequest,
+        example={"product_ids": ["1082185"], "limit": 3},
     ),
     Operation(
         "placements", "GET", "/v1/placements", "The placements, and what each asks with", answer=Placements
@@ -203,6 +214,10 @@ class Site:
         response = self.engine.recommend(row.name, asked, at=self.at(asked.at))
         spent = (time.perf_counter() - started) * 1000
         return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}", "Cache-Control": kept_for(row)})
+
+    async def needs(self, request: Request) -> Response:
+        asked = self.known(self.unsealed(RecommendRequest.model_validate_json(await read_json(request))))
+        return answer(self.engine.needs(BASKET, asked, at=self.at(asked.at)))
 
     def unsealed(self, asked: RecommendRequest) -> RecommendRequest:
         """The same question by the customer in its token. Raises RequestError for a token that names none."""

@@ -32,6 +32,7 @@ from training.models import (
     CoPurchase,
     Ease,
     EaseBaskets,
+    EaseNeeds,
     Habit,
     Hybrid,
     ItemKnn,
@@ -54,7 +55,9 @@ from training.split import Data, Future, Task, baskets, known, novel, purchases,
 
 CUTOFF = datetime(2017, 12, 1, tzinfo=UTC)
 WORLDS = ("board", "sample")
-every = pytest.mark.parametrize("recipe", SMALL.values(), ids=repr)
+NEEDS = {"ease_needs"}  # they score needs, not products, and have tests of their own
+PRODUCTS = {name: recipe for name, recipe in SMALL.items() if name not in NEEDS}
+every = pytest.mark.parametrize("recipe", PRODUCTS.values(), ids=repr)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +152,7 @@ def test_the_same_recipe_on_the_same_data_gives_equal_arrays(recipe: Recipe, wor
     )
 
 
-@pytest.mark.parametrize("recipe", [r for r in SMALL.values() if "seed" in described(r)], ids=repr)
+@pytest.mark.parametrize("recipe", [r for r in PRODUCTS.values() if "seed" in described(r)], ids=repr)
 def test_another_seed_gives_other_arrays(recipe: Recipe, board: Data, fit: Fit) -> None:
     other = recipe_of({**described(recipe), "seed": 8}).fit(board.interactions, board.catalog)
     assert not np.array_equal(cast(Vectors, fit(recipe, board)).items, cast(Vectors, other).items)
@@ -271,7 +274,7 @@ def test_the_withheld_product_is_found(name: str, board: Data) -> None:
 
 @pytest.mark.parametrize("name", BLIND)
 def test_who_cannot_find_it_does_not(name: str, board: Data) -> None:
-    assert FINDERS.keys() | BLIND.keys() == RECIPES.keys()
+    assert FINDERS.keys() | BLIND.keys() == PRODUCTS.keys()
     assert found_withheld(RECIPES[name], board) < 0.1, BLIND[name]
 
 
@@ -370,7 +373,7 @@ def test_no_recipe_falls_below_its_floor(row: Floor, december: Questions, sample
 
 
 def test_every_recipe_has_a_floor() -> None:
-    assert {row.recipe for row in FLOORS} == RECIPES.keys()
+    assert {row.recipe for row in FLOORS} == PRODUCTS.keys()
 
 
 # --- worked out by hand -----------------------------------------------------------------------------------
@@ -575,6 +578,42 @@ def test_complements_share_a_category_and_baskets_beyond_chance() -> None:
     assert found("ab", "ab") == {}  # lift 2 × 2 / (2 × 2) = 1 is chance
     assert found("ac", "ac", "d", "d") == {}  # of two categories
     assert found("xy", "xy", "d", "d") == {}  # of no category
+
+
+def test_needs_go_together_whatever_serves_them(sample: Data) -> None:
+    """Rye or wheat, bread goes with butter or margarine, and soap with neither: a weight of its own, below 0."""
+    listed = [
+        {"product_id": product, "need": need}
+        for product, need in (
+            ("rye", "bread"), ("wheat", "bread"), ("butter", "spread"), ("margarine", "spread"), ("soap", "soap"),
+        )
+    ]  # fmt: skip
+    pairs = ("rye butter", "wheat margarine", "rye margarine", "wheat butter soap", "soap nameless")
+    lines = [
+        Event(f"c{n}", product, f"o{n}-{m}", n)
+        for m in range(6)
+        for n, held in enumerate(pairs)
+        for product in held.split()
+    ]
+    data = shop(*lines, until=9, listed=products(*listed))
+    weights = EaseNeeds(regularization=1.0).fit(data.interactions, data.catalog).items.toarray()
+    bread, soap, spread = (data.catalog.needs.index(need) for need in ("bread", "soap", "spread"))
+    assert weights.shape == (3, 3) and not weights.diagonal().any()
+    assert weights[bread, spread] > 0.5 > 0.1 > weights[soap, spread]
+    real = EaseNeeds().fit(sample.interactions, sample.catalog)
+    again = EaseNeeds().fit(sample.interactions, sample.catalog)
+    assert real.items.shape == (len(sample.catalog.needs),) * 2
+    for key, array in real.arrays().items():
+        np.testing.assert_array_equal(array, again.arrays()[key])
+
+
+@pytest.mark.parametrize("lines", STRANGE.values(), ids=STRANGE)
+def test_needs_of_a_strange_shop_are_learned_too(lines: list[Event], tmp_path: Path) -> None:
+    data = shop(*lines, until=30)
+    fitted = EaseNeeds().fit(data.interactions, data.catalog)
+    assert not fitted.items.nnz
+    save_fitted(tmp_path, "strange", fitted)
+    assert load_fitted(tmp_path)["strange"].arrays().keys() == fitted.arrays().keys()
 
 
 def bias(recipe: Recipe, *rows: Event, until: float = 100) -> dict[str, float]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from worlds import Event, products, returned, shop
 
-from features.pairs import NEVER, Pairs, columns, item_facts
+from features.pairs import NEVER, Pairs, columns, item_facts, need_columns
 from training.split import Data
 
 LISTED = products(
@@ -100,6 +100,27 @@ def test_what_may_be_offered_in_the_place_of_a_product() -> None:
     assert found["offer.novelty"] == pytest.approx(1 / 3)
     nothing = dict(zip(names, made.offer(bob, bread, np.array([], np.int64))[0].tolist(), strict=True))
     assert [nothing[f"offer.{n}"] for n in ("offered", "share", "paid", "novelty")] == [0, 0, 1, 0]
+
+
+def test_a_customer_with_the_needs_of_a_basket() -> None:
+    """ann's first order held bread and milk: beside a basket of rolls it speaks for dairy."""
+    data, made = pairs(*BOUGHT)
+    rolls = data.catalog.items.positions(["rolls"])
+    bakery, dairy = (data.catalog.needs.index(f"food > {name}") for name in ("bakery", "dairy"))
+    ann = int(data.interactions.customers.positions(["ann"])[0])
+    table = made.of_needs(ann, np.array([bakery, dairy]), rolls)
+    found = dict(zip(need_columns(), table[1].tolist(), strict=True))
+    assert table.dtype == np.float32 and len(set(need_columns())) == table.shape[1]
+    assert [found[f"need.{n}"] for n in ("orders", "last", "distinct")] == [1, 40, 1]
+    assert (found["customer.orders"], found["basket.size"], found["basket.products"]) == (3, 1, 1)
+    assert found["basket.own_overlap"] == 1
+    assert found["basket.own_recent_overlap"] == pytest.approx(2 ** (-40 / 90))
+    assert [found[f"basket.{n}"] for n in ("buyers", "buyers_28", "buyers_7")] == pytest.approx(
+        np.log([3, 2, 2])
+    )
+    stranger = made.of_needs(-1, np.array([dairy]), rolls)[0]
+    assert (stranger[0], stranger[need_columns().index("basket.own_overlap")]) == (0, 0)
+    assert made.of_needs(ann, np.array([dairy]), rolls[:0]).shape == (1, len(need_columns()))
 
 
 def test_many_are_told_like_one_after_the_other() -> None:

@@ -18,6 +18,7 @@ from training.split import (
     baskets,
     chances,
     habits,
+    missing_needs,
     natural_rank,
     novel,
     purchases,
@@ -247,6 +248,27 @@ def test_every_habit_that_is_served_again_is_a_chance_with_the_step_that_was_tak
     task = chances(made, future)
     assert [r.customer_id for r in task.requests] == ["anna", "bert"]
     assert [t for _, t in named(made, task)] == [[], ["gold"]]
+
+
+def test_of_every_basket_one_need_is_hidden_that_a_single_product_serves() -> None:
+    """Bread and rolls are one need; an order of three products, or without a single one of a need, is passed over."""
+    later = [
+        ("anna", "10", 60, "bread rolls butter soap"), ("bert", "11", 61, "bread rolls butter"),
+        ("bert", "12", 62, "bread rolls butter milk"), (None, "13", 63, "bread butter soap towel"),
+    ]  # fmt: skip
+    made, future = world(TWICE, later)
+    task = missing_needs(made, future, known_customer=True)
+    needs = [made.catalog.needs[int(t[0])] for t in task.truth]
+    drawn = np.random.default_rng(42)
+    dairy, soap = "food > dairy", "home > soap"
+    assert needs == [
+        str(drawn.choice([dairy, soap])), str(drawn.choice(["food > bread", dairy, soap, "home > towels"])),
+    ]  # fmt: skip
+    assert [r.customer_id for r in task.requests] == ["anna", None]
+    held = [{*r.product_ids} for r in task.requests]
+    assert held[0] == {"bread", "rolls", "butter", "soap"} - ({"butter"} if needs[0] == dairy else {"soap"})
+    assert len(held[1]) == 3
+    assert {r.customer_id for r in missing_needs(made, future).requests} == {None}
 
 
 # --- samples ----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +129,7 @@ def results_of(bundle: Bundle, audits: Sequence[Audit], *, seed: int) -> Iterato
             a.name, a.primary, a.answers.task.k, len(a.answers.task), a.intervals, a.figures,
             tuple(Part(n, int((stage[who] == n).sum()), a.stages[n]) for n in ORDER if n in a.stages),
             parts(history[who], values, who, ORDER, seed=seed) if listed else (),
-            by_category(top, a.answers, seed=seed) if listed else (),
+            by_category(top, a.answers, seed=seed) if a.judges == "list" else (),
         )  # fmt: skip
 
 
@@ -355,7 +355,7 @@ def exposure_section(card: Card) -> Section:
         "coverage: products shown over all lists. gini: 0, every available product shown alike; 1, one product has it "
         "all. entropy: bits of category within a list. filled: items from the placement's fill."
     )
-    rows = tuple((r.name, *(number(r.figures[name]) for name in names)) for r in card.results)
+    rows = tuple((r.name, *(number(r.figures.get(name, nan)) for name in names)) for r in card.results)
     return Section("Coverage and exposure", says, (Table(("placement, task", *map(label, names)), rows),))
 
 

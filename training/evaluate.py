@@ -163,6 +163,7 @@ class Audit:
     figures: dict[str, float]
     intervals: dict[str, Interval]
     stages: dict[str, Interval]
+    judges: str = "list"
 
     @property
     def name(self) -> str:
@@ -236,10 +237,31 @@ def audit_offers(engine: Engine, row: Row, task: Task, *, at: datetime, seed: in
         str(s): auc_interval(likely[stage == s], taken[stage == s], who[stage == s], seed=seed)
         for s in np.unique(stage)
     }
-    return replace(made, primary=row.primary, figures=figures, intervals=intervals, stages=stages)
+    return replace(
+        made, primary=row.primary, figures=figures, intervals=intervals, stages=stages, judges=row.judges
+    )
 
 
-KINDS: Mapping[str, Callable[..., Audit]] = {"list": audit_task, "offer": audit_offers}
+def audit_needs(engine: Engine, row: Row, task: Task, *, at: datetime, seed: int) -> Audit:
+    """Lists of needs: the same figures as of products; coverage counts needs."""
+    code = {need: n for n, need in enumerate(engine.catalog.needs)}
+    found = (
+        engine.needs(row.placement, r.model_copy(update={"limit": task.k}), at=at).needs
+        for r in task.requests
+    )
+    answers = Answers(task, padded((np.array([code[n.need] for n in of], np.int64) for of in found), task.k))
+    intervals = {name: answers.figure(name, seed=seed) for name in METRICS}
+    figures = {name: i.mean for name, i in intervals.items()}
+    figures |= {"accuracy": figures[row.primary], "coverage": float(len(np.unique(answers.lists)))}
+    stages = by_stage(engine.bundle, answers, row.primary, seed=seed)
+    return Audit(row.placement, row.task, row.primary, answers, figures, intervals, stages, row.judges)
+
+
+KINDS: Mapping[str, Callable[..., Audit]] = {
+    "list": audit_task,
+    "needs": audit_needs,
+    "offer": audit_offers,
+}
 
 
 def beside_accuracy(

@@ -162,8 +162,9 @@ def grouped(columns: Sequence[str], row: Placement) -> dict[str, list[int]]:
     sources = {f"{s.model}.{s.asks}": f"score of {s.model} ({s.asks})" for s in row.sources}
     groups: dict[str, list[int]] = {}
     for n, column in enumerate(columns):
-        source = sources.get(column.removesuffix(".relative"))
-        groups.setdefault(source or BLOCKS[column.partition(".")[0]], []).append(n)
+        block = column.partition(".")[0]
+        source = sources.get(column.removesuffix(".relative")) or BLOCKS.get(block, f"score of {block}")
+        groups.setdefault(source, []).append(n)
     return groups
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,18 @@ from features.interactions import DAY, seconds
 from serving.bundle import Bundle
 from serving.engine import Ask, Chosen, Engine
 from serving.placements import Placement
-from serving.ranker import WORTH, Ranker, columns_for, ranked_by
-from training.split import Future, Task, baskets, chances, novel, opportunities, purchases, sampled
+from serving.ranker import NEEDS, WORTH, Ranker, columns_for, ranked_by
+from training.split import (
+    Future,
+    Task,
+    baskets,
+    chances,
+    missing_needs,
+    novel,
+    opportunities,
+    purchases,
+    sampled,
+)
 
 Array = NDArray[Any]
 ROUNDING = 60  # seconds that moments may lose to whole ones
@@ -59,14 +70,15 @@ RANKINGS: Mapping[str, Ranking] = {
     "next_best": Ranking(),
     "discover": Ranking(leaves=15),
     "cross_sell": Ranking(),
+    "cross_sell.needs": Ranking(most=8_000, rounds=150, least=300),
     "upsell": Ranking(kept=1.0, leaves=15, least=50, most=12_000),
     "upsell.worth": Ranking(kept=1.0, leaves=15, most=8_000, rounds=150, rate=0.05),
 }
 
 
-def half_named(bundle: Bundle, future: Future) -> Task:
-    """Baskets with one product hidden, every second one asked without its customer."""
-    task = baskets(bundle, future, known_customer=True, seed=43)
+def half_named(ask: Callable[..., Task], bundle: Bundle, future: Future) -> Task:
+    """Baskets with something hidden, every second one asked without its customer."""
+    task = ask(bundle, future, known_customer=True, seed=43)
     requests = [
         r if n % 2 else r.model_copy(update={"customer_id": None}) for n, r in enumerate(task.requests)
     ]
@@ -82,7 +94,8 @@ QUICK: Mapping[str, Ranking] = {
 LESSONS: Mapping[str, Callable[[Bundle, Future], Task]] = {
     "next_best": purchases,
     "discover": novel,
-    "cross_sell": half_named,
+    "cross_sell": partial(half_named, baskets),
+    "cross_sell.needs": partial(half_named, missing_needs),
     "upsell": opportunities,
     "upsell.worth": chances,
 }
@@ -132,7 +145,17 @@ def offer_shown(engine: Engine, row: Placement, ask: Ask, truth: Array) -> Shown
     return np.array([len(truth) > 0]), lambda: engine.offer_signals(row, ask)
 
 
-SHOWN: Mapping[str, Callable[[Engine, Placement, Ask, Array], Shown]] = {"": items_shown, WORTH: offer_shown}
+def needs_shown(engine: Engine, row: Placement, ask: Ask, truth: Array) -> Shown:
+    needs = engine.needs_of(row)
+    found, scores = needs.candidates(ask.customer, ask.products)
+    return np.isin(found, truth), lambda: needs.signals(ask.customer, ask.products, found, scores)
+
+
+SHOWN: Mapping[str, Callable[[Engine, Placement, Ask, Array], Shown]] = {
+    "": items_shown,
+    WORTH: offer_shown,
+    NEEDS: needs_shown,
+}
 
 
 def save_examples(path: Path, x: Array, y: Array) -> None:

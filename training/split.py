@@ -174,6 +174,30 @@ def baskets(
     return Task(asked, truth, np.array(who, np.int32))
 
 
+def missing_needs(bundle: Bundle, future: Future, *, known_customer: bool = False, seed: int = 42) -> Task:
+    """Each basket of MIN_BASKET and more products with one need hidden that a single product serves, to be named from
+    the rest. `truth` holds codes of `catalog.needs`."""
+    frame = pd.DataFrame({"order": future.order, "product": future.product, "customer": future.customer})
+    frame["order_rank"] = natural_rank(future.order_id)[frame["order"]]
+    frame["product_rank"] = natural_rank(future.product_id)[frame["product"]]
+    frame["need"] = np.append(bundle.catalog.need, -1)[future.item]
+    frame = frame.sort_values(["order_rank", "product_rank"], kind="stable")
+    rng, asked, truth, who = np.random.default_rng(seed), [], [], []
+    for _, rows in frame.groupby("order_rank", sort=True):
+        need = rows["need"].to_numpy()
+        codes, times = np.unique(need[need >= 0], return_counts=True)
+        if len(rows) < MIN_BASKET or not (times == 1).any():
+            continue
+        hidden = int(rng.choice(codes[times == 1]))
+        rest = tuple(future.product_id[p] for p in rows["product"].to_numpy()[need != hidden])
+        customer = int(rows["customer"].iloc[0])
+        named = bundle.interactions.customers.at([customer])[0] if known_customer and customer >= 0 else None
+        asked.append(RecommendRequest(customer_id=named, product_ids=rest[:500]))
+        truth.append(np.array([hidden], np.int32))
+        who.append(customer)
+    return Task(asked, truth, np.array(who, np.int32))
+
+
 def natural_rank(ids: Sequence[str]) -> NDArray[np.int64]:
     """Rank of each id: as integers where all are, else as text."""
     numbers = all(i.isascii() and i.isdigit() for i in ids)
@@ -297,6 +321,14 @@ AUDITS: tuple[Row, ...] = (
         "complement_customer",
         partial(baskets, known_customer=True, complements=True),
         "hit_rate",
+    ),
+    Row("cross_sell", "need", missing_needs, "hit_rate", judges="needs"),
+    Row(
+        "cross_sell",
+        "need_customer",
+        partial(missing_needs, known_customer=True),
+        "hit_rate",
+        judges="needs",
     ),
     Row("upsell", "step_up", steps_up, "hit_rate", ("worth",)),
     Row("upsell", "step_up_any", partial(steps_up, owned=True), "hit_rate", ("worth", "not_owned")),

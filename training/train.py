@@ -180,8 +180,10 @@ def train(
     processes: int = 2,
     seed: int = SEED,
     say: Say = silent,
+    history: History | None = None,
 ) -> Outcome:
-    """Train on everything before `until` (the end of the data) and promote the version if the gate opens.
+    """Train on everything before `until` (the end of the data) and promote the version if the gate opens. `history` is
+    the home's own where none is given.
 
     Recipes are fitted on the past before the last VALIDATION_DAYS, where they are compared and every
     placement is audited; those that a placement uses are fitted once more on everything: the version.
@@ -192,7 +194,8 @@ def train(
 
     with training_lock(home):
         settings = read_settings(home) if recipes is None else {}
-        clock, history, registry = Clock(), History(home / "history"), Registry(home)
+        clock, registry = Clock(), Registry(home)
+        history = history or History(home / "history")
         registry.repair()
         version, code = registry.next_version(), revision()
         work = fresh(home / "staging" / "train")
@@ -624,7 +627,8 @@ def publish(registry: "Registry", full: Side, outcome: Outcome, about: Mapping[s
     report = outcome.as_dict()
     names = {name: tasks["purchases"].figure("ndcg", seed=SEED) for name, tasks in outcome.recipes.items()}
     customers = len(outcome.recipes["popular"]["purchases"].task)
-    audits = {a.name: {k: a.figures[k] for k in ("accuracy", "coverage", "filled")} for a in outcome.audits}
+    told: tuple[str, ...] = ("accuracy", "coverage", "filled")
+    audits = {a.name: {k: a.figures[k] for k in told if k in a.figures} for a in outcome.audits}
     run = registry.log_run(
         f"train {full.until:%Y-%m-%d}",
         params={"recipes": full.configuration["recipes"], "validation_from": outcome.cutoff.isoformat()},

@@ -11,6 +11,7 @@ from training.models.ease import Ease, EaseBaskets
 from training.models.habit import Habit
 from training.models.hybrid import Hybrid
 from training.models.itemknn import ItemKnn
+from training.models.needs import EaseNeeds
 from training.models.neighbours import TifuKnn, UpCf
 from training.models.popular import Newest, Popular, PopularIn
 from training.models.recipe import Recipe
@@ -28,6 +29,7 @@ RECIPES: dict[str, Recipe] = {
     "tifu": TifuKnn(),
     "ease_baskets": EaseBaskets(),
     "item_knn": ItemKnn(),
+    "ease_needs": EaseNeeds(),
     "hybrid": Hybrid(),
     "content": Content(),
     "copurchase": CoPurchase(),
@@ -48,6 +50,7 @@ CLASSES: dict[str, type[Recipe]] = {
         Bpr,
         Ease,
         EaseBaskets,
+        EaseNeeds,
         UpCf,
         TifuKnn,
         ItemKnn,
@@ -81,6 +84,7 @@ __all__ = [
     "Content",
     "Ease",
     "EaseBaskets",
+    "EaseNeeds",
     "Habit",
     "Hybrid",
     "ItemKnn",
