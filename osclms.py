@@ -153,7 +153,9 @@ def compact(
 )
 def train(
     until: Until = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Rankers learn from fewer windows.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Learn from fewer windows, and only what placements ask.")
+    ] = False,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
@@ -164,7 +166,9 @@ def train(
     from training.train import train as train_version
 
     with bar() as told:
-        outcome = train_version(home, until=until, rankings=QUICK if quick else None, say=told)
+        outcome = train_version(
+            home, until=until, rankings=QUICK if quick else None, compared=not quick, say=told
+        )
     if as_json:
         print_json(outcome.as_dict())
     else:
