@@ -45,6 +45,7 @@ def environment(folder: Path, settings: Mapping[str, str]) -> dict[str, str]:
     """
     inherited = {name: text for name, text in os.environ.items() if not name.startswith("OSCLMS_")}
     ours = {f"OSCLMS_{name.upper()}": text for name, text in settings.items()}
+    ours = {"OSCLMS_DRAIN": "0", **ours}  # so that tests need not wait for it
     return {**inherited, **ours, "BENTOML_HOME": str(folder), "BENTOML_DO_NOT_TRACK": "True"}
 
 
