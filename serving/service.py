@@ -41,8 +41,8 @@ from lifecycle.messages import Message, thank_you
 from serving import batch, delivery, events, leaving, logs, metrics
 from serving.body import read_body
 from serving.bundle import BundleError
+from serving.door import CALLER, PREFLIGHT, Door, caller, is_loopback, is_preflight
 from serving.engine import Engine, Product
-from serving.gate import CALLER, PREFLIGHT, Gate, caller, is_loopback, is_preflight
 from serving.headers import CSS, HTML, JSON, MESSAGE_HEADERS, PAGE_HEADERS, SCRIPT, TEXT, WIDGET_HEADERS
 from serving.keys import ALL, CUSTOMERS, LISTS, OPEN
 from serving.links import Links
@@ -535,8 +535,8 @@ class Edge:
     Not a Starlette instance, as BentoML would match the routes of one twice, and answer unknown paths itself.
     """
 
-    def __init__(self, gate: Gate | None = None, *, log_requests: bool = False) -> None:
-        self.gate, self.log_requests, self.leaving = gate or Gate(), log_requests, False
+    def __init__(self, door: Door | None = None, *, log_requests: bool = False) -> None:
+        self.door, self.log_requests, self.leaving = door or Door(), log_requests, False
         self.site: Site | None = None
         self.router: Callable[[Scope, Receive, Send], Awaitable[None]] = unready
 
@@ -558,14 +558,14 @@ class Edge:
 
         @wraps(endpoint)
         async def admitted(request: Request) -> Response:
-            request.scope[CALLER] = self.gate.admit(request, operation.scope)
+            request.scope[CALLER] = self.door.admit(request, operation.scope)
             return await endpoint(request)
 
         return admitted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked, started = HTTPConnection(scope), time.perf_counter()
-        sent = Sent(send, self.gate.headers(asked))
+        sent = Sent(send, self.door.headers(asked))
         try:
             if is_preflight(asked):
                 await Response(status_code=204, headers=PREFLIGHT)(scope, receive, sent)
@@ -674,8 +674,8 @@ def ask_for_keys(settings: Settings, intake: events.Intake | None) -> None:
     host = listens_on()
     if is_loopback(host) and not settings.ask_keys:
         return
-    gate = settings.gate(intake.store if intake else None)
-    if not gate.ring.good(at=gate.clock()):
+    door = settings.door(intake.store if intake else None)
+    if not door.ring.good(at=door.clock()):
         raise StoreError(
             f"{host} is reached from elsewhere, and there is no key to ask for: make one with `osclms keys make`, "
             "or serve on 127.0.0.1"
@@ -728,12 +728,12 @@ class Service:
         logs.structured()
         folder = settings().folder()
         self.intake = intake(settings())
-        EDGE.gate = settings().gate(self.intake.store if self.intake else None)
+        EDGE.door = settings().door(self.intake.store if self.intake else None)
         EDGE.log_requests = settings().log_requests
         EDGE.open(load(settings(), self.intake, folder))
         settle()
         self.ended = Event()
-        Thread(target=EDGE.gate.ring.follow, args=(self.ended,), daemon=True).start()
+        Thread(target=EDGE.door.ring.follow, args=(self.ended,), daemon=True).start()
         Thread(target=self.swap, args=(folder,), daemon=True).start()
         leaving.slowly(settings().drain, EDGE.leave)
 

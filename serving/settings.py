@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from serving.bundle import BundleError, champion
-from serving.gate import RATES, Gate, Meter, shared
+from serving.door import RATES, Door, Meter, shared
 from serving.keys import PUBLISHABLE, SECRET, Keyring
 from serving.placements import FILE as PLACEMENTS
 from serving.schemas import Moment
@@ -115,10 +115,10 @@ class Settings(BaseModel):
     def tokens(self) -> Tokens | None:
         return tokens_of(self.secret) if self.secret else None
 
-    def gate(self, store: Store | None) -> Gate:
-        """The gate by the keys of a store, for one of the workers. Raises StoreError."""
+    def door(self, store: Store | None) -> Door:
+        """The door by the keys of a store, for one of the workers. Raises StoreError."""
         rates = {SECRET: self.rate_secret, PUBLISHABLE: self.rate_publishable}
-        return Gate(Keyring(store), Meter(rates, self.workers), self.ask_keys)
+        return Door(Keyring(store), Meter(rates, self.workers), self.ask_keys)
 
     def absolute(self) -> dict[str, str]:
         """The folders given, as environment variables that mean the same from any working directory."""

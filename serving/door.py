@@ -1,4 +1,4 @@
-"""The gate: who asks, whether they may, and how often. Before any route, and without reading a body.
+"""The door: who asks, whether they may, and how often. Before any route, and without reading a body.
 
 On loopback no key is asked, anywhere else each request brings one, as `Authorization: Bearer …`.
 """
@@ -65,7 +65,7 @@ class Meter:
 
 
 @dataclass
-class Gate:
+class Door:
     """Lets requests in. `asks` is whether who comes from this machine needs a key too."""
 
     ring: Keyring = field(default_factory=Keyring)
