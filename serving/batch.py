@@ -165,4 +165,4 @@ def listed(body: bytes) -> list[object]:
 
 
 def written(line: Wire) -> bytes:
-    return line.model_dump_json(exclude_none=True).encode() + b"\n"
+    return line.model_dump_json().encode() + b"\n"

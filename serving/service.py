@@ -564,6 +564,7 @@ class Edge:
         return admitted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("app", self)  # without one Starlette answers 404 and 405 itself, as text
         asked, started = HTTPConnection(scope), time.perf_counter()
         sent = Sent(send, self.door.headers(asked))
         try:
