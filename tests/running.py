@@ -50,12 +50,18 @@ def environment(folder: Path, settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def start(
-    what: str, folder: Path, settings: Mapping[str, str], *, cwd: Path = ROOT, python: str = sys.executable
+    what: str,
+    folder: Path,
+    settings: Mapping[str, str],
+    *,
+    cwd: Path = ROOT,
+    python: str = sys.executable,
+    host: str = "127.0.0.1",
 ) -> Server:
     port, log = free_port(), folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [python, "-m", "bentoml", "serve", what, "--host", "127.0.0.1", "--port", str(port)],
+            [python, "-m", "bentoml", "serve", what, "--host", host, "--port", str(port)],
             cwd=cwd,
             env=environment(folder, settings),
             stdout=out,
