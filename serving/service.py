@@ -70,6 +70,7 @@ MAX_FOUND = 20
 MAX_FAULTS = 20
 BROWSER_EVENTS = ("view", "impression", "click")  # what a publishable key may tell
 BASKET = "cross_sell"  # the placement that knows which needs go with a basket
+VARY = "Vary"
 NO_PLACEMENT, NO_ROUTE = "none", "unknown"  # labels where the path names none of ours
 FOLDER = Path(__file__).parent
 log = logging.getLogger("osclms.service")
@@ -601,8 +602,10 @@ class Sent:
     async def __call__(self, message: AsgiMessage) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            for name, value in self.headers.items():
-                MutableHeaders(scope=message)[name] = value
+            headers = MutableHeaders(scope=message)
+            headers.update({name: value for name, value in self.headers.items() if name != VARY})
+            if VARY in self.headers:
+                headers.add_vary_header(self.headers[VARY])
         await self.send(message)
 
 

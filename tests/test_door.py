@@ -219,6 +219,31 @@ def test_on_this_machine_pages_of_it_may_read(made: Callable[..., Web]) -> None:
         assert response.headers.get("access-control-allow-origin") == (origin if allowed else None)
 
 
+def test_an_answer_that_varies_already_still_does(web: Web) -> None:
+    message = web.ask("GET", "/v1/messages/thank_you", kind=SECRET, origin=SHOP)
+    assert message.headers["vary"] == "Accept, Origin"
+
+
+# --- how much -----------------------------------------------------------------------------------------------
+
+
+def test_no_route_takes_more_than_it_says(web: Web) -> None:
+    from serving.service import OPERATIONS
+
+    posts = {o.path.format(placement="next_best"): o for o in OPERATIONS if o.method == "POST"}
+    assert len(posts) >= 4
+    for path, operation in posts.items():
+        if not operation.bodies:  # a batch has bounds of its own: tests/test_batch.py
+            large = web.ask("POST", path, kind=SECRET, content=b" " * 1_000_001)
+            assert "larger than 1,000,000 bytes" in refused(large, 413).error
+    many = {"product_ids": 501, "exclude": 501, "rules": 21}
+    for name, count in many.items():
+        for path in (LIST, "/v1/needs"):
+            asked = {name: [{"rule": "diverse", "by": 0.5} if name == "rules" else "1"] * count}
+            assert name in refused(web.ask("POST", path, kind=SECRET, json=asked), 400).error
+    refused(web.ask("POST", EVENTS, kind=SECRET, json={"events": [{}] * 1_001}), 400)
+
+
 # --- how often ---------------------------------------------------------------------------------------------
 
 
