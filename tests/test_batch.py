@@ -109,7 +109,8 @@ def test_what_cannot_be_begun_is_refused(web: Web, path: str, about: dict[str, A
 
 
 def test_what_is_no_list_ends_without_a_count(web: Web) -> None:
-    for body in ({"questions": []}, [" " * 1_000_001]):
+    bodies: tuple[Any, ...] = ({"questions": []}, [" " * 1_000_001])
+    for body in bodies:
         [line] = asked(web, body)
         assert "body" in line["error"] and "lines" not in line
 
@@ -160,9 +161,12 @@ def test_who_hangs_up_is_answered_no_more(web: Web, monkeypatch: pytest.MonkeyPa
     """The app is told by its server that nobody listens, after the first answers."""
     made, sent = list[str](), list[bytes]()
     recommend = web.site.engine.recommend
-    monkeypatch.setattr(
-        web.site.engine, "recommend", lambda *a, **k: (made.append("one"), recommend(*a, **k))[1]
-    )
+
+    def counted(*args: Any, **about: Any) -> RecommendResponse:
+        made.append("one")
+        return recommend(*args, **about)
+
+    monkeypatch.setattr(web.site.engine, "recommend", counted)
     body = [{"type": "http.request", "body": b"{}\n" * 5_000, "more_body": False}]
 
     async def receive() -> Any:
@@ -191,7 +195,7 @@ class Wired(httpx.BaseTransport):
         self.web, self.cut = web, cut
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        about = {"content": request.read(), "headers": dict(request.headers)}
+        about: dict[str, Any] = {"content": request.read(), "headers": dict(request.headers)}
         found = self.web.ask(request.method, request.url.path, **about)
         return httpx.Response(found.status_code, content=found.content[: len(found.content) - self.cut])
 

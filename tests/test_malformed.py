@@ -25,13 +25,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML
 KINDS = (SECRET, PUBLISHABLE, None)
 RATES = {SECRET: "1000000/second", PUBLISHABLE: "1000000/second"}
 STAGES = (Phase.explicit, Phase.generate, Phase.shrink)
-CALM = {
-    "deadline": None,
-    "database": None,
-    "derandomize": True,
-    "phases": STAGES,
-    "suppress_health_check": list(HealthCheck),
-}
+CALM = settings(
+    deadline=None, database=None, derandomize=True, phases=STAGES, suppress_health_check=list(HealthCheck)
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +55,10 @@ def from_the_document(web: Web, examples: int) -> int:
     schema = schemathesis.openapi.from_dict(document(web))
     asked = [0]
     for found in schema.get_all_operations():
-        operation = found.ok()
+        operation = found.ok()  # type: ignore[union-attr]
         for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
 
-            @settings(**CALM, max_examples=examples)
+            @settings(CALM, max_examples=examples)
             @given(case=operation.as_strategy(generation_mode=mode), kind=st.sampled_from(KINDS))
             def each(case: Any, kind: str | None) -> None:
                 asked[0] += 1
@@ -116,7 +112,7 @@ kinds_of_body = st.sampled_from(("application/json", NDJSON, "text/plain", "mult
 
 
 def from_nowhere(web: Web, examples: int) -> None:
-    @settings(**CALM, max_examples=examples)
+    @settings(CALM, max_examples=examples)
     @given(
         method=st.sampled_from(("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")),
         path=st.sampled_from(PATHS),
@@ -145,11 +141,11 @@ def from_nowhere(web: Web, examples: int) -> None:
 
 
 def test_what_the_document_allows_and_forbids(web: Web) -> None:
-    assert from_the_document(web, 8) > 200
+    assert from_the_document(web, 6) > 100
 
 
 def test_what_nobody_would_send(web: Web) -> None:
-    from_nowhere(web, 200)
+    from_nowhere(web, 150)
 
 
 @pytest.mark.long
