@@ -1,13 +1,18 @@
 """Keys: made, kept as digests, ended, and found again in any database."""
 
-from datetime import timedelta
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from live import NOW
+from typer.testing import CliRunner
 
+import osclms
 from serving.keys import PUBLISHABLE, SECRET, Keyring, KeysError, digest, end, make, read
 from serving.store import FOREVER, Store
+from serving.tokens import Tokens
 
 SHOP = "https://shop.example"
 LATER = NOW + timedelta(days=30)
@@ -72,3 +77,29 @@ def test_what_cannot_be_made_says_why(url: sa.URL, kind: str, about: dict[str, o
 
 def test_without_a_database_there_are_no_keys() -> None:
     assert Keyring().find("osclms_sk_1_2", at=NOW) is None
+
+
+def test_the_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OSCLMS_HOME", str(tmp_path))
+    monkeypatch.delenv("OSCLMS_DATABASE_URL", raising=False)
+    made = ran("make", "--kind", PUBLISHABLE, "--origin", SHOP, "--about", "pages")
+    [listed] = json.loads(ran("list", "--json"))
+    assert (listed["kind"], listed["origins"], listed["about"], listed["ends"]) == (
+        PUBLISHABLE,
+        [SHOP],
+        "pages",
+        None,
+    )
+    assert listed["key_id"] in made and made not in ran("list")
+    assert "ends 2099-01-01 00:00 UTC" in ran("end", listed["key_id"], "--at", "2099-01-01")
+    monkeypatch.setenv("OSCLMS_SECRET", secret := ran("secret"))
+    sealed = ran("token", "anna")
+    assert Tokens([secret]).customer(sealed, at=datetime.now(UTC)) == "anna"
+    monkeypatch.delenv("OSCLMS_SECRET")
+    assert "osclms keys secret" in ran("token", "anna", code=2)
+
+
+def ran(*words: str, code: int = 0) -> str:
+    ended = CliRunner().invoke(osclms.app, ["keys", *words])
+    assert ended.exit_code == code, ended.output
+    return ended.output.strip()
