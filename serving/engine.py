@@ -338,7 +338,7 @@ class Engine:
     def shown(self, rules: Sequence[Rule], customer_id: str | None, at: datetime) -> tuple[Array, Array]:
         """(items that were shown or sent to the customer, when: seconds), as far back as a rule asks."""
         days = max((rule.days for rule in kept(rules, Rotate)), default=0)
-        if not days or not customer_id or not self.live or self.live.is_buried(customer_id):
+        if not days or not customer_id or not self.live or self.live.erased(customer_id):
             return NOTHING
         return self.live.shown(customer_id, at - timedelta(days=days), at)
 

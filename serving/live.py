@@ -121,13 +121,19 @@ class Live:
     def person(self, known: Person, customer_id: str, at: datetime) -> Person:
         """The customer that the bundle knows so, with what came in live before `at`; a stranger, where erased."""
         self.asked(self.refresh, None)
-        if self.is_buried(customer_id):
+        if self.erased(customer_id):
             return stranger(known.pairs)
         if not self.everybody and hash(customer_id) not in self.news:
             return known
         return self.asked(lambda: self.merged(known, customer_id, at), known)
 
     def is_buried(self, customer_id: str) -> bool:
+        """Whether a customer was erased; where the database is away, as far as was seen before."""
+        self.asked(self.refresh, None)
+        return self.erased(customer_id)
+
+    def erased(self, customer_id: str) -> bool:
+        """The same by what the last look saw."""
         return bool(self.graves) and self.store.subject(customer_id) in self.graves
 
     def shown(self, customer_id: str, since: datetime, until: datetime) -> tuple[Array, Array]:

@@ -41,6 +41,7 @@ from serving.bundle import BundleError
 from serving.engine import Engine, Product
 from serving.headers import CSS, HTML, JSON, MESSAGE_HEADERS, PAGE_HEADERS, SCRIPT, TEXT, WIDGET_HEADERS
 from serving.links import Links
+from serving.live import Live
 from serving.openapi import Operation, document
 from serving.placements import Placement, PlacementsError
 from serving.schemas import (
@@ -54,7 +55,7 @@ from serving.schemas import (
     RecommendResponse,
 )
 from serving.settings import Settings, SettingsError
-from serving.store import StoreError
+from serving.store import Store, StoreError
 from serving.swap import watch
 from serving.tokens import TokenError, Tokens
 from serving.wire import RequestError, Wire
@@ -111,6 +112,7 @@ class MessageQuery(Wire):
     order_id: Id | None = Field(None, description="missing: the customer's latest order")
     part: Literal["html", "text"] | None = Field(None, description="this part alone; missing: all, as JSON")
     at: Moment | None = Field(None, description="as of this moment; missing: now")
+    record: delivery.Record = False
 
 
 Asked = TypeVar("Asked", RecommendRequest, MessageQuery, delivery.FragmentQuery)
@@ -191,11 +193,13 @@ class Site:
         tokens: Tokens | None = None,
         links: Links | None = None,
         clicked: delivery.Clicked | None = None,
+        sent: delivery.Sent | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`clicked` keeps the clicks on links of mails; without it they are counted alone."""
+        """`clicked` keeps the clicks on links of mails; without it they are counted alone. `sent` keeps the ledger."""
         self.engine, self.as_of, self.clock, self.intake = engine, as_of, clock, intake
         self.tokens, self.links, self.clicked = tokens, links, clicked
+        self.sent = sent
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
         self.model = metrics.Model(engine.version, engine.data_until.timestamp())
@@ -203,6 +207,8 @@ class Site:
     def close(self) -> None:
         if self.intake:
             self.intake.store.close()
+        if self.engine.live:
+            self.engine.live.close()
 
     def at(self, wanted: datetime | None) -> datetime:
         return wanted or self.as_of or self.clock()
@@ -246,6 +252,8 @@ class Site:
 
     async def thank_you(self, request: Request) -> Response:
         asked = self.known(MessageQuery.model_validate(query(request)))
+        if self.engine.is_buried(asked.customer_id):
+            raise RequestError("customer_id", "there is nobody of this id to write to", 404)
         message = thank_you(
             self.engine,
             customer_id=asked.customer_id,
@@ -253,20 +261,31 @@ class Site:
             profile=await self.profile(asked.customer_id),
             at=self.at(asked.at),
         )
+        if asked.record:
+            await self.record(asked, message.lists)
         return written(message, asked.part or preferred(request))
 
     async def fragment_html(self, request: Request) -> Response:
-        return self.fragment(request, "html")
+        return await self.fragment(request, "html")
 
     async def fragment_txt(self, request: Request) -> Response:
-        return self.fragment(request, "txt")
+        return await self.fragment(request, "txt")
 
-    def fragment(self, request: Request, part: Part) -> Response:
+    async def fragment(self, request: Request, part: Part) -> Response:
         asked = self.known(delivery.FragmentQuery.model_validate(query(request)))
         placement, at = request.path_params["placement"], self.at(asked.at)
-        return delivery.fragment_answer(
+        answer, found = delivery.fragment_answer(
             self.engine, self.links, placement, asked, part, at=at, now=self.clock()
         )
+        if asked.record and not self.engine.is_buried(asked.customer_id):
+            await self.record(asked, (found,))
+        return answer
+
+    async def record(
+        self, asked: MessageQuery | delivery.FragmentQuery, lists: tuple[RecommendResponse, ...]
+    ) -> None:
+        at, now = self.at(asked.at), self.clock()
+        await delivery.recorded(self.sent, asked.customer_id, lists, at=at, now=now)
 
     async def follow(self, request: Request) -> Response:
         return await delivery.follow_answer(self.engine, self.links, request, self.clicked, now=self.clock())
@@ -524,9 +543,24 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
         tokens=tokens,
         links=links(settings, tokens),
         clicked=intake.keep if intake else None,
+        sent=partial(intake.store.append, "sends") if intake else None,
     )
+    if intake:
+        engine.live = live(engine, intake.store, site.aliases)
     warm_up(site)
     return site
+
+
+def live(engine: Engine, store: Store, aliases: Mapping[str, str]) -> Live:
+    """What comes in while the engine answers, read in a hurry from the database of `store`. Raises StoreError."""
+    return Live(
+        Store(store.url, hurry=True),
+        engine.catalog,
+        engine.history,
+        until=engine.data_until,
+        aliases=aliases,
+        clock=lambda: datetime.now(UTC),
+    )
 
 
 def links(settings: Settings, tokens: Tokens | None) -> Links | None:
@@ -599,8 +633,11 @@ class Service:
         """Serve whichever champion is promoted while this worker runs."""
 
         def use(site: Site) -> None:
+            before = EDGE.site
             EDGE.open(site)
             settle()
+            if before and before.engine.live:
+                before.engine.live.close()  # an answer that is still being made opens it anew
 
         watch(
             folder,
