@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -103,6 +104,8 @@ class Live:
         for alias, customer in aliases.items():
             self.names.setdefault(customer, []).append(alias)
         self.away_until: datetime | None = None
+        self.graves: set[str] = set()
+        self.looking = Lock()
         self.begin()
         self.refresh()
 
@@ -110,11 +113,10 @@ class Live:
         self.store.close()
 
     def begin(self) -> None:
-        self.news: set[int] = set()
-        self.everybody = False
-        self.graves: set[str] = set()
+        """Read anew all that may matter."""
         self.ends = {"events": self.store.first_since(self.until - LATE - AHEAD), "tombstones": 0}
-        self.first = True
+        self.news: set[int] = set()
+        self.everybody, self.first = False, True
 
     # --- asked by the engine ------------------------------------------------------------------------------
 
@@ -167,9 +169,13 @@ class Live:
 
     def refresh(self) -> None:
         """Take in who did something since the last time, and who was erased."""
-        ends = self.store.ends("events", "tombstones")
-        if ends == self.ends:
-            return
+        with self.looking:
+            ends = self.store.ends("events", "tombstones")
+            if ends != self.ends:
+                self.take_in(ends)
+            self.first = False
+
+    def take_in(self, ends: dict[str, int]) -> None:
         if any(ends[name] < self.ends[name] for name in ends):  # an older copy was put back
             self.begin()
         for page in self.store.read("tombstones", self.ends["tombstones"], ends["tombstones"]):
@@ -179,7 +185,7 @@ class Live:
         )
         if newest and not self.first:
             metrics.EVENT_LAG.observe(max(micros(self.clock()) - newest, 0) / 1e6)
-        self.ends, self.first = ends, False
+        self.ends = ends
 
     def take(self, types: Sequence[str], since: datetime, ends: Mapping[str, int]) -> int:
         """Remember who did something of these types; when the newest of it happened, 0 where there is none."""

@@ -200,7 +200,11 @@ class Store:
         args = waiting(url.drivername, HURRY if hurry else PATIENCE)
         try:
             self._engine = sa.create_engine(
-                url, isolation_level="AUTOCOMMIT", hide_parameters=True, connect_args=args
+                url,
+                isolation_level="AUTOCOMMIT",
+                hide_parameters=True,
+                connect_args=args,
+                pool_reset_on_return=None if hurry else "rollback",  # what only reads leaves nothing open
             )
         except (ImportError, NoSuchModuleError) as missing:
             raise StoreError(f"the database's driver is missing: {missing}") from missing
