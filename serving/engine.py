@@ -302,6 +302,7 @@ class Engine:
         person = self.person(request.customer_id, when)
         products = self.catalog.items.positions(request.product_ids)
         products, cart = sorted_set(products[products >= 0]), person.cart if row.beside else NOTHING[0]
+        asked: Array = products if len(request.product_ids) else cart
         exclude = self.catalog.items.positions(request.exclude)
         only = row.complements_only if request.complements_only is None else request.complements_only
         rules = (*row.policy, *request.rules)
@@ -309,7 +310,7 @@ class Engine:
             customer=person.customer,
             person=person,
             owned=sorted_set(person.items),
-            products=products if len(request.product_ids) else cart,
+            products=asked,
             exclude=np.concatenate([exclude[exclude >= 0], cart]),
             limit=request.limit or row.limit,
             complements_only=only,
