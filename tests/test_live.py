@@ -17,7 +17,7 @@ import tiny
 from running import WORKERS, Server, start, stop
 from tiny import GROCER, GROCERIES, UNTIL
 
-from features.interactions import Interactions
+from features.interactions import EVENT_COLUMNS, Interactions
 from features.pairs import Pairs
 from serving import live as live_module
 from serving import metrics
@@ -133,7 +133,7 @@ NEWS = [
 def same(events: list[dict[str, Any]]) -> Any:
     """The same events as the history would hold them, with those that the bundle learned from."""
     known = tiny.bought(GROCERIES, GROCER).to_pylist()
-    columns = tiny.EVENT_COLUMNS
+    columns = EVENT_COLUMNS
     resolved = [
         {**e, "customer_id": {"card": "anna"}.get(e["customer_id"], e["customer_id"])} for e in events
     ]
@@ -268,6 +268,7 @@ def test_a_vector_is_what_implicit_would_give(bundle: Bundle) -> None:
     wanted = theirs.recalculate_user(
         0, sparse.csr_matrix((weight * recipe["alpha"]).astype(np.float32)[None])
     )
+    assert found is not None
     np.testing.assert_allclose(found, np.ravel(wanted), rtol=1e-3, atol=1e-5)
 
 
@@ -275,7 +276,7 @@ def test_a_vector_is_what_implicit_would_give(bundle: Bundle) -> None:
 
 
 def test_a_cart_leads_to_what_goes_with_it_and_is_not_in_the_list(engine: Engine, store: Store) -> None:
-    asked = {"at": AT, "limit": 3}
+    asked: dict[str, Any] = {"at": AT, "limit": 3}
     bare = listed(engine, "cross_sell", **asked)
     given = listed(engine, "cross_sell", product_ids=("butter",), **asked)
     store.add(
