@@ -403,7 +403,7 @@ def get(engine: Engine, store: Store, path: str) -> httpx.Response:
 
     async def answer() -> httpx.Response:
         async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app=edge), base_url="http://service"
+            transport=httpx.ASGITransport(app=edge), base_url="http://127.0.0.1"
         ) as http:
             return await http.get(path)
 
