@@ -75,7 +75,7 @@ RANKINGS: Mapping[str, Ranking] = {
     "discover": Ranking(kept=0.3, rounds=400, rate=0.03, leaves=31, least=300, columns=0.2, ridge=20.0),
     "cross_sell": Ranking(),
     "cross_sell.needs": Ranking(most=8_000, rounds=150, least=300),
-    "upsell": Ranking(kept=0.4, rounds=300, rate=0.05, most=8_000),
+    "upsell": Ranking(kept=0.4, rounds=300, rate=0.05, most=12_000),
     "upsell.worth": Ranking(kept=1.0, leaves=15, most=8_000, rounds=150, rate=0.05),
 }
 
