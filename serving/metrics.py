@@ -26,6 +26,9 @@ CLICKS = Counter(
 LOST = Counter("osclms_clicks_lost", "Clicks that could not be kept", registry=REGISTRY)
 
 REFUSED = Counter("osclms_champion_refused", "Champions that did not load or answer", registry=REGISTRY)
+UNREAD = Counter(
+    "osclms_catalogue_unread", "Looks for changes of the catalogue that failed", registry=REGISTRY
+)
 
 
 def record(route: str, placement: str, status: int, seconds: float) -> None:

@@ -66,7 +66,8 @@ def curl(path: str, method: str, about: JsonObject) -> str:
     query = urlencode(
         {p["name"]: p["example"] for p in about["parameters"] if p["in"] == "query" and "example" in p}
     )
-    words = ["curl -s", quote(f"{SERVER}{path}{'?' if query else ''}{query}")]
+    said = "curl -s" if method in ("get", "post") else f"curl -s -X {method.upper()}"
+    words = [said, quote(f"{SERVER}{path}{'?' if query else ''}{query}")]
     if "requestBody" in about:
         example = about["requestBody"]["content"]["application/json"]["example"]
         words += ["-H 'Content-Type: application/json' -d", quote(json.dumps(example))]

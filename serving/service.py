@@ -13,11 +13,12 @@ import re
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from copy import copy
 from datetime import UTC, datetime
 from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any, Literal, TypeVar
 
 import bentoml
@@ -35,7 +36,7 @@ from starlette.types import Receive, Scope, Send
 from features.history import History
 from lifecycle.fragments import Part
 from lifecycle.messages import Message, thank_you
-from serving import delivery, events, metrics
+from serving import changes, delivery, events, metrics, overlay, people
 from serving.body import read_body
 from serving.bundle import BundleError
 from serving.engine import Engine, Product
@@ -54,7 +55,7 @@ from serving.schemas import (
     RecommendResponse,
 )
 from serving.settings import Settings, SettingsError
-from serving.store import StoreError
+from serving.store import Store, StoreError
 from serving.swap import watch
 from serving.tokens import TokenError, Tokens
 from serving.wire import RequestError, Wire
@@ -160,6 +161,8 @@ OPERATIONS = (
         query=ProductQuery,
         example={"q": "milk", "limit": "3"},
     ),
+    changes.OPERATION,
+    *people.OPERATIONS,
     events.OPERATION,
     Operation("sample", "GET", "/v1/sample", "A few customers and products to try", answer=Showcase),
     Operation("livez", "GET", "/livez", "The process runs", also=("text/plain",)),
@@ -198,11 +201,30 @@ class Site:
         self.tokens, self.links, self.clicked = tokens, links, clicked
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
+        self.follower = overlay.Follower(engine.bundle, intake.store, self.history) if intake else None
         self.model = metrics.Model(engine.version, engine.data_until.timestamp())
 
     def close(self) -> None:
         if self.intake:
             self.intake.store.close()
+
+    def caught_up(self) -> "Site | None":
+        """The site over the catalogue as it is now, warmed up; None where it has not changed. For one thread."""
+        engine = overlay.looked(self.follower, self.engine) if self.follower else None
+        self.aliases = self.follower.aliases if self.follower else self.aliases
+        if engine is None:
+            return None
+        site = copy(self)
+        site.engine = engine
+        warm_up(site)
+        return site
+
+    @property
+    def store(self) -> Store:
+        """The database. Raises RequestError where there is none."""
+        if self.intake is None:
+            raise RequestError("database", "there is none: set OSCLMS_HOME or OSCLMS_DATABASE_URL", 503)
+        return self.intake.store
 
     def at(self, wanted: datetime | None) -> datetime:
         return wanted or self.as_of or self.clock()
@@ -283,6 +305,18 @@ class Site:
         if self.intake is None:
             raise RequestError("events", "no database: set OSCLMS_HOME or OSCLMS_DATABASE_URL", 503)
         return await self.intake.answer(request, at=datetime.now(UTC))
+
+    async def put_products(self, request: Request) -> Response:
+        return await changes.answer_products(self.store, request, at=datetime.now(UTC))
+
+    async def put_customer(self, request: Request) -> Response:
+        return await people.put_customer(self.store, self.history, request, at=datetime.now(UTC))
+
+    async def get_customer(self, request: Request) -> Response:
+        return await people.get_customer(self.store, self.history, request)
+
+    async def delete_customer(self, request: Request) -> Response:
+        return await people.delete_customer(self.store, self.history, request, at=datetime.now(UTC))
 
     async def products(self, request: Request) -> Response:
         asked = ProductQuery.model_validate(query(request))
@@ -461,7 +495,7 @@ class Edge:
         self.router: Callable[[Scope, Receive, Send], Awaitable[None]] = unready
 
     def open(self, site: Site) -> None:
-        routes = [Route(o.path, getattr(site, o.name), methods=[o.method]) for o in OPERATIONS]
+        routes = [Route(routed(o.path), getattr(site, o.name), methods=[o.method]) for o in OPERATIONS]
         self.site, self.router = site, Router(routes, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -480,6 +514,11 @@ class Edge:
         placement = scope.get("path_params", {}).get("placement", NO_PLACEMENT)
         known = self.site is not None and placement in self.site.engine.placements
         return route, placement if known else NO_PLACEMENT
+
+
+def routed(path: str) -> str:
+    """A customer's id may hold a slash."""
+    return path.replace("{customer_id}", "{customer_id:path}")
 
 
 class Sent:
@@ -526,7 +565,7 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
         clicked=intake.keep if intake else None,
     )
     warm_up(site)
-    return site
+    return site.caught_up() or site
 
 
 def links(settings: Settings, tokens: Tokens | None) -> Links | None:
@@ -592,14 +631,16 @@ class Service:
         self.intake = intake(settings())
         EDGE.open(load(settings(), self.intake, folder))
         settle()
-        self.ended = Event()
+        self.ended, self.turn = Event(), Lock()
         Thread(target=self.swap, args=(folder,), daemon=True).start()
+        Thread(target=self.follow, daemon=True).start()
 
     def swap(self, folder: Path) -> None:
         """Serve whichever champion is promoted while this worker runs."""
 
         def use(site: Site) -> None:
-            EDGE.open(site)
+            with self.turn:
+                EDGE.open(site)
             settle()
 
         watch(
@@ -609,6 +650,14 @@ class Service:
             use=use,
             ended=self.ended,
         )
+
+    def follow(self) -> None:
+        """Serve the catalogue as it is now while this worker runs. A champion that comes meanwhile takes its turn."""
+        while not self.ended.wait(overlay.EVERY):
+            with self.turn:
+                site = EDGE.site.caught_up() if EDGE.site else None
+                if site:
+                    EDGE.open(site)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def end(self) -> None:
