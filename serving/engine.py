@@ -793,7 +793,9 @@ class Engine:
 
     def sample(self, customers: int = 12, products: int = 60) -> Sample:
         bought = np.diff(self.history.start)
-        middling = top_k(-np.abs(bought - np.median(bought)), customers) if len(bought) else NOTHING[0]
+        middling = (
+            top_k(-np.abs(bought - np.median(bought)), customers, bought > 0) if len(bought) else NOTHING[0]
+        )
         popular = self.ordered("popular")[:products]
         return Sample(
             tuple(self.history.customers.at(middling)), tuple(self.product(int(i)) for i in popular)
