@@ -119,7 +119,7 @@ def test_products_as_lines_and_twice(shop: Shop) -> None:
 
 
 def test_nothing_is_stored_where_the_database_fails(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    with sa.create_engine(shop.store.url).begin() as db:
+    with shop.store._engine.connect() as db:
         for table in ("products", "customers", "identities"):
             db.exec_driver_sql(f"DROP TABLE {table}")
     body = {"products": [{"product_id": "household-4711-secret"}]}
@@ -205,12 +205,10 @@ def test_who_is_erased_is_so_under_every_id(shop: Shop) -> None:
     shop("PUT", ANNA, json={"identities": ["web/1"], "consents": [AGREED]})
     assert shop("DELETE", "/v1/customers/web/1").json() == {"erased": 3}
     assert shop("DELETE", "/v1/customers/web%2F1").json() == {"erased": 3}  # again, which changes nothing
-    assert shop.store.buried(["anna", "card", "web/1", "bert"]) == {"anna", "card", "web/1"}
+    ids = ("anna", "card", "web/1", "bert")
+    assert shop.store.buried(ids) == {"anna", "card", "web/1"}
     event = {"event_type": "view", "occurred_at": "2026-03-01T00:00:00Z"}
-    sent = [
-        {**event, "event_id": f"e{n}", "customer_id": who}
-        for n, who in enumerate(("anna", "card", "web/1", "bert"))
-    ]
+    sent = [{**event, "event_id": f"e{n}", "customer_id": who} for n, who in enumerate(ids)]
     answer = shop("POST", "/v1/events", json={"events": [*sent, {**event, "event_id": "e9"}]}).json()
     assert [line["status"] for line in answer["events"]] == [*["rejected"] * 3, "accepted", "accepted"]
     assert answer["events"][0]["error"] == "the customer was erased"

@@ -10,6 +10,7 @@ import csv
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -47,8 +48,8 @@ Gone = Callable[[str], bool]
 
 @dataclass(frozen=True)
 class Finished:
-    """How much was removed: ids of the erased that were found, rows of the history's files, and of the database, bundles
-    written anew, lines of rejects and of lists."""
+    """What was removed: ids of the erased that were found, files of the history and bundles written anew, rows of the
+    database, lines of rejects and of lists."""
 
     ids: int = 0
     files: int = 0
@@ -240,6 +241,7 @@ def cleaned(path: Path, gone: Gone) -> int:
 
 
 def clean_rejects(path: Path, gone: Gone) -> int:
+    csv.field_size_limit(sys.maxsize)  # a reject holds its whole row
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     kept = [row for row in rows if not any(gone(word) for cell in row for word in words_of(cell))]
