@@ -14,7 +14,8 @@ def facts(data: Interactions) -> pd.DataFrame:
     """One row a customer, in the order of `data.customers`, as of `data.until`.
 
     recency (days since the last order), frequency (orders), spend (money), tenure (days since the first),
-    gap (usual days between orders: the median of the customer's own, shrunk to the store's), stage. Of a customer without an order nothing is known.
+    gap (usual days between orders: the median of the customer's own, shrunk to the store's), stage.
+    Of a customer without an order nothing is known.
     """
     known = data.customer >= 0
     lines = pd.DataFrame({"customer": data.customer, "order": data.order, "at": data.at, "paid": data.paid})[
