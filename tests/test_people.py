@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from live import spelled
 from pydantic import SecretStr
+from running import start, stop
 from test_compact import put
 from tiny import GROCER, GROCERIES, bundle
 
@@ -19,7 +23,7 @@ from features.history import History
 from serving.compact import compact
 from serving.people import consents_now
 from serving.settings import Settings
-from serving.store import Store
+from serving.store import Store, address
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
 ANNA = "/v1/customers/anna"
@@ -134,6 +138,52 @@ def test_nothing_is_stored_where_the_database_fails(shop: Shop, caplog: pytest.L
         assert failed.status_code == 503 and "again" in failed.text, (method, path)
     assert shop.catch_up() is False and len(shop("POST", "/v1/recommend/trending").json()["items"]) == 8
     assert "4711" not in caplog.text and "anna" not in caplog.text
+
+
+def every_worker(http: Callable[[], httpx.Response], holds: Callable[[Any], bool]) -> bool:
+    """Whether in the end 40 answers in a row, each by a new connection and so by any worker, are as wanted."""
+    deadline, row = time.monotonic() + 60, 0
+    while row < 40 and time.monotonic() < deadline:
+        answer = http()
+        assert answer.status_code == 200
+        row = row + 1 if holds(answer.json()) else 0
+    return row == 40
+
+
+def test_every_worker_answers_with_it_and_goes_on_while_a_customer_is_removed(
+    grocer: Path, tmp_path: Path
+) -> None:
+    from training.erase import finish
+
+    home = Path(shutil.copytree(grocer, tmp_path / "home"))
+    (home / "champion").write_text("1\n")
+    (tmp_path / "bentoml").mkdir()
+    server = start("serving.service:Service", tmp_path / "bentoml", {"home": str(home), "workers": "2"})
+
+    def asked(customer: str | None = None) -> httpx.Response:
+        body = {"customer_id": customer, "limit": 20}
+        return httpx.post(f"{server.url}/v1/recommend/trending", json=body, timeout=30)
+
+    def ids(answer: Any) -> set[str]:
+        return {item["product_id"] for item in answer["items"]}
+
+    try:
+        rye = {"product_id": "rye", "title": "Rye bread", "category": ["food", "bread"], "price": 4.0}
+        change = {"products": [rye, {"product_id": "milk", "in_stock": False}]}
+        assert httpx.put(f"{server.url}/v1/products", json=change).status_code == 200
+        assert every_worker(asked, lambda answer: "rye" in ids(answer) and "milk" not in ids(answer))
+        change = {
+            "products": [{"product_id": "rye", "in_stock": False}, {"product_id": "milk", "in_stock": True}]
+        }
+        assert httpx.put(f"{server.url}/v1/products", json=change).status_code == 200
+        assert every_worker(asked, lambda answer: "milk" in ids(answer) and "rye" not in ids(answer))
+        assert httpx.delete(f"{server.url}/v1/customers/anna").status_code == 200
+        with Store(address(home, None)) as store:
+            assert finish(home, store, at=datetime.now(UTC)).bundles == 1
+        assert every_worker(partial(asked, "bert"), lambda answer: "milk" in ids(answer))
+        assert "anna" not in server.log.read_text()
+    finally:
+        stop(server)
 
 
 # --- customers --------------------------------------------------------------------------------------------
