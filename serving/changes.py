@@ -90,6 +90,7 @@ OPERATION = Operation(
     answer=ProductsAnswer,
     body=ProductsRequest,
     takes=(NDJSON,),
+    example={"products": [{"product_id": "voucher-50", "price": 45, "in_stock": False}]},
     statuses={
         200: "every product is stored, and in the answers within seconds",
         207: "some products are rejected, the answer says which and why; the others are stored",

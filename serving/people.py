@@ -84,6 +84,7 @@ OPERATIONS = (
         "Say facts, other ids and consents of a customer; what is not said stays",
         answer=Stored,
         body=CustomerChange,
+        example={"region": "North", "identities": ["card-0815"]},
         statuses={
             200: "stored",
             410: "the customer was erased",

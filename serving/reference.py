@@ -124,7 +124,8 @@ def kind(schema: JsonObject) -> str:
     if schema.get("type") == "array":
         return f"list of {kind(schema.get('items', {}))}"
     if schema.get("type") == "object":
-        return f"object of {kind(schema.get('additionalProperties', {}))}"
+        inside = schema.get("additionalProperties")
+        return f"object of {kind(inside if isinstance(inside, dict) else {})}"
     return ", ".join([KINDS.get(str(schema.get("format", schema.get("type"))), "anything"), *bounds(schema)])
 
 

@@ -141,13 +141,13 @@ def test_nothing_is_stored_where_the_database_fails(shop: Shop, caplog: pytest.L
 
 
 def every_worker(http: Callable[[], httpx.Response], holds: Callable[[Any], bool]) -> bool:
-    """Whether in the end 40 answers in a row, each by a new connection and so by any worker, are as wanted."""
+    """Whether in the end 20 answers in a row, each by a new connection and so by any worker, are as wanted."""
     deadline, row = time.monotonic() + 60, 0
-    while row < 40 and time.monotonic() < deadline:
+    while row < 20 and time.monotonic() < deadline:
         answer = http()
         assert answer.status_code == 200
         row = row + 1 if holds(answer.json()) else 0
-    return row == 40
+    return row == 20
 
 
 def test_every_worker_answers_with_it_and_goes_on_while_a_customer_is_removed(
