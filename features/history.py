@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -313,7 +313,7 @@ class History:
     def _path(self, file: File | None) -> Path | None:
         return self.folder / file.path if file else None
 
-    def without(self, table: str, named: dict[str, Collection[str]], staging: Path) -> list[Staged]:
+    def without(self, table: str, named: Mapping[str, Collection[str]], staging: Path) -> list[Staged]:
         """Stage a table's parts without the rows that name one of these in one of these columns. Only in `loading`.
 
         Parts that hold no such row stay as they are.

@@ -37,11 +37,10 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="session")
 def base(shared: Callable[[str, Callable[[Path], None]], Path]) -> Bundle:
-    return Bundle.load(shared("grocer", lambda folder: void(bundle(folder, GROCERIES, GROCER))))
+    def make(folder: Path) -> None:
+        bundle(folder, GROCERIES, GROCER)
 
-
-def void(_: Any) -> None:
-    """Nothing."""
+    return Bundle.load(shared("grocer", make))
 
 
 @pytest.fixture

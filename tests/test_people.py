@@ -62,7 +62,10 @@ class Shop:
 
 @pytest.fixture(scope="session")
 def grocer(shared: Callable[[str, Callable[[Path], None]], Path]) -> Path:
-    return shared("grocer home", lambda home: bundle(home / "bundles" / "1", GROCERIES, GROCER) and None)
+    def make(home: Path) -> None:
+        bundle(home / "bundles" / "1", GROCERIES, GROCER)
+
+    return shared("grocer home", make)
 
 
 @pytest.fixture
