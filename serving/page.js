@@ -109,8 +109,11 @@ const note = (text, fault) => el("p", { class: fault ? "note error" : "note", ro
 
 function filledNote(items) {
   if (!items.length) return note("Nothing can be shown here: no product is available that fits.");
-  return items.every((item) => item.filled || FOR_ANYBODY.includes(item.source)) ? note("Nothing is known that leads to a list of its own here, so this is what sells.") : null;
+  if (items.every(forAnybody)) return note("Nothing is known that leads to a list of its own here, so this is what sells.");
+  return items.every((item) => item.filled) ? note("None of these is likely enough to be taken to be an offer: they fill the list.") : null;
 }
+
+const forAnybody = (item) => FOR_ANYBODY.includes(item.source);
 
 function show(section, { body, timing }) {
   section.querySelector(".timing").textContent = timing;
