@@ -495,8 +495,22 @@ class Edge:
         self.router: Callable[[Scope, Receive, Send], Awaitable[None]] = unready
 
     def open(self, site: Site) -> None:
-        routes = [Route(routed(o.path), getattr(site, o.name), methods=[o.method]) for o in OPERATIONS]
-        self.site, self.router = site, Router(routes, redirect_slashes=False)
+        """Answer by this site from the next request on; one that has begun ends by the site that it began with.
+
+        The routes are made once: a router holds itself, and with it would hold every site that it was made for.
+        """
+        self.site = site
+        if self.router is unready:
+            routes = [Route(routed(o.path), self.handler(o.name), methods=[o.method]) for o in OPERATIONS]
+            self.router = Router(routes, redirect_slashes=False)
+
+    def handler(self, name: str) -> Callable[[Request], Awaitable[Response]]:
+        async def handle(request: Request) -> Response:
+            answer: Response = await getattr(self.site, name)(request)
+            return answer
+
+        handle.__name__ = name
+        return handle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, sent = time.perf_counter(), Sent(send)

@@ -1,9 +1,11 @@
 """What is told of products and customers, over the wire and over both databases."""
 
 import asyncio
+import gc
 import json
 import shutil
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -123,6 +125,23 @@ def test_products_as_lines_and_twice(shop: Shop) -> None:
     only = {"rule": "include", "attribute": "attributes.stores", "values": ["17"]}
     found = shop("POST", "/v1/recommend/trending", json={"rules": [only]}).json()["items"]
     assert [(i["product_id"], i["price"]) for i in found] == [("milk", 9.5)]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_catalogue_that_was_replaced_is_freed_without_the_collector(shop: Shop) -> None:
+    """A worker's collector rests, so that what held itself would stay for ever."""
+    only = {"rule": "include", "attribute": "category", "values": ["food"]}
+    former = []
+    for price in (2.0, 3.0, 4.0):
+        shop("PUT", "/v1/products", json={"products": [{"product_id": "milk", "price": price}]})
+        assert shop.catch_up() and shop.edge.site
+        assert shop("POST", "/v1/recommend/similar", json={"rules": [only]}).status_code == 200
+        former.append(weakref.ref(shop.edge.site.engine))
+        gc.disable()
+    try:
+        assert [engine() is None for engine in former] == [True, True, False]
+    finally:
+        gc.enable()
 
 
 def test_nothing_is_stored_where_the_database_fails(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
