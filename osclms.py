@@ -43,6 +43,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for 
 Home = Annotated[
     Path, typer.Option("--home", envvar="OSCLMS_HOME", help="Where the state lives.", show_default=True)
 ]
+Database = Annotated[
+    str | None,
+    typer.Option(envvar="OSCLMS_DATABASE_URL", help="PostgreSQL; missing: the database in the home."),
+]
 HERE = Path(".osclms")
 LOCAL = "127.0.0.1"
 AsOf = Annotated[
@@ -128,10 +132,7 @@ def load(
 
 @app.command(epilog="Example: `osclms compact --json`")
 def compact(
-    database_url: Annotated[
-        str | None,
-        typer.Option(envvar="OSCLMS_DATABASE_URL", help="PostgreSQL; missing: the database in the home."),
-    ] = None,
+    database_url: Database = None,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
@@ -189,7 +190,9 @@ def erase(
 )
 def train(
     until: Until = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Rankers learn from fewer windows.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Learn from fewer windows, and only what placements ask.")
+    ] = False,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
@@ -200,7 +203,9 @@ def train(
     from training.train import train as train_version
 
     with bar() as told:
-        outcome = train_version(home, until=until, rankings=QUICK if quick else None, say=told)
+        outcome = train_version(
+            home, until=until, rankings=QUICK if quick else None, compared=not quick, say=told
+        )
     if as_json:
         print_json(outcome.as_dict())
     else:
@@ -574,6 +579,90 @@ def serve(
     os.execv(sys.executable, [sys.executable, "-m", "bentoml", *what])  # noqa: S606
 
 
+keys = typer.Typer(no_args_is_help=True, help="Keys of the service, and the tokens that stand for customers.")
+app.add_typer(keys, name="keys")
+
+
+@keys.command(
+    "make",
+    epilog="Examples: `osclms keys make --kind publishable --origin https://shop.example`, "
+    "`osclms keys make --kind secret --about mailer --ends 2027-01-01`",
+)
+def make_key(
+    kind: Annotated[str, typer.Option(help="publishable: for pages; secret: for servers, and good for all.")],
+    origin: Annotated[
+        list[str] | None, typer.Option(help="Pages that may send a publishable key; may be repeated.")
+    ] = None,
+    about: Annotated[str | None, typer.Option(help="A note of yours.")] = None,
+    ends: Annotated[
+        datetime | None,
+        typer.Option(parser=moment, metavar="DATE", help="Missing: `osclms keys end` ends it."),
+    ] = None,
+    database_url: Database = None,
+    home: Home = HERE,
+) -> None:
+    """Make a key and print it, once: it is stored as a digest. Any number are good at the same time."""
+    from serving.keys import make
+    from serving.store import Store, address
+
+    with Store(address(home, database_url)) as store:
+        print(make(store, kind, at=datetime.now(UTC), origins=origin or (), about=about, ends=ends))
+
+
+@keys.command("list", epilog="Example: `osclms keys list --json`")
+def list_keys(database_url: Database = None, home: Home = HERE, as_json: Json = False) -> None:
+    """What is known of the keys, the keys themselves not among it."""
+    from serving.keys import read
+    from serving.store import Store, address
+
+    with Store(address(home, database_url)) as store:
+        found = list(read(store).values())
+    if as_json:
+        return print_json([vars(key) for key in found])
+    table = Table("key", "kind", "origins", "about", "made", "ends")
+    for key in found:
+        times = (f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (key.made, key.ends))
+        table.add_row(key.key_id, key.kind, " ".join(key.origins), key.about or "", *times)
+    out.print(table)
+    return None
+
+
+@keys.command("end", epilog="Example: `osclms keys end 1f2e3d4c --at 2027-01-01`")
+def end_key(
+    key: Annotated[str, typer.Argument(help="What `osclms keys list` calls it.")],
+    at: Annotated[datetime | None, typer.Option(parser=moment, metavar="DATE", help="Missing: now.")] = None,
+    database_url: Database = None,
+    home: Home = HERE,
+) -> None:
+    """Let a key end. A running service knows within seconds."""
+    from serving.keys import end
+    from serving.store import Store, address
+
+    with Store(address(home, database_url)) as store:
+        ended = end(store, key, at=at or datetime.now(UTC))
+    out.print(f"{ended.kind} key {ended.key_id} ends {ended.ends:%Y-%m-%d %H:%M} UTC", highlight=False)
+
+
+@keys.command("token", epilog="Example: `osclms keys token 4711`")
+def token(customer: Annotated[str, typer.Argument(help="The customer's id.")]) -> None:
+    """Seal a customer's token with OSCLMS_SECRET, as a shop's server does: docs/widget.md. Good for a day."""
+    from serving.settings import Settings
+    from serving.tokens import CustomerToken
+
+    tokens = Settings.read(os.environ).tokens()
+    if tokens is None:
+        raise typer.BadParameter("OSCLMS_SECRET is not set: `osclms keys secret` makes one")
+    print(tokens.seal(CustomerToken(customer_id=customer), at=datetime.now(UTC)))
+
+
+@keys.command("secret", epilog="Example: `osclms keys secret`")
+def secret() -> None:
+    """Make an OSCLMS_SECRET, which the service and the shop's server share."""
+    from cryptography.fernet import Fernet
+
+    print(Fernet.generate_key().decode())
+
+
 @app.command(epilog="Example: `osclms check --json`")
 def check(home: Home = HERE, as_json: Json = False) -> None:
     """Which placements, programs and scores this data can support, and why not."""
@@ -644,6 +733,8 @@ EXPECTED = (
     ("serving.wire", "RequestError"),
     ("serving.placements", "PlacementsError"),
     ("serving.store", "StoreError"),
+    ("serving.keys", "KeysError"),
+    ("serving.settings", "SettingsError"),
     ("serving.bulk", "BulkError"),
     ("training.train", "TrainError"),
     ("training.settings", "SettingsError"),

@@ -262,7 +262,7 @@ display(pd.DataFrame(table).T.fillna(""))
 
 # %%
 name = "next_best"
-task = sampled(LESSONS[name](bundle, future), min(most, 200), seed=seed)
+task = sampled(LESSONS[name].ask(bundle, future), min(most, 200), seed=seed)
 asked = list(one_by_one(ranked, name, task, 1.0, np.random.default_rng(seed)))
 seen = insight(rankers[name], placements[name], asked, seed=seed)
 print(f"{seen.candidates:,} candidates of {seen.questions:,} customers")

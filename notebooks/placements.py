@@ -22,7 +22,6 @@
 # %%
 # %matplotlib inline
 import os
-from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -40,7 +39,6 @@ from serving.schemas import RecommendRequest
 from training.evaluate import lifted
 from training.insight import grouped
 from training.plots import BLUE
-from training.split import AUDITS
 
 pd.set_option("display.width", 170, "display.max_columns", 20, "display.max_colwidth", 80)
 plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
@@ -160,13 +158,9 @@ display(pd.DataFrame(removed).T.fillna(0).astype(int))
 # themselves; it is there for the day when they do not.
 
 # %%
-rows = {row.placement: row for row in AUDITS}
 with_and_without = {}
 for name, rule in (("cross_sell", "no_substitutes"), ("upsell", "dearer"), ("upsell", "not_owned")):
-    for lift, answering in (
-        ("", engine),
-        (f" without {rule}", lifted(engine, replace(rows[name], without=(rule,)))),
-    ):
+    for lift, answering in (("", engine), (f" without {rule}", lifted(engine, name, (rule,)))):
         given = answering.recommend(name, asked.model_copy(update={"limit": 5}), at=at).items
         with_and_without[name + lift] = [f"{item.title} ({item.price})" for item in given]
 display(pd.DataFrame.from_dict(with_and_without, orient="index").T.fillna(""))

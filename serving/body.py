@@ -10,6 +10,15 @@ MAX_BODY = 1_000_000
 JSON = "application/json"
 
 
+def media_type(request: Request, kinds: Collection[str] = (JSON,)) -> str:
+    """What the body is, by its header, the first of `kinds` where there is none. Raises RequestError for others."""
+    first, *_ = kinds
+    kind = request.headers.get("content-type", first).split(";")[0].strip().lower()
+    if kind not in kinds:
+        raise RequestError("content-type", f"{kind} is not understood: send {' or '.join(kinds)}", 415)
+    return kind
+
+
 async def read_body(request: Request, kinds: Collection[str] = (JSON,)) -> tuple[bytes, str]:
     """The body and its media type, the first of `kinds` where it names none.
 
@@ -21,7 +30,4 @@ async def read_body(request: Request, kinds: Collection[str] = (JSON,)) -> tuple
         if len(body) > MAX_BODY:
             raise RequestError("body", f"larger than {MAX_BODY:,} bytes: ask in parts", 413)
     first, *_ = kinds
-    kind = request.headers.get("content-type", first).split(";")[0].strip().lower()
-    if body and kind not in kinds:
-        raise RequestError("content-type", f"{kind} is not understood: send {' or '.join(kinds)}", 415)
-    return bytes(body), kind
+    return bytes(body), media_type(request, kinds) if body else first

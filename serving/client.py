@@ -3,6 +3,7 @@
 Answers are the models of serving/schemas.py, whatever goes wrong is an ApiError. Needs httpx and pydantic alone.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,24 @@ class Client:
         """A list for each request, in their order, each asked for when it is wanted."""
         return (self.recommend(placement, request) for request in requests)
 
+    def batch(
+        self, placement: str, requests: Iterable[RecommendRequest]
+    ) -> Iterator[RecommendResponse | ApiError]:
+        """For each request its list, or what is wrong with it, in their order, by one call: for a mailing of many.
+
+        Raises ApiError for the call as a whole, also where the answer ends too soon. It is not repeated.
+        """
+        lines = (asked.model_dump_json(exclude_defaults=True).encode() + b"\n" for asked in requests)
+        path, about = f"/v1/recommend/{placement}/batch", {"Content-Type": "application/x-ndjson"}
+        try:
+            with self.http.stream("POST", path, content=lines, headers=about, timeout=None) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise refusal(answer)
+                yield from answered(answer.iter_lines())
+        except httpx.TransportError as error:
+            raise ApiError(f"no answer: {error}") from error
+
     def message(
         self,
         name: str = "thank_you",
@@ -161,6 +180,29 @@ def refusal(answer: httpx.Response) -> ApiError:
         body = ErrorBody(error=f"answered {answer.status_code}")
     field = body.fields[0].field if body.fields else None
     return ApiError(body.error, status=answer.status_code, field=field)
+
+
+def answered(lines: Iterable[str]) -> Iterator[RecommendResponse | ApiError]:
+    """The answers of a batch, whose last line counts them."""
+    for line in lines:
+        told = parsed(line)
+        if "lines" in told:
+            return
+        if "line" not in told:
+            raise ApiError(told["error"])
+        if told["answer"]:
+            yield RecommendResponse.model_validate(told["answer"])
+        else:
+            yield ApiError(told["error"], field=next((fault["field"] for fault in told["fields"]), None))
+    raise ApiError("the answer was cut off: ask again")
+
+
+def parsed(line: str) -> dict[str, Any]:
+    try:
+        told: dict[str, Any] = json.loads(line)
+    except ValueError as error:
+        raise ApiError("the answer was cut off: ask again") from error
+    return told
 
 
 def read(kind: type[Answer], answer: httpx.Response) -> Answer:

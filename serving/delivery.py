@@ -16,6 +16,7 @@ from lifecycle.messages import LIST_LENGTH
 from serving import metrics
 from serving.engine import Engine
 from serving.headers import HTML, PART_HEADERS, REDIRECT_HEADERS, TEXT
+from serving.keys import OPEN
 from serving.links import Click, Followed, Links, click_event, is_click
 from serving.openapi import Operation
 from serving.schemas import MAX_IDS, MAX_LIMIT, Id, Moment, RecommendRequest
@@ -72,6 +73,7 @@ OPERATIONS = (
         "/r/{token}",
         "Follow a link of a fragment to the product, or to what stands in for it",
         statuses={302: "there, by Location"},
+        scope=OPEN,
     ),
 )
 
@@ -91,6 +93,7 @@ def fragment_answer(
         engine, placement, asked.request, part=part, locale=asked.locale, links=links, at=at, now=now
     )
     items = made.found.items
+    metrics.listed(made.found)
     if not items:
         metrics.EMPTY.labels(placement).inc()
     about = {

@@ -7,7 +7,7 @@ one group of events is being written is the next group: one commit for all of th
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
@@ -21,9 +21,11 @@ from starlette.responses import Response
 from features.judge import Judge, Row
 from features.schema import EVENTS, FLAG, PATH, REAL, RECEIVED, SPACE, TEXT, TIME, WORD, Table
 from serving.body import JSON, read_body
+from serving.keys import EVENTS as EVENTS_SCOPE
 from serving.openapi import Operation
 from serving.schemas import Moment
 from serving.store import Outcome, Store, StoreError
+from serving.tokens import MAX_TOKEN
 from serving.wire import RequestError, Wire
 
 NDJSON = "application/x-ndjson"
@@ -52,16 +54,22 @@ KINDS: Mapping[pa.DataType, Any] = {
 }
 
 
-def wire_model(name: str, table: Table) -> type[Wire]:
+def wire_model(name: str, table: Table, **more: Any) -> type[Wire]:
     """A row of a table of the contract as JSON: its columns and their types. The checks are the judge's."""
     fields: dict[str, Any] = {
         c.name: (KINDS[c.type], Field(... if c.required else None, description=c.about or None))
         for c in table.columns
     }
-    return create_model(name, __base__=Wire, **fields)
+    return create_model(name, __base__=Wire, **fields, **more)
 
 
-Event: Any = wire_model("Event", EVENTS)
+TOKEN = Field(None, max_length=MAX_TOKEN, description="in place of customer_id, from a browser")
+Event: Any = wire_model("Event", EVENTS, customer_token=(str | None, TOKEN))
+Told = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def plain(event: dict[str, Any]) -> dict[str, Any]:
+    return event
 
 
 class Sent(Wire):
@@ -101,8 +109,8 @@ OPERATION = Operation(
     statuses={
         200: "every event is stored, now or before",
         207: "some events are rejected, the answer says which and why; the others are stored",
-        503: "nothing is known to be stored: send the same events again",
     },
+    scope=EVENTS_SCOPE,
 )
 
 
@@ -137,9 +145,12 @@ class Intake:
         self.waiting: Group = []
         self.writer: asyncio.Task[None] | None = None
 
-    async def answer(self, request: Request, *, at: datetime) -> Response:
-        """The answer to a request that was received at `at`."""
-        lines = read_lines(*await read_body(request, (JSON, NDJSON)), at)
+    async def answer(self, request: Request, *, at: datetime, told: Told = plain) -> Response:
+        """The answer to a request that was received at `at`.
+
+        `told` makes of each event what its sender may tell; its RequestError costs that event alone.
+        """
+        lines = read_lines(*await read_body(request, (JSON, NDJSON)), at, told)
         rows = [line.row for line in lines if line.row is not None]
         return answered(lines, await self.stored(rows) if rows else ())
 
@@ -203,34 +214,39 @@ def fail(group: Group, error: Exception) -> None:
             future.set_exception(RequestError("events", "not stored: send the same ones again", 503))
 
 
-def read_lines(body: bytes, kind: str, at: datetime) -> list[Line]:
+def read_lines(body: bytes, kind: str, at: datetime, told: Told = plain) -> list[Line]:
     """The events of a body. Raises RequestError, or ValidationError where it is no JSON of such a shape."""
     if kind == NDJSON:
         lines = [line for line in body.split(b"\n") if line.strip()]
         if len(lines) > MAX_EVENTS:
             raise RequestError("body", f"more than {MAX_EVENTS:,} events: send them in parts", 413)
-        return [read_line(line, at) for line in lines]
-    return [read_event(event, at) for event in Sent.model_validate_json(body or b"{}").events]
+        return [read_line(line, at, told) for line in lines]
+    return [read_event(event, at, told) for event in Sent.model_validate_json(body or b"{}").events]
 
 
-def read_line(line: bytes, at: datetime) -> Line:
+def read_line(line: bytes, at: datetime, told: Told) -> Line:
     try:
-        return read_event(from_json(line), at)
+        given = from_json(line)
     except ValueError:
         return Line(None, error="the line is not JSON")
+    return read_event(given, at, told)
 
 
-def read_event(given: Any, at: datetime) -> Line:
+def read_event(given: Any, at: datetime, told: Told = plain) -> Line:
     """An event by the contract's columns and their types, received at `at`."""
     name = given.get("event_id") if isinstance(given, dict) else None
     named = name if isinstance(name, str) else None
     try:
-        event = Event.model_validate(given)
+        event = Event.model_validate(told(given) if isinstance(given, dict) else given)
+    except RequestError as error:
+        return Line(named, error=str(error))
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, fault["loc"])) or "event"
         return Line(named, error=f"{place}: {fault['msg']}")
-    return Line(event.event_id, {**vars(event), RECEIVED.name: at})
+    if event.customer_token is not None:
+        return Line(named, error="customer_token: this service opens none")
+    return Line(event.event_id, {**event.model_dump(exclude={"customer_token"}), RECEIVED.name: at})
 
 
 def answered(lines: Sequence[Line], verdicts: Iterable[Verdict]) -> Response:

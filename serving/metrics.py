@@ -2,13 +2,28 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from math import log
+from pathlib import Path
 from typing import Any
+from zlib import crc32
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    Summary,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+
+from serving.schemas import RecommendResponse
 
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # BentoML sets it before a worker starts
 LABELS = ("route", "placement", "status")
@@ -29,6 +44,18 @@ REFUSED = Counter("osclms_champion_refused", "Champions that did not load or ans
 UNREAD = Counter(
     "osclms_catalogue_unread", "Looks for changes of the catalogue that failed", registry=REGISTRY
 )
+LENGTHS = (0, 1, 2, 4, 8, 16, 32, 64, 100)
+LENGTH = Histogram(
+    "osclms_list_items", "Products of a list", ("placement",), buckets=LENGTHS, registry=REGISTRY
+)
+FALLBACK = Summary("osclms_fallback_share", "Share of a list that is fill", ("placement",), registry=REGISTRY)
+REMOVED = Summary(
+    "osclms_rule_removed_products", "Products that a rule took out, of one list in 20", ("placement", "rule"),
+    registry=REGISTRY,
+)  # fmt: skip
+EVERY = 20  # lists of which one has its rules counted, which costs as much as a rule each
+ASKED = "asked about or excluded"
+BITS = 1 << 18  # of a set of products: right to a few per cent for a million
 
 
 def record(route: str, placement: str, status: int, seconds: float) -> None:
@@ -38,11 +65,52 @@ def record(route: str, placement: str, status: int, seconds: float) -> None:
     SECONDS.labels(*labels).observe(seconds)
 
 
+def listed(found: RecommendResponse) -> None:
+    LENGTH.labels(found.placement).observe(len(found.items))
+    FALLBACK.labels(found.placement).observe(found.fallback_share)
+    bits = [crc32(item.product_id.encode()) % BITS for item in found.items]
+    for bit in bits:
+        shown(found.placement)[bit >> 3] |= 1 << (bit & 7)
+
+
+def removed(placement: str, rules: Mapping[str, int]) -> None:
+    """`rules` are the labels of an answer's `removed`, whose first word is the rule's kind: the rest is a caller's."""
+    for label, count in rules.items():
+        kind = label if label == ASKED else label.split()[0]
+        REMOVED.labels(placement, kind).observe(count)
+
+
+@cache
+def shown(placement: str) -> NDArray[np.uint8]:
+    """This worker's set of the products that a placement has shown, a bit for each hash, where others may read it."""
+    if not (folder := os.environ.get(MULTIPROCESS)):
+        return np.zeros(BITS >> 3, np.uint8)
+    path = Path(folder) / f"{SHOWN}{os.getpid()}-{placement.encode().hex()}"
+    return np.memmap(path, np.uint8, "w+", shape=(BITS >> 3,))
+
+
+SHOWN = "shown-"
+
+
+def products_shown(placements: Iterable[str]) -> Iterator[tuple[str, float]]:
+    """About how many different products all workers together have shown, by placement: linear counting."""
+    folder = os.environ.get(MULTIPROCESS)
+    for placement in placements:
+        found = Path(folder).glob(f"{SHOWN}*-{placement.encode().hex()}") if folder else ()
+        sets = [np.fromfile(path, np.uint8) for path in found] if folder else [shown(placement)]
+        whole = np.bitwise_or.reduce(sets) if sets else np.zeros(1, np.uint8)
+        empty = BITS - int(np.bitwise_count(whole).sum())
+        yield placement, BITS * log(BITS / max(empty, 1))
+
+
 class Model(Collector):
     """Which model the answering worker serves: made at scrape time, so that no old version lingers."""
 
-    def __init__(self, version: str, data_until: float) -> None:
+    def __init__(
+        self, version: str, data_until: float, placements: Iterable[str] = (), available: int = 0
+    ) -> None:
         self.version, self.data_until = version, data_until
+        self.placements, self.available = tuple(placements), available
 
     def collect(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("osclms_model_info", "The model version served", labels=["version"])
@@ -53,6 +121,12 @@ class Model(Collector):
         )
         age = (time.time() - self.data_until) / DAY
         yield GaugeMetricFamily("osclms_champion_age_days", "Days since the end of its data", age)
+        yield GaugeMetricFamily("osclms_products_available", "Products that may be shown", self.available)
+        about = "Different products shown since the service started, estimated"
+        seen = GaugeMetricFamily("osclms_products_shown", about, labels=["placement"])
+        for placement, count in products_shown(self.placements):
+            seen.add_metric([placement], round(count))
+        yield seen
 
 
 def exposition(model: Model) -> tuple[bytes, str]:

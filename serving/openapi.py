@@ -8,18 +8,24 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from serving.keys import ALL, KINDS, OPEN
 from serving.schemas import ErrorBody, JsonObject
 
+JSON = "application/json"
 PARAMETER = re.compile(r"{(\w+)}")
 REFERENCE = "#/components/schemas/{model}"
 ERRORS = {
     400: "the request is not understood; the fields say why",
+    401: "a key is wanted, and none came that is known",
+    403: "the key is not for this, or not for pages of that origin",
     404: "nothing of that name",
     405: "another method is wanted",
     406: "Accept refuses all that there is",
     413: "the body is too large",
     415: "the body is no JSON",
+    429: "more requests than the key, or the address, may make: Retry-After says when again",
     500: "our fault",
+    503: "too busy, or without its database: ask again after a moment; of events nothing is known to be stored",
 }
 
 
@@ -29,7 +35,8 @@ class Operation:
 
     `also` lists media types of the answer beside JSON, `takes` those of the body. `statuses` says what its
     own ones mean: of the 200s and redirects with the answer, of others with an error. `example` is a body or a
-    query that anyone may send.
+    query that anyone may send. `scope` is what a key must be good for (serving/keys.py). `answers` is the media
+    type of the answer; with `bodies` a list of bodies is sent, or a text for each.
     """
 
     name: str
@@ -42,7 +49,10 @@ class Operation:
     also: tuple[str, ...] = field(default=())
     takes: tuple[str, ...] = field(default=())
     statuses: Mapping[int, str] = field(default_factory=lambda: {200: "as asked"})
-    example: Mapping[str, Any] = field(default_factory=dict)
+    example: Any = field(default_factory=dict)
+    scope: str = ALL
+    answers: str = JSON
+    bodies: bool = False
 
     @property
     def chosen(self) -> bool:
@@ -58,7 +68,7 @@ def document(
         "openapi": "3.1.0",
         "info": {"title": title, "version": version},
         "paths": paths(operations, placements),
-        "components": {"schemas": schemas(operations)},
+        "components": {"schemas": schemas(operations), "securitySchemes": {"key": BEARER}},
     }
 
 
@@ -85,9 +95,15 @@ def described(operation: Operation, placements: tuple[str, ...]) -> JsonObject:
         "parameters": [*path_parameters(operation, placements), *query_parameters(operation)],
         "responses": {**successes(operation), **errors(operation)},
     }
+    if operation.scope != OPEN:
+        about |= {
+            "security": [{"key": []}],
+            "x-keys": [kind for kind, may in KINDS.items() if operation.scope in may],
+        }
     if operation.body:
-        content = json_of(operation.body) | dict.fromkeys(operation.takes, TEXT)
-        content["application/json"]["example"] = dict(operation.example)
+        content = bodies_of(operation.body) if operation.bodies else json_of(operation.body)
+        content |= dict.fromkeys(operation.takes, TEXT)
+        content[JSON]["example"] = operation.example
         about["requestBody"] = {"required": False, "content": content}
     return about
 
@@ -118,7 +134,7 @@ def query_parameters(operation: Operation) -> list[JsonObject]:
 
 
 def successes(operation: Operation) -> JsonObject:
-    media: JsonObject = json_of(operation.answer) if operation.answer else {}
+    media: JsonObject = json_of(operation.answer, operation.answers) if operation.answer else {}
     content = {**media, **dict.fromkeys(operation.also, TEXT)}
     fine = {status: about for status, about in operation.statuses.items() if status < 400}
     given = {status: {"content": content} if status < 300 else {} for status in fine}
@@ -129,6 +145,7 @@ def errors(operation: Operation) -> JsonObject:
     never = (
         *(() if operation.method in ("POST", "PUT") else (413, 415)),
         *(() if operation.chosen else (406,)),
+        *((401, 403) if operation.scope == OPEN else ()),
     )
     own = {status: about for status, about in operation.statuses.items() if status >= 400}
     wanted = {status: about for status, about in {**ERRORS, **own}.items() if status not in never}
@@ -137,8 +154,15 @@ def errors(operation: Operation) -> JsonObject:
     }
 
 
-def json_of(model: type[BaseModel]) -> JsonObject:
-    return {"application/json": {"schema": {"$ref": REFERENCE.format(model=model.__name__)}}}
+def json_of(model: type[BaseModel], media: str = JSON) -> JsonObject:
+    return {media: {"schema": {"$ref": REFERENCE.format(model=model.__name__)}}}
+
+
+def bodies_of(model: type[BaseModel]) -> JsonObject:
+    """A list of a model, each of which may be the text that stands for it."""
+    one = {"anyOf": [{"$ref": REFERENCE.format(model=model.__name__)}, {"type": "string"}]}
+    return {JSON: {"schema": {"type": "array", "items": one}}}
 
 
 TEXT: JsonObject = {"schema": {"type": "string"}}
+BEARER: JsonObject = {"type": "http", "scheme": "bearer", "description": "not asked for on loopback"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from urllib.parse import urlencode
 
-from serving.openapi import document
+from serving.openapi import TEXT, document
 from serving.placements import PLACEMENTS
 from serving.schemas import JsonObject
 from serving.service import OPERATIONS, WIRE
@@ -46,9 +46,15 @@ def call(path: str, method: str, about: JsonObject) -> str:
         curl(path, method, about),
         (TABLE + rows).strip() if rows else "",
         f"Takes {named(about['requestBody'])}." if "requestBody" in about else "",
+        keys(about.get("x-keys")),
         "; ".join(gives(about["responses"])) + ".",
     ]
     return "\n\n".join(filter(None, said)) + "\n"
+
+
+def keys(kinds: list[str] | None) -> str:
+    """Which keys are good for a call, where keys are asked for."""
+    return f"Needs a {' or '.join(kinds)} key." if kinds else "Needs no key."
 
 
 TABLE = "| | | | |\n|---|---|---|---|\n"
@@ -97,7 +103,7 @@ def named(body: JsonObject) -> str:
     """The shape, or the media types, of what travels."""
     content = body["content"]
     return " or ".join(
-        kind(about["schema"]) if "$ref" in about["schema"] else f"`{media}`"
+        kind(about["schema"]) if about["schema"] != TEXT["schema"] else f"`{media}`"
         for media, about in content.items()
     )
 

@@ -15,19 +15,22 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from copy import copy
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache, partial, wraps
 from http import HTTPStatus
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any, Literal, TypeVar
 
 import bentoml
+import click
 import faiss
 from anyio import to_thread
+from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLConfigException
 from pydantic import BaseModel, Field, ValidationError
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import Message as AsgiMessage
@@ -36,11 +39,13 @@ from starlette.types import Receive, Scope, Send
 from features.history import History
 from lifecycle.fragments import Part
 from lifecycle.messages import Message, thank_you
-from serving import changes, delivery, events, metrics, overlay, people
+from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people
 from serving.body import read_body
 from serving.bundle import BundleError
+from serving.door import CALLER, PREFLIGHT, Door, caller, is_loopback, is_preflight
 from serving.engine import Engine, Product
 from serving.headers import CSS, HTML, JSON, MESSAGE_HEADERS, PAGE_HEADERS, SCRIPT, TEXT, WIDGET_HEADERS
+from serving.keys import ALL, CUSTOMERS, LISTS, OPEN
 from serving.links import Links
 from serving.openapi import Operation, document
 from serving.placements import Placement, PlacementsError
@@ -58,12 +63,15 @@ from serving.settings import Settings, SettingsError
 from serving.store import Store, StoreError
 from serving.swap import watch
 from serving.tokens import TokenError, Tokens
+from serving.turns import Turns
 from serving.wire import RequestError, Wire
 
 WIRE = "1"  # the version of what is under /v1
 MAX_FOUND = 20
 MAX_FAULTS = 20
+BROWSER_EVENTS = ("view", "impression", "click")  # what a publishable key may tell
 BASKET = "cross_sell"  # the placement that knows which needs go with a basket
+VARY = "Vary"
 NO_PLACEMENT, NO_ROUTE = "none", "unknown"  # labels where the path names none of ours
 FOLDER = Path(__file__).parent
 log = logging.getLogger("osclms.service")
@@ -114,6 +122,7 @@ class MessageQuery(Wire):
     at: Moment | None = Field(None, description="as of this moment; missing: now")
 
 
+Endpoint = Callable[[Request], Awaitable[Response]]
 Asked = TypeVar("Asked", RecommendRequest, MessageQuery, delivery.FragmentQuery)
 PARTS: Mapping[str, str] = {"html": HTML, "text": TEXT}
 OFFERED: Mapping[str | None, str] = {None: JSON, "html": "text/html", "text": "text/plain"}
@@ -127,7 +136,9 @@ OPERATIONS = (
         answer=RecommendResponse,
         body=RecommendRequest,
         example={"customer_id": "1", "limit": 3},
+        scope=LISTS,
     ),
+    batch.OPERATION,
     Operation(
         "needs",
         "POST",
@@ -136,9 +147,15 @@ OPERATIONS = (
         answer=NeedsResponse,
         body=RecommendRequest,
         example={"product_ids": ["1082185"], "limit": 3},
+        scope=LISTS,
     ),
     Operation(
-        "placements", "GET", "/v1/placements", "The placements, and what each asks with", answer=Placements
+        "placements",
+        "GET",
+        "/v1/placements",
+        "The placements, and what each asks with",
+        answer=Placements,
+        scope=LISTS,
     ),
     Operation(
         "thank_you",
@@ -151,7 +168,7 @@ OPERATIONS = (
         example={"customer_id": "1"},
     ),
     *delivery.OPERATIONS,
-    Operation("widget", "GET", "/v1/widget.js", "The widget's script", also=("text/javascript",)),
+    Operation("widget", "GET", "/v1/widget.js", "The widget's script", also=("text/javascript",), scope=OPEN),
     Operation(
         "products",
         "GET",
@@ -160,15 +177,16 @@ OPERATIONS = (
         answer=Products,
         query=ProductQuery,
         example={"q": "milk", "limit": "3"},
+        scope=LISTS,
     ),
     changes.OPERATION,
     *people.OPERATIONS,
     events.OPERATION,
     Operation("sample", "GET", "/v1/sample", "A few customers and products to try", answer=Showcase),
-    Operation("livez", "GET", "/livez", "The process runs", also=("text/plain",)),
-    Operation("readyz", "GET", "/readyz", "The bundle is loaded and warm", also=("text/plain",)),
+    Operation("livez", "GET", "/livez", "The process runs", also=("text/plain",), scope=OPEN),
+    Operation("readyz", "GET", "/readyz", "The bundle is loaded and warm", also=("text/plain",), scope=OPEN),
     Operation("metrics", "GET", "/metrics", "Counts and latencies for Prometheus", also=("text/plain",)),
-    Operation("openapi", "GET", "/openapi.json", "This document"),
+    Operation("openapi", "GET", "/openapi.json", "This document", scope=OPEN),
     Operation("page", "GET", "/", "The storefront page", also=("text/html",)),
     Operation("style", "GET", "/page.css", "Its style", also=("text/css",)),
     Operation("script", "GET", "/page.js", "Its script", also=("text/javascript",)),
@@ -194,15 +212,19 @@ class Site:
         tokens: Tokens | None = None,
         links: Links | None = None,
         clicked: delivery.Clicked | None = None,
+        turns: Turns | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """`clicked` keeps the clicks on links of mails; without it they are counted alone."""
+        self.turns, self.lists = turns or Turns(), 0
         self.engine, self.as_of, self.clock, self.intake = engine, as_of, clock, intake
         self.tokens, self.links, self.clicked = tokens, links, clicked
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
         self.follower = overlay.Follower(engine.bundle, intake.store, self.history) if intake else None
-        self.model = metrics.Model(engine.version, engine.data_until.timestamp())
+        self.model = metrics.Model(
+            engine.version, engine.data_until.timestamp(), engine.placements, engine.n_available
+        )
 
     def close(self) -> None:
         if self.intake:
@@ -215,7 +237,8 @@ class Site:
         if engine is None:
             return None
         site = copy(self)
-        site.engine = engine
+        site.engine, site.model = engine, copy(self.model)
+        site.model.available = engine.n_available
         warm_up(site)
         return site
 
@@ -230,31 +253,66 @@ class Site:
         return wanted or self.as_of or self.clock()
 
     async def recommend(self, request: Request) -> Response:
-        asked = self.known(self.unsealed(RecommendRequest.model_validate_json(await read_json(request))))
+        asked = self.known(
+            self.unsealed(RecommendRequest.model_validate_json(await read_json(request)), request)
+        )
         row = self.engine.placement(request.path_params["placement"])
-        started = time.perf_counter()
-        response = self.engine.recommend(row.name, asked, at=self.at(asked.at))
-        spent = (time.perf_counter() - started) * 1000
+        response, spent = await self.turns.compute(lambda: self.timed(row.name, asked, self.at(asked.at)))
         return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}", "Cache-Control": kept_for(row)})
 
-    async def needs(self, request: Request) -> Response:
-        asked = self.known(self.unsealed(RecommendRequest.model_validate_json(await read_json(request))))
-        return answer(self.engine.needs(BASKET, asked, at=self.at(asked.at)))
+    def timed(self, placement: str, asked: RecommendRequest, at: datetime) -> tuple[RecommendResponse, float]:
+        """A list, and how many milliseconds it took. It is counted, and of some what each rule removed."""
+        started = time.perf_counter()
+        response = self.engine.recommend(placement, asked, at=at)
+        spent = (time.perf_counter() - started) * 1000
+        metrics.listed(response)
+        self.lists += 1
+        if self.lists % metrics.EVERY == 0:
+            row = self.engine.placement(placement)
+            metrics.removed(placement, self.engine.removed(row, self.engine.ask(row, asked, at)))
+        return response, spent
 
-    def unsealed(self, asked: RecommendRequest) -> RecommendRequest:
+    async def recommend_batch(self, request: Request) -> Response:
+        placement, at = self.engine.placement(request.path_params["placement"]).name, self.at(None)
+
+        def listed(question: batch.Question) -> RecommendResponse:
+            given = RecommendRequest.model_construct(
+                **{n: getattr(question, n) for n in RecommendRequest.model_fields}
+            )
+            asked = self.known(self.unsealed(given, request))
+            return self.timed(placement, asked, asked.at or at)[0]
+
+        return batch.Batch(request, self.turns, listed, lambda error: told(error)[1])
+
+    async def needs(self, request: Request) -> Response:
+        asked = self.known(
+            self.unsealed(RecommendRequest.model_validate_json(await read_json(request)), request)
+        )
+        return answer(
+            await self.turns.compute(lambda: self.engine.needs(BASKET, asked, at=self.at(asked.at)))
+        )
+
+    def unsealed(self, asked: RecommendRequest, request: Request) -> RecommendRequest:
         """The same question by the customer in its token. Raises RequestError for a token that names none."""
-        token = asked.customer_token
-        if token is None:
+        named = self.named(asked.customer_id, asked.customer_token, request)
+        if named == asked.customer_id:
             return asked
-        if asked.customer_id is not None:
+        return asked.model_copy(update={"customer_id": named, "customer_token": None})
+
+    def named(self, customer_id: str | None, token: str | None, request: Request) -> str | None:
+        """Who is asked or told about: by a token, or by an id from who may name customers by it."""
+        if customer_id is not None and not caller(request).may(CUSTOMERS):
+            raise RequestError("customer_id", "this key names customers by their customer_token alone", 403)
+        if token is None:
+            return customer_id
+        if customer_id is not None:
             raise RequestError("customer_token", "given beside customer_id: give one of them")
         if self.tokens is None:
             raise RequestError("customer_token", "this service opens no tokens: set OSCLMS_SECRET")
         try:
-            customer = self.tokens.customer(token, at=self.clock())
+            return self.tokens.customer(token, at=self.clock())
         except TokenError as error:
             raise RequestError("customer_token", str(error)) from error
-        return asked.model_copy(update={"customer_id": customer, "customer_token": None})
 
     def known(self, asked: Asked) -> Asked:
         """The same question by the customer behind an alias."""
@@ -268,26 +326,32 @@ class Site:
 
     async def thank_you(self, request: Request) -> Response:
         asked = self.known(MessageQuery.model_validate(query(request)))
-        message = thank_you(
-            self.engine,
-            customer_id=asked.customer_id,
-            order_id=asked.order_id,
-            profile=await self.profile(asked.customer_id),
-            at=self.at(asked.at),
+        profile = await self.profile(asked.customer_id)
+        message = await self.turns.compute(
+            lambda: thank_you(
+                self.engine,
+                customer_id=asked.customer_id,
+                order_id=asked.order_id,
+                profile=profile,
+                at=self.at(asked.at),
+            )
         )
+        for found in message.lists:
+            metrics.listed(found)
         return written(message, asked.part or preferred(request))
 
     async def fragment_html(self, request: Request) -> Response:
-        return self.fragment(request, "html")
+        return await self.fragment(request, "html")
 
     async def fragment_txt(self, request: Request) -> Response:
-        return self.fragment(request, "txt")
+        return await self.fragment(request, "txt")
 
-    def fragment(self, request: Request, part: Part) -> Response:
+    async def fragment(self, request: Request, part: Part) -> Response:
         asked = self.known(delivery.FragmentQuery.model_validate(query(request)))
         placement, at = request.path_params["placement"], self.at(asked.at)
-        return delivery.fragment_answer(
-            self.engine, self.links, placement, asked, part, at=at, now=self.clock()
+        made = delivery.fragment_answer
+        return await self.turns.compute(
+            lambda: made(self.engine, self.links, placement, asked, part, at=at, now=self.clock())
         )
 
     async def follow(self, request: Request) -> Response:
@@ -304,7 +368,19 @@ class Site:
     async def events(self, request: Request) -> Response:
         if self.intake is None:
             raise RequestError("events", "no database: set OSCLMS_HOME or OSCLMS_DATABASE_URL", 503)
-        return await self.intake.answer(request, at=datetime.now(UTC))
+        return await self.intake.answer(
+            request, at=datetime.now(UTC), told=partial(self.event_of, request=request)
+        )
+
+    def event_of(self, event: dict[str, Any], request: Request) -> dict[str, Any]:
+        """An event as who sends it may tell it. Raises RequestError."""
+        token, kind = event.pop("customer_token", None), event.get("event_type")
+        if not caller(request).may(ALL) and kind not in BROWSER_EVENTS:
+            raise RequestError("event_type", f"this key tells {', '.join(BROWSER_EVENTS)} alone", 403)
+        if token is not None and not isinstance(token, str):
+            raise RequestError("customer_token", "must be text")
+        named = self.named(event.get("customer_id"), token, request)
+        return event if named is None else {**event, "customer_id": named}
 
     async def put_products(self, request: Request) -> Response:
         return await changes.answer_products(self.store, request, at=datetime.now(UTC))
@@ -320,7 +396,8 @@ class Site:
 
     async def products(self, request: Request) -> Response:
         asked = ProductQuery.model_validate(query(request))
-        return answer(Products(products=listed(self.engine.search(asked.q, asked.limit))))
+        found = await self.turns.compute(lambda: self.engine.search(asked.q, asked.limit))
+        return answer(Products(products=listed(found)))
 
     async def sample(self, _: Request) -> Response:
         engine, sample = self.engine, self.engine.sample()
@@ -477,20 +554,25 @@ EXPLAIN: tuple[tuple[type[Exception], Callable[[Any], tuple[int, ErrorBody]]], .
 )
 
 
-def explained(error: Exception) -> Response:
+def told(error: Exception) -> tuple[int, ErrorBody]:
     explain = next(explain for kind, explain in EXPLAIN if isinstance(error, kind))
-    status, body = explain(error)
-    headers = error.headers if isinstance(error, HTTPException) else None
+    return explain(error)
+
+
+def explained(error: Exception) -> Response:
+    status, body = told(error)
+    headers = error.headers if isinstance(error, HTTPException | RequestError) else None
     return Response(body.model_dump_json(), status, headers=headers, media_type=JSON)
 
 
 class Edge:
-    """The ASGI app: catches, measures, passes on.
+    """The ASGI app: admits, catches, measures, passes on.
 
     Not a Starlette instance, as BentoML would match the routes of one twice, and answer unknown paths itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, door: Door | None = None, *, log_requests: bool = False) -> None:
+        self.door, self.log_requests, self.leaving = door or Door(), log_requests, False
         self.site: Site | None = None
         self.router: Callable[[Scope, Receive, Send], Awaitable[None]] = unready
 
@@ -501,10 +583,11 @@ class Edge:
         """
         self.site = site
         if self.router is unready:
-            routes = [Route(routed(o.path), self.handler(o.name), methods=[o.method]) for o in OPERATIONS]
+            made = ((o, self.guarded(o, self.handler(o.name))) for o in OPERATIONS)
+            routes = [Route(routed(o.path), endpoint, methods=[o.method]) for o, endpoint in made]
             self.router = Router(routes, redirect_slashes=False)
 
-    def handler(self, name: str) -> Callable[[Request], Awaitable[Response]]:
+    def handler(self, name: str) -> Endpoint:
         async def handle(request: Request) -> Response:
             answer: Response = await getattr(self.site, name)(request)
             return answer
@@ -512,15 +595,43 @@ class Edge:
         handle.__name__ = name
         return handle
 
+    def leave(self) -> None:
+        self.leaving = True
+
+    @property
+    def ready(self) -> bool:
+        return self.site is not None and not self.leaving
+
+    def guarded(self, operation: Operation, endpoint: Endpoint) -> Endpoint:
+        """The endpoint, for those who may ask it."""
+
+        @wraps(endpoint)
+        async def admitted(request: Request) -> Response:
+            request.scope[CALLER] = self.door.admit(request, operation.scope)
+            return await endpoint(request)
+
+        return admitted
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started, sent = time.perf_counter(), Sent(send)
+        scope.setdefault("app", self)  # without one Starlette answers 404 and 405 itself, as text
+        asked, started = HTTPConnection(scope), time.perf_counter()
+        sent = Sent(send, self.door.headers(asked))
         try:
-            await self.router(scope, receive, sent)
+            if is_preflight(asked):
+                await Response(status_code=204, headers=PREFLIGHT)(scope, receive, sent)
+            else:
+                await self.router(scope, receive, sent)
         except ClientDisconnect:
             return
         except Exception as error:
             await explained(error)(scope, receive, sent)
-        metrics.record(*self.labels(scope), sent.status, time.perf_counter() - started)
+        self.record(*self.labels(scope), sent.status, time.perf_counter() - started)
+
+    def record(self, route: str, placement: str, status: int, seconds: float) -> None:
+        metrics.record(route, placement, status, seconds)
+        if self.log_requests:
+            about = {"route": route, "placement": placement, "status": status, "ms": round(seconds * 1000, 2)}
+            log.info("request", extra={logs.ABOUT: about})
 
     def labels(self, scope: Scope) -> tuple[str, str]:
         """Route and placement as our own words: whatever else was sent is one label."""
@@ -536,13 +647,18 @@ def routed(path: str) -> str:
 
 
 class Sent:
-    """A `send` that remembers the status."""
+    """A `send` that adds headers, and remembers the status."""
 
-    def __init__(self, send: Send) -> None:
-        self.send, self.status = send, 0
+    def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
+        self.send, self.headers, self.status = send, headers, 0
 
     async def __call__(self, message: AsgiMessage) -> None:
-        self.status = message.get("status", self.status)
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers.update({name: value for name, value in self.headers.items() if name != VARY})
+            if VARY in self.headers:
+                headers.add_vary_header(self.headers[VARY])
         await self.send(message)
 
 
@@ -577,6 +693,7 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
         tokens=tokens,
         links=links(settings, tokens),
         clicked=intake.keep if intake else None,
+        turns=Turns(settings.waiting),
     )
     warm_up(site)
     return site.caught_up() or site
@@ -609,6 +726,27 @@ def settle() -> None:
     gc.set_threshold(50_000, 50, 1000)
 
 
+def ask_for_keys(settings: Settings, intake: events.Intake | None) -> None:
+    """Where others than this machine reach the service, let the workers ask for keys. Raises StoreError for none."""
+    host = listens_on()
+    if is_loopback(host) and not settings.ask_keys:
+        return
+    door = settings.door(intake.store if intake else None)
+    if not door.ring.good(at=door.clock()):
+        raise StoreError(
+            f"{host} is reached from elsewhere, and there is no key to ask for: make one with `osclms keys make`, "
+            "or serve on 127.0.0.1"
+        )
+    os.environ["OSCLMS_ASK_KEYS"] = "yes"
+
+
+def listens_on() -> str:
+    """The address that `bentoml serve` was given, or its own."""
+    command = click.get_current_context(silent=True)
+    given: str | None = command.params.get("host") if command else None
+    return given or BentoMLContainer.http.host.get()
+
+
 EDGE = Edge()
 
 
@@ -631,9 +769,12 @@ class Service:
 
         Workers of a bento run in its folder, so paths that are relative to ours are made absolute for them.
         """
+        logs.structured()
         os.environ.update(settings().absolute())
         try:
-            load(settings(), intake(settings()), settings().folder()).close()
+            taken = intake(settings())
+            ask_for_keys(settings(), taken)
+            load(settings(), taken, settings().folder()).close()
         except (BundleError, PlacementsError, StoreError) as error:
             raise BentoMLConfigException(str(error)) from error
         except RequestError as error:  # the first answer, as of OSCLMS_AS_OF or now
@@ -641,13 +782,18 @@ class Service:
 
     def __init__(self) -> None:
         faiss.omp_set_num_threads(1)
+        logs.structured()
         folder = settings().folder()
         self.intake = intake(settings())
+        EDGE.door = settings().door(self.intake.store if self.intake else None)
+        EDGE.log_requests = settings().log_requests
         EDGE.open(load(settings(), self.intake, folder))
         settle()
         self.ended, self.turn = Event(), Lock()
+        Thread(target=EDGE.door.ring.follow, args=(self.ended,), daemon=True).start()
         Thread(target=self.swap, args=(folder,), daemon=True).start()
         Thread(target=self.follow, daemon=True).start()
+        leaving.slowly(settings().drain, EDGE.leave)
 
     def swap(self, folder: Path) -> None:
         """Serve whichever champion is promoted while this worker runs."""
@@ -678,4 +824,4 @@ class Service:
         self.ended.set()
 
     async def __is_ready__(self) -> bool:
-        return EDGE.site is not None
+        return EDGE.ready

@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     PositiveInt,
     SecretStr,
     ValidationError,
@@ -18,10 +19,13 @@ from pydantic import (
 )
 
 from serving.bundle import BundleError, champion
+from serving.door import RATES, Door, Meter, shared
+from serving.keys import PUBLISHABLE, SECRET, Keyring
 from serving.placements import FILE as PLACEMENTS
 from serving.schemas import Moment
 from serving.store import Store, address
 from serving.tokens import Tokens
+from serving.turns import WAITING
 
 PREFIX = "OSCLMS_"
 CARRIED = Path(__file__).parent.parent / "bundle"  # beside the packages in a bento
@@ -60,9 +64,20 @@ def web(url: str | None) -> str | None:
     return url
 
 
+def rate(text: str) -> str:
+    try:
+        shared(text, 1)
+    except ValueError as error:
+        raise ValueError("must be a rate such as 300/minute or 20/second") from error
+    return text
+
+
 class Settings(BaseModel):
     """OSCLMS_HOME, OSCLMS_BUNDLE, OSCLMS_DATABASE_URL, OSCLMS_AS_OF, OSCLMS_WORKERS; OSCLMS_SECRET for customers'
-    tokens, and with OSCLMS_PUBLIC_URL and OSCLMS_SHOP_URL for the links of mails."""
+    tokens, and with OSCLMS_PUBLIC_URL and OSCLMS_SHOP_URL for the links of mails. OSCLMS_ASK_KEYS asks for keys on
+    loopback too; OSCLMS_RATE_SECRET and OSCLMS_RATE_PUBLISHABLE say how often; OSCLMS_WAITING how many requests may
+    wait for a worker, OSCLMS_DRAIN how many seconds one goes on that is to end, OSCLMS_LOG_REQUESTS that each request
+    is logged."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,6 +89,12 @@ class Settings(BaseModel):
     secret: Annotated[SecretStr | None, AfterValidator(keys)] = None
     public_url: Annotated[str | None, AfterValidator(web)] = None
     shop_url: Annotated[str | None, AfterValidator(web)] = None
+    ask_keys: bool = False
+    rate_secret: Annotated[str, AfterValidator(rate)] = RATES[SECRET]
+    rate_publishable: Annotated[str, AfterValidator(rate)] = RATES[PUBLISHABLE]
+    waiting: PositiveInt = WAITING
+    drain: Annotated[float, Field(ge=0, le=600)] = 1.0
+    log_requests: bool = False
 
     @model_validator(mode="after")
     def links_need_all(self) -> Self:
@@ -93,6 +114,11 @@ class Settings(BaseModel):
 
     def tokens(self) -> Tokens | None:
         return tokens_of(self.secret) if self.secret else None
+
+    def door(self, store: Store | None) -> Door:
+        """The door by the keys of a store, for one of the workers. Raises StoreError."""
+        rates = {SECRET: self.rate_secret, PUBLISHABLE: self.rate_publishable}
+        return Door(Keyring(store), Meter(rates, self.workers), self.ask_keys)
 
     def absolute(self) -> dict[str, str]:
         """The folders given, as environment variables that mean the same from any working directory."""

@@ -26,7 +26,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from features.judge import Row
 from features.schema import EVENTS, FLAG, PATH, REAL, RECEIVED, TABLES, TEXT, TIME, WORD, Column, Table
 
-HEAD = "r0001"  # the last of the migrations: the tables that this version reads and writes
+HEAD = "r0002"  # the last of the migrations: the tables that this version reads and writes
 FILE = "store.db"
 MIGRATIONS = Path(__file__).parent / "migrations"
 PATIENCE = 30  # seconds that a writer waits for the one before it
@@ -51,9 +51,21 @@ SENDS = Table(
     ),
 )
 TOMBSTONES = Table("tombstones", key=("subject",), columns=(Column("subject", TEXT, True),))
-LEDGERS = {t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, TOMBSTONES)}
 PERSONAL = ("events", "customers", "identities", "consents", "sends")
 WHO = ("customer_id", "alias")  # the columns that name a customer
+KEYS = Table(
+    "keys",
+    key=("key_id",),
+    columns=(
+        Column("key_id", TEXT, True, "what a key is called by; no secret"),
+        Column("kind", TEXT, True),
+        Column("digest", TEXT, True, "SHA-256 of the key, which itself is kept nowhere"),
+        Column("origins", PATH, True, "pages that may send it"),
+        Column("about", TEXT),
+        Column("ends", TIME, about="when it stops; missing: never"),
+    ),
+)
+LEDGERS = {t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, TOMBSTONES, KEYS)}
 RECENT = {"events": "occurred_at", "sends": "at"}  # tables asked for a customer's latest, and by which time
 
 

@@ -1,5 +1,7 @@
 """What every message on the wire is made of, and how a request that cannot be answered says so."""
 
+from collections.abc import Mapping
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -8,8 +10,10 @@ class Wire(BaseModel):
 
 
 class RequestError(ValueError):
-    """A request that cannot be answered: names the field, says the way out. Answered as 400 or 404."""
+    """A request that cannot be answered: names the field, says the way out. Answered as 400, or as it says."""
 
-    def __init__(self, field: str, message: str, status: int = 400) -> None:
+    def __init__(
+        self, field: str, message: str, status: int = 400, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(f"{field}: {message}")
-        self.field, self.message, self.status = field, message, status
+        self.field, self.message, self.status, self.headers = field, message, status, dict(headers or {})

@@ -45,16 +45,23 @@ def environment(folder: Path, settings: Mapping[str, str]) -> dict[str, str]:
     """
     inherited = {name: text for name, text in os.environ.items() if not name.startswith("OSCLMS_")}
     ours = {f"OSCLMS_{name.upper()}": text for name, text in settings.items()}
+    ours = {"OSCLMS_DRAIN": "0", **ours}  # so that tests need not wait for it
     return {**inherited, **ours, "BENTOML_HOME": str(folder), "BENTOML_DO_NOT_TRACK": "True"}
 
 
 def start(
-    what: str, folder: Path, settings: Mapping[str, str], *, cwd: Path = ROOT, python: str = sys.executable
+    what: str,
+    folder: Path,
+    settings: Mapping[str, str],
+    *,
+    cwd: Path = ROOT,
+    python: str = sys.executable,
+    host: str = "127.0.0.1",
 ) -> Server:
     port, log = free_port(), folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [python, "-m", "bentoml", "serve", what, "--host", "127.0.0.1", "--port", str(port)],
+            [python, "-m", "bentoml", "serve", what, "--host", host, "--port", str(port)],
             cwd=cwd,
             env=environment(folder, settings),
             stdout=out,

@@ -270,7 +270,7 @@ class Web:
 
         async def answer() -> httpx.Response:
             transport = httpx.ASGITransport(app=edge)
-            async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
                 return await http.request(method, path, headers=headers)
 
         return asyncio.run(answer())

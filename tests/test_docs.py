@@ -30,7 +30,7 @@ ELSEWHERE = {
     "make run": "test_newcomer.py",
     "make test": "continuous integration itself",
     "python -m serving.build": "test_service.py",
-    "bentoml serve osclms:latest": "test_service.py",
+    "bentoml serve osclms:latest --host 127.0.0.1": "test_service.py",
     "python notebooks/data.py": "test_notebooks.py",
 }
 SERVERS = {"osclms serve": "/readyz", "mlflow ui": "/health"}

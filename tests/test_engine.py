@@ -655,7 +655,7 @@ def test_similar_to_a_product_without_purchases_is_for_its_need(engine: Engine) 
         items = tried(engine, "similar", product_ids=[product])
         assert {item.source for item in items} == {"content"} and not any(item.filled for item in items)
         shares.append(np.mean([need(engine, i) == need(engine, product) for i in ids(items)]))
-    assert np.mean(shares) > 0.8
+    assert np.mean(shares) > 0.7
 
 
 # --- the index --------------------------------------------------------------------------------------------

@@ -298,7 +298,7 @@ def own(engine: Engine, customer: str | None, *products: str) -> list[str]:
 def test_a_step_up_is_offered_to_whom_it_is_likely_to_please(decided: Engine) -> None:
     """anna ordered bread three times; fred did so twice: his list is the same as ever, flagged as filled."""
     assert own(decided, "anna", "bread") and not own(decided, "fred", "bread")
-    always = lifted(decided, next(row for row in AUDITS if row.task == "step_up"))
+    always = lifted(decided, "upsell", ("worth",))
     asked = RecommendRequest(customer_id="fred", product_ids=("bread",))
     lists = [e.recommend("upsell", asked, at=UNTIL) for e in (decided, always)]
     mine, ever = ([i.product_id for i in found.items] for found in lists)
@@ -340,4 +340,4 @@ def test_a_list_of_steps_that_were_taken_is_judged_with_every_offer_made(decided
     """Rows of steps lift the decision: what they measure is the ranking of what could be offered."""
     for row in AUDITS:
         if row.task.startswith("step_up"):
-            assert own(lifted(decided, row), "fred", "bread")
+            assert own(lifted(decided, row.placement, row.without), "fred", "bread")

@@ -298,7 +298,9 @@ def asked(app: Any, path: str, body: Any) -> httpx.Response:
     """What an app in this process answers."""
 
     async def post() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://127.0.0.1"
+        ) as client:
             return await client.post(path, json=body)
 
     return asyncio.run(post())

@@ -38,7 +38,7 @@ from serving.placements import PLACEMENTS, Placement, models_in_use
 from serving.schemas import RecommendRequest
 from training import jobs
 from training import train as module
-from training.models import Recipe, described
+from training.models import Recipe, Rhythm, described
 from training.rank import Ranking
 from training.split import AUDITS
 from training.train import VALIDATION_DAYS, Side, TrainError, end_of, rival_of, train
@@ -166,10 +166,8 @@ def story(home: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Spoiled:
-    """Habit by name and parameters, the wrong way round in its code: what was bought least comes first."""
-
-    half_life: float = 90.0
+class Spoiled(Rhythm):
+    """Rhythm by name and parameters, the wrong way round in its code: what was bought least comes first."""
 
     def fit(self, data: Interactions, catalog: Catalog) -> Candidates:
         del catalog
@@ -178,7 +176,7 @@ class Spoiled:
         return Candidates(weights)
 
 
-Spoiled.__name__ = "Habit"
+Spoiled.__name__ = "Rhythm"
 ONLY_NEXT_BEST = {"next_best": PLACEMENTS["next_best"]}
 
 
@@ -210,7 +208,7 @@ def tell_refreshed(home: Path) -> None:
         patch.setattr(module, "revision", lambda: REVISION)
         patch.setattr(module, "audits_of", spied)
         trained("early", recipes, EARLY)
-        trained("spoiled", {**recipes, "habit": Spoiled()}, None)
+        trained("spoiled", {**recipes, "rhythm": Spoiled()}, None)
         trained("refreshed", recipes, None)
     (home / "story.json").write_text(json.dumps(told))
 

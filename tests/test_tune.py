@@ -163,7 +163,7 @@ def test_every_trial_is_a_run_below_its_search(home: Path, first: Tuning, again:
     assert {run.data.tags["mlflow.parentRunId"] for run in below} == set(parents)
     assert len(below) == 14 and {run.data.tags["recipe"] for run in below} == set(SEARCHED)
     searches = [run for run in below if run.data.tags["recipe"] == "rhythm"]
-    assert all({"half_life", "recipe"} == set(run.data.params) for run in searches)
+    assert all({*SPACES["rhythm"], "recipe"} == set(run.data.params) for run in searches)
     best = max(run.data.metrics["purchases.ndcg"] for run in searches)
     assert best == pytest.approx(again.found[0].reached["best"])
     for run in parents.values():

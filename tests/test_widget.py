@@ -516,3 +516,13 @@ def test_the_service_serves_it_and_answers_it(page: Page, server: Server) -> Non
     )
     expect(page.locator(f"{ELEMENT} [role=list] li")).to_have_count(3)
     expect(page.locator(f"{ELEMENT} .price").first).to_have_text(re.compile(r"^\$\d+\.\d\d$"))
+
+
+def test_it_works_on_a_page_of_another_origin(page: Page, server: Server, stall: Stall) -> None:
+    """As in a shop: the page is of one origin, the script and the lists are of another."""
+    stall.page = html(f"endpoint={server.url}").replace('placement="cart"', 'placement="trending" limit="2"')
+    stall.page = stall.page.replace('src="/v1/widget.js"', f'src="{server.url}/v1/widget.js"')
+    page.goto(stall.url)
+    assert said(page) == ["rendered"]
+    expect(page.locator(f"{ELEMENT} [role=list] li")).to_have_count(2)
+    assert stall.asked == []

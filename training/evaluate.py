@@ -182,18 +182,22 @@ def audit(
         return None
     task = row.make(engine.bundle, future)
     task = task if most is None else sampled(task, most, seed=seed)
-    return KINDS[row.judges](lifted(engine, row), row, task, at=at, seed=seed) if len(task) else None
+    return (
+        KINDS[row.judges](lifted(engine, row.placement, row.without), row, task, at=at, seed=seed)
+        if len(task)
+        else None
+    )
 
 
-def lifted(engine: Engine, row: Row) -> Engine:
+def lifted(engine: Engine, placement: str, without: Sequence[str]) -> Engine:
     """The engine itself, or one whose placement does without some of its rules."""
-    if not row.without:
+    if not without:
         return engine
-    own = engine.placements[row.placement]
-    rules = tuple(rule for rule in own.rules if rule not in row.without)
-    worth = None if "worth" in row.without else own.worth
+    own = engine.placements[placement]
+    rules = tuple(rule for rule in own.rules if rule not in without)
+    worth = None if "worth" in without else own.worth
     other = copy(engine)
-    other.placements = {**engine.placements, row.placement: replace(own, rules=rules, worth=worth)}
+    other.placements = {**engine.placements, placement: replace(own, rules=rules, worth=worth)}
     return other
 
 
@@ -249,12 +253,29 @@ def audit_needs(engine: Engine, row: Row, task: Task, *, at: datetime, seed: int
         engine.needs(row.placement, r.model_copy(update={"limit": task.k}), at=at).needs
         for r in task.requests
     )
-    answers = Answers(task, padded((np.array([code[n.need] for n in of], np.int64) for of in found), task.k))
+    lists = [np.array([code[n.need] for n in of], np.int64) for of in found]
+    answers = Answers(task, padded(lists, task.k))
     intervals = {name: answers.figure(name, seed=seed) for name in METRICS}
-    figures = {name: i.mean for name, i in intervals.items()}
+    figures = {name: i.mean for name, i in intervals.items()} | beside_needs(engine, row, task, lists)
     figures |= {"accuracy": figures[row.primary], "coverage": float(len(np.unique(answers.lists)))}
     stages = by_stage(engine.bundle, answers, row.primary, seed=seed)
     return Audit(row.placement, row.task, row.primary, answers, figures, intervals, stages, row.judges)
+
+
+def beside_needs(
+    engine: Engine, row: Row, task: Task, lists: Sequence[NDArray[np.int64]]
+) -> dict[str, float]:
+    """Fullness, and lists that name a need twice, one that the basket serves, or one that nothing serves."""
+    own = engine.placements[row.placement]
+    needs = engine.needs_of(own)
+    asked = [needs.asked(engine.ask(own, request).products) for request in task.requests]
+    open_ = [int(needs.served.sum()) - int(needs.served[of].sum()) for of in asked]
+    full = [len(of) >= min(task.k, possible) for of, possible in zip(lists, open_, strict=True)]
+    wrong = [
+        len(set(of.tolist())) < len(of) or np.isin(of, served).any() or not needs.served[of].all()
+        for of, served in zip(lists, asked, strict=True)
+    ]
+    return {"full_lists": float(np.mean(full)), "violations": float(sum(wrong))}
 
 
 KINDS: Mapping[str, Callable[..., Audit]] = {

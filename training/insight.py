@@ -96,7 +96,7 @@ def inspect(folder: Path, later: Later, name: str, *, seed: int) -> Insight | No
         return None
     placement, aspect = ranked_by(name)
     most = QUESTIONS * (OFFERS if aspect == WORTH else 1)
-    task = sampled(LESSONS[name](engine.bundle, later.future(engine.bundle)), most, seed=seed)
+    task = sampled(LESSONS[name].ask(engine.bundle, later.future(engine.bundle)), most, seed=seed)
     rng = np.random.default_rng(seed)
     task = subset(task, task.truth, rng.permutation(len(task)))
     asked = list(enough(one_by_one(engine, name, task, 1.0, rng)))

@@ -15,6 +15,7 @@ from serving.bundle import Bundle
 from serving.engine import Ask, Chosen, Engine
 from serving.placements import Placement
 from serving.ranker import NEEDS, WORTH, Ranker, columns_for, ranked_by
+from training.evaluate import lifted
 from training.split import (
     Future,
     Task,
@@ -37,7 +38,8 @@ class Ranking:
     """How a placement's ranker is learned.
 
     kept: the share of the wrong candidates that are learned from; most: questions of a window. windows: label
-    windows before the last, as far as the history reaches. The rest is LightGBM's.
+    windows before the last, as far as the history reaches. columns: the share of them that a tree looks at. The
+    rest is LightGBM's.
     """
 
     kept: float = 0.15
@@ -47,6 +49,8 @@ class Ranking:
     rate: float = 0.06
     leaves: int = 31
     least: int = 100
+    columns: float = 0.4
+    ridge: float = 5.0
     seed: int = 7
 
     def fit(self, x: Array, y: Array, names: Sequence[str]) -> Ranker:
@@ -55,9 +59,9 @@ class Ranking:
 
         params = {
             "objective": "binary", "learning_rate": self.rate, "num_leaves": self.leaves,
-            "min_data_in_leaf": self.least, "feature_fraction": 0.4, "bagging_fraction": 0.8, "bagging_freq": 1,
-            "lambda_l2": 5.0, "seed": self.seed, "deterministic": True, "force_row_wise": True, "num_threads": 1,
-            "verbose": -1,
+            "min_data_in_leaf": self.least, "feature_fraction": self.columns, "bagging_fraction": 0.8,
+            "bagging_freq": 1, "lambda_l2": self.ridge, "seed": self.seed, "deterministic": True,
+            "force_row_wise": True, "num_threads": 1, "verbose": -1,
         }  # fmt: skip
         data = lightgbm.Dataset(x, y, feature_name=list(names), free_raw_data=True)
         strangers = bool((x[:, names.index("customer.orders")] == 0).any())
@@ -67,11 +71,11 @@ class Ranking:
 
 
 RANKINGS: Mapping[str, Ranking] = {
-    "next_best": Ranking(),
+    "next_best": Ranking(kept=0.3, rounds=500, rate=0.03, leaves=63, least=300, columns=0.2, ridge=20.0),
     "discover": Ranking(leaves=15),
     "cross_sell": Ranking(),
     "cross_sell.needs": Ranking(most=8_000, rounds=150, least=300),
-    "upsell": Ranking(kept=1.0, leaves=15, least=50, most=12_000),
+    "upsell": Ranking(kept=1.0, rounds=300, rate=0.05, most=12_000),
     "upsell.worth": Ranking(kept=1.0, leaves=15, most=8_000, rounds=150, rate=0.05),
 }
 
@@ -87,17 +91,25 @@ def half_named(ask: Callable[..., Task], bundle: Bundle, future: Future) -> Task
 
 # A training in a hurry learns from fewer windows.
 QUICK: Mapping[str, Ranking] = {
-    name: replace(ranking, windows=1, rounds=120, most=2_000) for name, ranking in RANKINGS.items()
+    name: replace(ranking, windows=1, rounds=120, rate=0.06, most=2_000) for name, ranking in RANKINGS.items()
 }
 
-# What each ranker is taught: questions of a window with known answers.
-LESSONS: Mapping[str, Callable[[Bundle, Future], Task]] = {
-    "next_best": purchases,
-    "discover": novel,
-    "cross_sell": partial(half_named, baskets),
-    "cross_sell.needs": partial(half_named, missing_needs),
-    "upsell": opportunities,
-    "upsell.worth": chances,
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a ranker is taught: questions of a window with known answers, asked without these rules."""
+
+    ask: Callable[[Bundle, Future], Task]
+    without: tuple[str, ...] = ()
+
+
+LESSONS: Mapping[str, Lesson] = {
+    "next_best": Lesson(purchases),
+    "discover": Lesson(novel),
+    "cross_sell": Lesson(partial(half_named, baskets)),
+    "cross_sell.needs": Lesson(partial(half_named, missing_needs)),
+    "upsell": Lesson(partial(opportunities, owned=True), ("not_owned",)),
+    "upsell.worth": Lesson(chances),
 }
 
 
@@ -111,8 +123,9 @@ def label_cutoffs(start: int, until: datetime, days: float, most: int) -> list[d
 def examples(engine: Engine, name: str, future: Future, ranking: Ranking) -> tuple[Array, Array]:
     """(x: float32 [n, columns], y: bool [n]): what a ranker looks at in a window's questions, most wrong ones left
     out."""
-    rng = np.random.default_rng(ranking.seed)
-    task = sampled(LESSONS[name](engine.bundle, future), ranking.most, seed=ranking.seed)
+    rng, lesson = np.random.default_rng(ranking.seed), LESSONS[name]
+    task = sampled(lesson.ask(engine.bundle, future), ranking.most, seed=ranking.seed)
+    engine = lifted(engine, ranked_by(name)[0], lesson.without)
     parts = list(one_by_one(engine, name, task, ranking.kept, rng))
     if not parts:
         return np.empty((0, len(columns_for(name, engine.placements))), np.float32), np.empty(0, bool)

@@ -223,15 +223,17 @@ def steps_up(bundle: Bundle, future: Future, *, owned: bool = False) -> Task:
     return of_habits(bundle, taken, list(taken[["item"]].to_numpy(np.int32)))
 
 
-def opportunities(bundle: Bundle, future: Future) -> Task:
-    """Habits whose need is served again in the window: what dearer products, never had, are then taken, if any."""
+def opportunities(bundle: Bundle, future: Future, *, owned: bool = False) -> Task:
+    """Habits whose need is served again in the window: what dearer products, never had unless `owned`, are then
+    taken, if any."""
     habit, catalog = habits(bundle), bundle.catalog
     frame = pd.DataFrame({"customer": future.customer, "item": future.item})
     frame = frame[(frame["customer"] >= 0) & (frame["item"] >= 0)].drop_duplicates()
     frame["need"] = catalog.need[frame["item"]]
     frame = frame.merge(habit, on=["customer", "need"]).sort_values(["customer", "need", "item"])
     dearer = catalog.price[frame["item"]] >= PRICE_STEP[0] * catalog.price[frame["habit"]]
-    frame["taken"] = np.where(never_had(bundle, frame) & dearer, frame["item"], -1)
+    new = dearer if owned else dearer & never_had(bundle, frame)
+    frame["taken"] = np.where(new, frame["item"], -1)
     start = np.flatnonzero(~frame.duplicated(["customer", "need"]))
     truth = np.split(frame["taken"].to_numpy(np.int32), start[1:]) if len(start) else []
     return of_habits(bundle, frame.iloc[start], [t[t >= 0] for t in truth])

@@ -80,18 +80,22 @@ class Side:
 @dataclass(frozen=True)
 class Plan:
     """What is to be learned. Recipes and rankings that are not given are chosen by the data; `settings` are what
-    `tune` found for them. rival_windows: how many label windows the rankers of the champion ask for."""
+    `tune` found for them. rival_windows: how many label windows the rankers of the champion ask for. compared:
+    whether recipes that no placement asks are fitted, too, to hold the others against."""
 
     recipes: Mapping[str, Recipe] | None
     placements: Mapping[str, Placement]
     rankings: Mapping[str, Ranking] | None
     settings: Settings = field(default_factory=dict)
     rival_windows: int = 0
+    compared: bool = True
 
     def settled(self, past: Data) -> tuple[Mapping[str, Recipe], Mapping[str, Ranking]]:
         """(recipes, rankings) as this past asks for them; it is the judged one, which knows no validation day."""
         chosen = defaults(past)
         recipes = with_settings(chosen.recipes if self.recipes is None else self.recipes, self.settings)
+        if not self.compared:
+            recipes = {name: r for name, r in recipes.items() if name in models_in_use(self.placements)}
         rankings = chosen.rankings if self.rankings is None else self.rankings
         return recipes, {name: r for name, r in rankings.items() if ranked_by(name)[0] in self.placements}
 
@@ -177,6 +181,7 @@ def train(
     recipes: Mapping[str, Recipe] | None = None,
     placements: Mapping[str, Placement] = PLACEMENTS,
     rankings: Mapping[str, Ranking] | None = None,
+    compared: bool = True,
     processes: int = 2,
     seed: int = SEED,
     say: Say = silent,
@@ -187,7 +192,8 @@ def train(
 
     Recipes are fitted on the past before the last VALIDATION_DAYS, where they are compared and every
     placement is audited; those that a placement uses are fitted once more on everything: the version.
-    Where no recipes are given they are chosen by the data, with what `tune` found in place of their own settings.
+    Where no recipes are given they are chosen by the data, with what `tune` found in place of their own settings;
+    those that no placement asks are fitted to be `compared` alone.
     Raises TrainError, and TrainingBusy where another training runs.
     """
     from training.publish import Registry, training_lock  # mlflow takes seconds to import
@@ -201,7 +207,7 @@ def train(
         work = fresh(home / "staging" / "train")
         champion = champion_of(registry.champion(), home)
         asked = windows_of(() if champion is None else champion.rankings.values())
-        plan = Plan(recipes, placements, rankings, settings, asked)
+        plan = Plan(recipes, placements, rankings, settings, asked, compared)
         past, full, labels, about = history.at_once(lambda pinned: read(pinned, until, work, plan))
         about["git_revision"] = code
         contest, rival = rival_of(past, champion, home, code)

@@ -1,0 +1,168 @@
+"""`POST /v1/recommend/{placement}/batch`: a question a line, an answer a line, as many as you like.
+
+The questions are laid aside on disk as they arrive, and answered when the last has come: most clients read nothing
+before they have sent everything, and would wait for a service that will not take more until they read.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from tempfile import SpooledTemporaryFile
+from typing import IO
+
+from pydantic import Field, StrictInt, StrictStr
+from pydantic_core import from_json
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from serving.body import JSON, media_type, read_body
+from serving.keys import ALL
+from serving.openapi import Operation
+from serving.schemas import ErrorBody, FieldError, RecommendRequest, RecommendResponse
+from serving.turns import Turns
+from serving.wire import RequestError, Wire
+
+NDJSON = "application/x-ndjson"
+MAX_LINE = 100_000  # bytes of a question
+MAX_BATCH = 1 << 30  # bytes of all
+MEMORY = 1 << 20  # bytes of questions held before they go to disk
+TOGETHER = 20  # answers that travel together
+
+
+class Question(RecommendRequest):
+    query_id: StrictStr | StrictInt | None = Field(None, description="comes back beside the answer")
+
+
+class BatchAnswer(Wire):
+    """A line of the answer; the last is a BatchEnd."""
+
+    line: int = Field(description="the question's, from 1")
+    query_id: str | int | None = None
+    answer: RecommendResponse | None = Field(None, description="missing: see error")
+    error: str | None = None
+    fields: tuple[FieldError, ...] = ()
+
+
+class BatchEnd(Wire):
+    """The last line. Where it is missing the answer was cut off."""
+
+    lines: int
+    answered: int
+    failed: int
+
+
+OPERATION = Operation(
+    "recommend_batch",
+    "POST",
+    "/v1/recommend/{placement}/batch",
+    "Many lists for a placement: a question a line, or a JSON list of questions or customer ids",
+    answer=BatchAnswer,
+    answers=NDJSON,
+    body=Question,
+    bodies=True,
+    takes=(NDJSON,),
+    scope=ALL,
+    example=({"query_id": 1, "customer_id": "1", "limit": 3}, {"query_id": 2, "product_ids": ["1082185"]}),
+)
+
+Answer = Callable[[Question], RecommendResponse]
+Explain = Callable[[Exception], ErrorBody]
+
+
+class Batch(Response):
+    """Takes the questions of a request, and answers them as they are read."""
+
+    def __init__(self, request: Request, turns: Turns, answer: Answer, explain: Explain) -> None:
+        """Raises RequestError for what is neither JSON nor NDJSON, and for what says that it is too large."""
+        super().__init__(media_type=NDJSON)
+        del self.headers["content-length"]
+        self.request, self.turns, self.answer, self.explain = request, turns, answer, explain
+        self.kind = media_type(request, (JSON, NDJSON))
+        announced = request.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > MAX_BATCH:
+            raise too_large()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The head of the answer goes first: BentoML gives up requests of which nothing is heard for a while."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+
+        async def say(text: bytes, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": text, "more_body": more})
+
+        try:
+            with SpooledTemporaryFile(MEMORY) as questions:
+                await self.lay_aside(questions)
+                await self.answer_all(questions, say)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            await say(written(self.explain(error)))
+        await say(b"", more=False)
+
+    async def lay_aside(self, questions: IO[bytes]) -> None:
+        if self.kind == JSON:
+            body, _ = await read_body(self.request)
+            questions.writelines(json.dumps(asked).encode() + b"\n" for asked in listed(body))
+        else:
+            async for chunk in self.request.stream():
+                questions.write(chunk)
+                if questions.tell() > MAX_BATCH:
+                    raise too_large()
+        questions.seek(0)
+
+    async def answer_all(self, questions: IO[bytes], say: Callable[..., object]) -> None:
+        """Each in its turn, between others' requests, until all are answered or nobody listens any more."""
+        number, failed, ready = 0, 0, list[bytes]()
+        for number, line in enumerate(lines(questions), 1):
+            told = await self.turns.patiently(lambda n=number, text=line: self.answered(n, text))  # type: ignore[misc]
+            failed += told.answer is None
+            ready.append(written(told))
+            if len(ready) == TOGETHER:
+                await say(b"".join(ready))  # type: ignore[misc]
+                ready.clear()
+                if await self.request.is_disconnected():
+                    raise ClientDisconnect
+        ready.append(written(BatchEnd(lines=number, answered=number - failed, failed=failed)))
+        await say(b"".join(ready))  # type: ignore[misc]
+
+    def answered(self, number: int, line: bytes) -> BatchAnswer:
+        """The answer to a line, or what is wrong with it: a broken one costs no other."""
+        named = None
+        try:
+            if len(line) > MAX_LINE:
+                raise RequestError("line", f"longer than {MAX_LINE:,} bytes")
+            question = Question.model_validate_json(line)
+            named = question.query_id
+            return BatchAnswer(line=number, query_id=named, answer=self.answer(question))
+        except Exception as error:
+            said = self.explain(error)
+            return BatchAnswer(line=number, query_id=named, error=said.error, fields=said.fields)
+
+
+def too_large() -> RequestError:
+    return RequestError("body", f"larger than {MAX_BATCH:,} bytes: ask in parts", 413)
+
+
+def lines(questions: IO[bytes]) -> Iterator[bytes]:
+    """The lines that are not blank. Of one that is too long, its beginning."""
+    while line := questions.readline(MAX_LINE + 1):
+        rest = line
+        while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
+            rest = questions.readline(MAX_LINE + 1)
+        if line.strip():
+            yield line
+
+
+def listed(body: bytes) -> list[object]:
+    """The questions of a JSON list; a text in it is a customer's id."""
+    try:
+        found = from_json(body or b"[]")
+    except ValueError as error:
+        raise RequestError("body", "it is not JSON") from error
+    if not isinstance(found, list):
+        raise RequestError("body", "it is no list: send [{…}, …], or a question a line as " + NDJSON)
+    return [{"customer_id": asked} if isinstance(asked, str) else asked for asked in found]
+
+
+def written(line: Wire) -> bytes:
+    return line.model_dump_json().encode() + b"\n"

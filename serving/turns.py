@@ -1,0 +1,40 @@
+"""Whose turn it is: lists are computed one at a time, in the event loop of a worker.
+
+Before each, the loop looks at what has come. So who comes to a full queue is refused at once and not after
+those before it, and what is cheap (probes, metrics, the widget) never waits for more than one list.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from serving.wire import RequestError
+
+WAITING = 64  # requests, in a worker
+T = TypeVar("T")
+
+
+class Turns:
+    """The queue of one event loop."""
+
+    def __init__(self, most: int = WAITING) -> None:
+        self.most, self.waiting = most, 0
+        self.lock = asyncio.Lock()
+
+    async def compute(self, act: Callable[[], T]) -> T:
+        """What `act` gives, in turn. Raises RequestError, 503, where too many wait."""
+        if self.waiting >= self.most:
+            raise RequestError(
+                "service", "more requests than it can answer: ask again", 503, {"Retry-After": "1"}
+            )
+        self.waiting += 1
+        try:
+            return await self.patiently(act)
+        finally:
+            self.waiting -= 1
+
+    async def patiently(self, act: Callable[[], T]) -> T:
+        """The same for who would rather wait, behind those that are here."""
+        async with self.lock:
+            await asyncio.sleep(0)  # the lock is held: what has come is read, and queues
+            return act()

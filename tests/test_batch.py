@@ -1,0 +1,262 @@
+"""Many questions in one request: a line each, an answer each, whatever one of them is."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from web import NOW, TOKEN, Web
+
+from serving.batch import MAX_LINE, NDJSON
+from serving.client import ApiError, Client
+from serving.keys import SECRET
+from serving.schemas import RecommendRequest, RecommendResponse
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
+BATCH = "/v1/recommend/next_best/batch"
+LINES = {"Content-Type": NDJSON}
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    made = Web(tmp_path_factory.mktemp("web"))
+    yield made
+    made.close()
+
+
+def asked(web: Web, body: Any, kind: str | None = SECRET) -> list[dict[str, Any]]:
+    """What comes back, line by line."""
+    sent = {"content": body, "headers": LINES} if isinstance(body, bytes) else {"json": body}
+    response = web.ask("POST", BATCH, kind=kind, **sent)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == NDJSON
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+def one(web: Web, question: dict[str, Any]) -> RecommendResponse:
+    response = web.ask("POST", "/v1/recommend/next_best", kind=SECRET, json=question)
+    return RecommendResponse.model_validate_json(response.content)
+
+
+QUESTIONS: list[dict[str, Any]] = [
+    {"customer_id": "anna"},
+    {"customer_id": "bert", "limit": 2, "exclude": ["milk"]},
+    {"product_ids": ["bread"], "explain": True},
+    {"customer_token": TOKEN, "rules": [{"rule": "exclude", "attribute": "category", "values": ["food"]}]},
+    {"customer_id": "carl", "at": "2026-05-01T00:00:00Z"},
+]
+
+
+def test_the_lists_are_those_of_single_requests(web: Web) -> None:
+    singles = [one(web, question) for question in QUESTIONS]
+    body = b"\n".join(json.dumps(question).encode() for question in QUESTIONS)
+    for sent in (body, body + b"\n", b"\n\n" + body.replace(b"\n", b"\r\n \n"), QUESTIONS):
+        *answers, last = asked(web, sent)
+        assert [RecommendResponse.model_validate(a["answer"]) for a in answers] == singles
+        assert [a["line"] for a in answers] == [1, 2, 3, 4, 5]
+        assert last == {"lines": 5, "answered": 5, "failed": 0}
+
+
+def test_a_customers_id_stands_for_a_question(web: Web) -> None:
+    first, second, _ = asked(web, ["anna", {"customer_id": "bert"}])
+    assert RecommendResponse.model_validate(first["answer"]) == one(web, {"customer_id": "anna"})
+    assert RecommendResponse.model_validate(second["answer"]) == one(web, {"customer_id": "bert"})
+
+
+BROKEN = (
+    b"{",
+    b"\xff\xfe",
+    b"7",
+    b'{"limit": 0}',
+    b'{"query_id": "q", "customer_id": ""}',
+    b'{"customer": "anna"}',
+    b'{"at": "1990-01-01"}',
+    b'{"customer_token": "x"}',
+    b'{"query_id": [1]}',
+    b'{"customer_id": "' + b"x" * 3 * MAX_LINE + b'"}',
+)
+
+
+def test_a_broken_line_costs_no_other(web: Web) -> None:
+    fine = b'{"query_id": 7, "customer_id": "anna", "limit": 2}'
+    *answers, last = asked(web, b"\n".join(line for broken in BROKEN for line in (broken, fine)))
+    assert last == {"lines": 20, "answered": 10, "failed": 10}
+    assert [a["line"] for a in answers] == list(range(1, 21))
+    for broken, good in zip(answers[::2], answers[1::2], strict=True):
+        assert broken["error"] and broken["fields"] and broken["answer"] is None
+        assert (good["query_id"], len(good["answer"]["items"])) == (7, 2)
+    assert "longer than 100,000 bytes" in answers[18]["error"]
+
+
+@pytest.mark.parametrize("body", [b"", b"\n \n", []])
+def test_nothing_asked_is_nothing_answered(web: Web, body: Any) -> None:
+    assert asked(web, body) == [{"lines": 0, "answered": 0, "failed": 0}]
+
+
+@pytest.mark.parametrize(
+    ("path", "about", "status"),
+    [
+        ("/v1/recommend/nowhere/batch", {"json": []}, 404),
+        (BATCH, {"content": b"a=1", "headers": {"Content-Type": "text/plain"}}, 415),
+        (BATCH, {"content": b"", "headers": {**LINES, "Content-Length": "9999999999"}}, 413),
+    ],
+)
+def test_what_cannot_be_begun_is_refused(web: Web, path: str, about: dict[str, Any], status: int) -> None:
+    assert web.ask("POST", path, kind=SECRET, **about).status_code == status
+
+
+def test_what_is_no_list_ends_without_a_count(web: Web) -> None:
+    bodies: tuple[Any, ...] = ({"questions": []}, [" " * 1_000_001])
+    for body in bodies:
+        [line] = asked(web, body)
+        assert "body" in line["error"] and "lines" not in line
+
+
+def test_questions_that_go_on_for_ever_are_cut(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.batch.MAX_BATCH", 1_000)
+
+    async def endless() -> Any:
+        while True:
+            yield b"{}\n" * 100
+
+    [line] = asked_in_parts(web, endless())
+    assert "larger than 1,000 bytes" in line["error"]
+
+
+def asked_in_parts(web: Web, parts: Any) -> list[dict[str, Any]]:
+    async def ask() -> str:
+        bearer = {"Authorization": f"Bearer {web.keys[SECRET]}"}
+        async with web.client() as http:
+            return (await http.post(BATCH, content=parts, headers={**LINES, **bearer})).text
+
+    return [json.loads(line) for line in asyncio.run(ask()).splitlines()]
+
+
+def test_others_are_answered_in_between(web: Web) -> None:
+    """Each other request waits for one list of the batch, not for all of it."""
+    done: list[str] = []
+
+    async def one_batch(http: httpx.AsyncClient) -> None:
+        await http.post(BATCH, content=b"{}\n" * 100, headers={**LINES, **bearer})
+        done.append("batch")
+
+    async def singles(http: httpx.AsyncClient) -> None:
+        for _ in range(20):
+            assert (await http.post("/v1/recommend/trending", headers=bearer)).status_code == 200
+            done.append("single")
+
+    async def both() -> None:
+        async with web.client() as http:
+            await asyncio.gather(one_batch(http), singles(http))
+
+    bearer = {"Authorization": f"Bearer {web.keys[SECRET]}"}
+    asyncio.run(both())
+    assert done == ["single"] * 20 + ["batch"]
+
+
+def test_who_hangs_up_is_answered_no_more(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app is told by its server that nobody listens, after the first answers."""
+    made, sent = list[str](), list[bytes]()
+    recommend = web.site.engine.recommend
+
+    def counted(*args: Any, **about: Any) -> RecommendResponse:
+        made.append("one")
+        return recommend(*args, **about)
+
+    monkeypatch.setattr(web.site.engine, "recommend", counted)
+    body = [{"type": "http.request", "body": b"{}\n" * 5_000, "more_body": False}]
+
+    async def receive() -> Any:
+        return body.pop() if body else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    scope = {
+        "type": "http", "method": "POST", "path": BATCH, "raw_path": BATCH.encode(), "query_string": b"",
+        "root_path": "", "client": ("192.0.2.1", 1), "server": ("192.0.2.9", 443), "scheme": "https",
+        "headers": [(b"content-type", NDJSON.encode()), (b"authorization", f"Bearer {web.keys[SECRET]}".encode())],
+    }  # fmt: skip
+    asyncio.run(web.edge(scope, receive, send))
+    assert 0 < len(made) <= 20
+    assert b'"lines"' not in b"".join(sent)
+
+
+# --- the client ------------------------------------------------------------------------------------------------
+
+
+class Wired(httpx.BaseTransport):
+    """Carries a client's requests to an app in this process; `cut` loses the end of the answer."""
+
+    def __init__(self, web: Web, cut: int = 0) -> None:
+        self.web, self.cut = web, cut
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        about: dict[str, Any] = {"content": request.read(), "headers": dict(request.headers)}
+        found = self.web.ask(request.method, request.url.path, **about)
+        return httpx.Response(found.status_code, content=found.content[: len(found.content) - self.cut])
+
+
+def client(web: Web, cut: int = 0) -> Client:
+    return Client("http://service", key=web.keys[SECRET], transport=Wired(web, cut), retries=0)
+
+
+def test_a_client_gets_a_list_or_an_error_for_each_question(web: Web) -> None:
+    given = [RecommendRequest(customer_id="anna", limit=2), RecommendRequest(at=NOW.replace(year=1990))]
+    with client(web) as osclms:
+        first, second = osclms.batch("next_best", given)
+        assert first == osclms.recommend("next_best", given[0])
+        assert isinstance(second, ApiError) and second.field == "at"
+
+
+def test_a_client_tells_an_answer_that_was_cut_off(web: Web) -> None:
+    with client(web, cut=20) as osclms, pytest.raises(ApiError, match="cut off"):
+        list(osclms.batch("next_best", [RecommendRequest()] * 3))
+    with client(web) as osclms, pytest.raises(ApiError) as failed:
+        list(osclms.batch("nowhere", []))
+    assert failed.value.status == 404
+
+
+@pytest.mark.long
+def test_memory_stays_flat_over_a_million_lines(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil  # type: ignore[import-untyped]
+
+    fixed = one(web, {})
+    monkeypatch.setattr(web.site.engine, "recommend", lambda *_, **__: fixed)
+    process, most, count = psutil.Process(), [0], [0]
+
+    async def questions() -> Any:
+        for _ in range(1_000):
+            yield b'{"customer_id": "anna"}\n' * 1_000
+
+    async def ask() -> None:
+        stream, started = questions(), time.monotonic()
+        before = process.memory_info().rss
+
+        async def receive() -> Any:
+            part = await anext(stream, None)
+            return {"type": "http.request", "body": part or b"", "more_body": part is not None}
+
+        async def send(message: Any) -> None:
+            count[0] += message.get("body", b"").count(b"\n")
+            most[0] = max(most[0], process.memory_info().rss - before)
+
+        async def listening() -> bool:
+            return False
+
+        monkeypatch.setattr("starlette.requests.Request.is_disconnected", lambda _: listening())
+        bearer = f"Bearer {web.keys[SECRET]}".encode()
+        scope = {
+            "type": "http", "method": "POST", "path": BATCH, "raw_path": BATCH.encode(), "query_string": b"",
+            "root_path": "", "client": ("192.0.2.1", 1), "server": ("192.0.2.9", 443), "scheme": "https",
+            "headers": [(b"content-type", NDJSON.encode()), (b"authorization", bearer)],
+        }  # fmt: skip
+        await web.edge(scope, receive, send)
+        print(f"{count[0]:,} lines in {time.monotonic() - started:.0f} s, {most[0] / 1e6:.0f} MB more")
+
+    asyncio.run(ask())
+    assert count[0] == 1_000_001
+    assert most[0] < 50_000_000

@@ -1,0 +1,384 @@
+"""The door: who may ask what, from which page, and how often; and what happens when all come at once."""
+
+import asyncio
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import httpx
+import pytest
+from web import NOW, OTHER, SHOP, TOKEN, Web
+
+from serving import logs, metrics
+from serving.door import is_loopback
+from serving.keys import OPEN, PUBLISHABLE, SECRET, end, make, read
+from serving.schemas import ErrorBody
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
+LIST, EVENTS = "/v1/recommend/next_best", "/v1/events"
+WHO = "household-4711-secret"
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    made = Web(tmp_path_factory.mktemp("web"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Callable[..., Web]]:
+    webs: list[Web] = []
+
+    def make_one(**about: Any) -> Web:
+        webs.append(Web(tmp_path / str(len(webs)), **about))
+        return webs[-1]
+
+    yield make_one
+    for one in webs:
+        one.close()
+
+
+def refused(response: httpx.Response, status: int) -> ErrorBody:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    return ErrorBody.model_validate_json(response.content)
+
+
+# --- keys ---------------------------------------------------------------------------------------------
+
+
+def paths() -> Iterator[tuple[str, str, str]]:
+    from serving.service import OPERATIONS
+
+    for o in OPERATIONS:
+        yield o.method, o.path.format(placement="next_best", token="x"), o.scope
+
+
+@pytest.mark.parametrize(("kind", "status"), [(None, 401), (PUBLISHABLE, 403), (SECRET, 0)])
+def test_each_route_is_for_those_whom_its_row_names(web: Web, kind: str | None, status: int) -> None:
+    for method, path, scope in paths():
+        response = web.ask(method, path, kind=kind, origin=SHOP)
+        good = scope == OPEN or (kind and web.site and read(web.store)[digest_of(web, kind)].may(scope))
+        assert (response.status_code == status) == (not good and status > 0), (path, response.text)
+        if not good:
+            assert refused(response, status).fields[0].field == "key"
+
+
+def digest_of(web: Web, kind: str) -> str:
+    return next(digest for digest, key in read(web.store).items() if key.kind == kind and key.ends is None)
+
+
+def test_what_is_open_or_for_pages_is_written_down_here(web: Web) -> None:
+    """A new route is for secret keys until somebody says otherwise, here too."""
+    by_scope = Counter(scope for _, _, scope in paths())
+    assert {path for _, path, scope in paths() if scope == OPEN} == {
+        "/r/x", "/v1/widget.js", "/livez", "/readyz", "/openapi.json",
+    }  # fmt: skip
+    assert {path for _, path, scope in paths() if scope in ("lists", "events")} == {
+        LIST, "/v1/needs", "/v1/placements", "/v1/products", EVENTS,
+    }  # fmt: skip
+    assert by_scope["all"] >= 8
+
+
+@pytest.mark.parametrize(
+    "given", ["", "Bearer", "Bearer x", "Basic eDp5", "Bearer osclms_sk_1_2", "Bearer \xff"]
+)
+def test_who_brings_no_key_of_ours_is_asked_for_one(web: Web, given: str) -> None:
+    response = web.ask("POST", LIST, headers={"Authorization": given.encode("latin-1")} if given else {})  # type: ignore[dict-item]
+    assert "key" in refused(response, 401).error
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_an_ended_key_is_refused_and_its_successor_is_not(web: Web) -> None:
+    old, new = (make(web.store, SECRET, at=NOW) for _ in range(2))
+    web.edge.door.ring.keys = read(web.store)
+    assert {web.ask("GET", "/v1/placements", key=key).status_code for key in (old, new)} == {200}
+    end(web.store, old.split("_")[2], at=NOW)
+    web.edge.door.ring.keys = read(web.store)
+    assert [web.ask("GET", "/v1/placements", key=key).status_code for key in (old, new)] == [401, 200]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:3000", "localhost", "[::1]:3000"])
+def test_on_this_machine_no_key_is_asked(made: Callable[..., Web], host: str) -> None:
+    web = made(asks=False)
+    assert web.ask("POST", LIST, headers={"Host": host}, json={"customer_id": "anna"}).status_code == 200
+    assert web.ask("POST", LIST, headers={"Host": host}, key="osclms_pk_1_2").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},  # whose name was pointed at this machine
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": "127.0.0.1", "X-Forwarded-For": "203.0.113.9"},  # of whom a proxy knows
+        {"Host": "127.0.0.1", "Forwarded": "for=203.0.113.9"},
+    ],
+)
+def test_what_only_looks_like_this_machine_is_asked(
+    made: Callable[..., Web], headers: dict[str, str]
+) -> None:
+    refused(made(asks=False).ask("POST", LIST, headers=headers), 401)
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False),
+     ("::", False), ("192.168.1.2", False), ("shop.example", False), ("", False)],
+)  # fmt: skip
+def test_what_loopback_is(host: str, here: bool) -> None:
+    assert is_loopback(host) == here
+
+
+# --- what a publishable key may say of customers -----------------------------------------------------------
+
+
+def test_a_page_names_a_customer_by_a_token_alone(web: Web) -> None:
+    told = web.ask("POST", LIST, kind=PUBLISHABLE, origin=SHOP, json={"customer_token": TOKEN})
+    plain = web.ask("POST", LIST, kind=SECRET, json={"customer_id": "anna"})
+    assert told.json()["items"] == plain.json()["items"]
+    stranger = web.ask("POST", LIST, kind=PUBLISHABLE, origin=SHOP, json={})
+    assert stranger.json()["items"] != plain.json()["items"]
+
+
+def test_known_and_unknown_customers_are_refused_alike(web: Web) -> None:
+    """So that nobody learns who is one."""
+    answers = {
+        web.ask("POST", path, kind=PUBLISHABLE, origin=SHOP, json={"customer_id": name}).text
+        for name in ("anna", "nobody at all")
+        for path in (LIST, "/v1/recommend/buy_again", "/v1/needs")
+    }
+    assert len(answers) == 1 and "customer_token" in answers.pop()
+
+
+def tell(web: Web, kind: str, **event: Any) -> str:
+    row = {"event_id": f"{kind}{event}", "occurred_at": "2026-04-01T10:00:00Z", "product_id": "milk", **event}
+    response = web.ask("POST", EVENTS, kind=kind, origin=SHOP, json={"events": [row]})
+    told: str = response.json()["events"][0]["error"] or "stored"
+    return told
+
+
+def test_a_page_tells_what_pages_know(web: Web) -> None:
+    for kind in ("view", "impression", "click"):
+        assert tell(web, PUBLISHABLE, event_type=kind) == "stored"
+    for kind in ("order", "return", "unsubscribe"):
+        assert "view, impression, click" in tell(web, PUBLISHABLE, event_type=kind, order_id="1", quantity=1)
+    assert tell(web, SECRET, event_type="unsubscribe") == "stored"
+    assert "customer_token" in tell(web, PUBLISHABLE, event_type="view", customer_id="bert")
+    assert tell(web, SECRET, event_type="view", customer_id="bert") == "stored"
+    assert tell(web, PUBLISHABLE, event_type="view", customer_token=TOKEN) == "stored"
+    assert "customer_token" in tell(web, PUBLISHABLE, event_type="view", customer_token="x")
+    assert "customer_token" in tell(web, PUBLISHABLE, event_type="view", customer_token=7)
+    rows = [row for page in web.store.read("events", 0, 1 << 60) for row in page]
+    assert Counter(row["customer_id"] for row in rows) == {None: 4, "bert": 1, "anna": 1}
+
+
+# --- pages of other origins --------------------------------------------------------------------------------
+
+
+def test_a_page_of_the_shop_may_read_answers_and_errors(web: Web) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    before = web.ask("OPTIONS", LIST, origin=SHOP, headers=asked)
+    assert (before.status_code, before.content) == (204, b"")
+    assert "Authorization" in before.headers["access-control-allow-headers"]
+    for response in (
+        before,
+        web.ask("POST", LIST, kind=PUBLISHABLE, origin=SHOP),
+        web.ask("POST", LIST, kind=PUBLISHABLE, origin=SHOP, json={"limit": 0}),
+        web.ask("POST", LIST, origin=SHOP),
+        web.ask("POST", "/v1/nothing", origin=SHOP),
+    ):
+        assert response.headers["access-control-allow-origin"] == SHOP
+        assert response.headers["vary"] == "Origin"
+        assert "access-control-allow-credentials" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "origin", [OTHER, "http://shop.example", SHOP + ":8443", SHOP + ".evil.example", "null"]
+)
+def test_a_page_of_another_origin_may_not(web: Web, origin: str) -> None:
+    asked = {"Access-Control-Request-Method": "POST"}
+    assert "access-control-allow-origin" not in web.ask("OPTIONS", LIST, origin=origin, headers=asked).headers
+    response = web.ask("POST", LIST, kind=PUBLISHABLE, origin=origin)
+    assert "another origin" in refused(response, 403).error
+    assert "access-control-allow-origin" not in response.headers
+
+
+def test_a_publishable_key_without_a_page_is_refused(web: Web) -> None:
+    refused(web.ask("POST", LIST, kind=PUBLISHABLE), 403)
+
+
+def test_on_this_machine_pages_of_it_may_read(made: Callable[..., Web]) -> None:
+    web, here = made(asks=False), {"Host": "127.0.0.1:3000"}
+    for origin, allowed in (("http://localhost:8000", True), ("http://127.0.0.1:1", True), (OTHER, False)):
+        response = web.ask("POST", LIST, origin=origin, headers=here)
+        assert response.headers.get("access-control-allow-origin") == (origin if allowed else None)
+
+
+def test_an_answer_that_varies_already_still_does(web: Web) -> None:
+    message = web.ask("GET", "/v1/messages/thank_you", kind=SECRET, origin=SHOP)
+    assert message.headers["vary"] == "Accept, Origin"
+
+
+# --- how much -----------------------------------------------------------------------------------------------
+
+
+def test_no_route_takes_more_than_it_says(web: Web) -> None:
+    from serving.service import OPERATIONS
+
+    posts = {o.path.format(placement="next_best"): o for o in OPERATIONS if o.method == "POST"}
+    assert len(posts) >= 4
+    for path, operation in posts.items():
+        if not operation.bodies:  # a batch has bounds of its own: tests/test_batch.py
+            large = web.ask("POST", path, kind=SECRET, content=b" " * 1_000_001)
+            assert "larger than 1,000,000 bytes" in refused(large, 413).error
+    many = {"product_ids": 501, "exclude": 501, "rules": 21}
+    for name, count in many.items():
+        for path in (LIST, "/v1/needs"):
+            asked = {name: [{"rule": "diverse", "by": 0.5} if name == "rules" else "1"] * count}
+            assert name in refused(web.ask("POST", path, kind=SECRET, json=asked), 400).error
+    refused(web.ask("POST", EVENTS, kind=SECRET, json={"events": [{}] * 1_001}), 400)
+
+
+# --- how often ---------------------------------------------------------------------------------------------
+
+
+def statuses(web: Web, times: int, **about: Any) -> list[int]:
+    return [web.ask("GET", "/v1/placements", **about).status_code for _ in range(times)]
+
+
+def test_a_rate_is_kept_by_key_and_by_address(made: Callable[..., Web]) -> None:
+    web = made(rates={SECRET: "5/hour", PUBLISHABLE: "3/hour"})
+    page = {"kind": PUBLISHABLE, "origin": SHOP}
+    assert statuses(web, 5, **page) == [200, 200, 200, 429, 429]
+    assert statuses(web, 4, **page, client=("192.0.2.2", 1)) == [200, 200, 200, 429]
+    assert statuses(web, 6, kind=SECRET) == [200] * 5 + [429]
+    assert statuses(web, 4) == [401, 401, 401, 429], "who guesses keys is slowed down too"
+    six = (("2001:db8::1", 1), ("2001:db8::2", 1), ("2001:db8::3", 1), ("2001:db8::4", 1))
+    assert [statuses(web, 1, client=one)[0] for one in six] == [401, 401, 401, 429], "a /64 is one place"
+    late = web.ask("GET", "/v1/placements", kind=SECRET)
+    assert "5 per 1 hour" in refused(late, 429).error
+    assert 0 < int(late.headers["retry-after"]) <= 7200
+
+
+def test_workers_share_a_rate() -> None:
+    from serving.door import shared
+
+    assert [shared("300/minute", n).amount for n in (1, 4, 1000)] == [300, 75, 1]
+
+
+# --- all at once -------------------------------------------------------------------------------------------
+
+
+def test_more_than_wait_are_refused_at_once_and_then_it_recovers(made: Callable[..., Web]) -> None:
+    web = made(waiting=8)
+    order: list[str] = []
+    engine_recommend = web.site.engine.recommend
+
+    def slow(*args: Any, **about: Any) -> Any:
+        order.append("list")
+        return engine_recommend(*args, **about)
+
+    web.site.engine.recommend = slow  # type: ignore[method-assign]
+
+    async def crowd() -> list[int]:
+        async def one(http: httpx.AsyncClient) -> int:
+            response = await http.post(LIST, headers={"Authorization": f"Bearer {web.keys[SECRET]}"})
+            order.append(str(response.status_code))
+            if response.status_code == 503:
+                assert response.headers["retry-after"] == "1"
+                assert refused(response, 503).fields[0].field == "service"
+            return response.status_code
+
+        async with web.client() as http:
+            return await asyncio.gather(*(one(http) for _ in range(50)))
+
+    assert Counter(asyncio.run(crowd())) == {200: 8, 503: 42}
+    assert order.index("503") < 3, "refused while the first list is made, not after all of them"
+    assert web.turns.waiting == 0
+    assert web.ask("POST", LIST, kind=SECRET).status_code == 200
+
+
+def test_a_failure_gives_its_turn_back(made: Callable[..., Web]) -> None:
+    web = made(waiting=1)
+    for _ in range(3):
+        assert web.ask("POST", LIST, kind=SECRET, json={"at": "2020-01-01"}).status_code == 400
+    assert web.ask("POST", LIST, kind=SECRET).status_code == 200
+
+
+# --- what is told about it -----------------------------------------------------------------------------------
+
+
+def sample(name: str, **labels: str) -> float:
+    return metrics.REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def test_lists_are_measured(web: Web) -> None:
+    placement = "trending"
+    before = sample("osclms_list_items_count", placement=placement)
+    rule = {"rule": "exclude", "attribute": "category", "values": ["food"]}
+    for _ in range(metrics.EVERY):
+        asked = {"limit": 3, "rules": [rule]}
+        assert web.ask("POST", f"/v1/recommend/{placement}", kind=SECRET, json=asked).status_code == 200
+    assert sample("osclms_list_items_count", placement=placement) == before + metrics.EVERY
+    assert sample("osclms_list_items_bucket", placement=placement, le="4.0") >= metrics.EVERY
+    assert sample("osclms_fallback_share_count", placement=placement) >= metrics.EVERY
+    assert sample("osclms_rule_removed_products_count", placement=placement, rule="exclude") == 1
+    assert sample("osclms_rule_removed_products_sum", placement=placement, rule="exclude") == 6
+    text = web.ask("GET", "/metrics", kind=SECRET).text
+    assert "food" not in text
+    assert (
+        f'osclms_products_shown{{placement="{placement}"}} 2.0' in text
+    )  # soap and towel, as often as they came
+    assert "osclms_products_available 8.0" in text and 'osclms_model_info{version="1"} 1.0' in text
+    assert "osclms_champion_age_days" in text
+
+
+def test_what_workers_have_shown_is_one_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(metrics.MULTIPROCESS, str(tmp_path))
+    name = b"cart".hex()
+    for worker, products in (("1", range(3_000)), ("2", range(2_000, 5_000))):
+        bits = bytearray(metrics.BITS >> 3)
+        for product in products:
+            bit = crc32(str(product).encode()) % metrics.BITS
+            bits[bit >> 3] |= 1 << (bit & 7)
+        (tmp_path / f"shown-{worker}-{name}").write_bytes(bits)
+    (_, found), (_, none) = metrics.products_shown(["cart", "other"])
+    assert found == pytest.approx(5_000, rel=0.02) and none == 0
+
+
+def test_a_log_is_a_json_object_a_line_and_names_nobody(
+    web: Web, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web.edge, "log_requests", True)
+    caplog.set_level(logging.INFO, "osclms")
+    caplog.handler.setFormatter(logs.JsonLine())
+    web.ask("POST", LIST, kind=SECRET, json={"customer_id": WHO, "product_ids": [WHO], "limit": 2})
+    web.ask("POST", f"/v1/recommend/{WHO}?{WHO}={WHO}", kind=SECRET, headers={WHO: WHO})
+    web.ask("POST", LIST, key=f"osclms_sk_1_{WHO}")
+    with monkeypatch.context() as broken:
+        broken.setattr(web.site.engine, "recommend", fail)
+        assert web.ask("POST", LIST, kind=SECRET, json={"customer_id": WHO}).status_code == 500
+    try:
+        raise ValueError(WHO)
+    except ValueError:
+        logging.getLogger("osclms.service").exception("failed")
+    lines = [json.loads(line) for line in caplog.text.splitlines()]
+    assert WHO not in caplog.text
+    requests = [line for line in lines if line["message"] == "request"]
+    told = [(line["route"], line["placement"], line["status"]) for line in requests]
+    assert told == [
+        ("recommend", "next_best", 200), ("recommend", "none", 404), ("recommend", "next_best", 401),
+        ("recommend", "next_best", 500),
+    ]  # fmt: skip
+    assert lines[-1]["exception"] == "ValueError" and lines[-1]["frames"]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT.*\+00:00", line["at"]) for line in lines)
+
+
+def fail(*_: Any, **__: Any) -> Any:
+    raise KeyError(WHO)
