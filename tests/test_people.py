@@ -46,7 +46,7 @@ class Shop:
     def __call__(self, method: str, path: str, **about: Any) -> httpx.Response:
         async def asked() -> httpx.Response:
             transport = httpx.ASGITransport(app=self.edge)
-            async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
                 return await client.request(method, path, **about)
 
         return asyncio.run(asked())
