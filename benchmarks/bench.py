@@ -43,6 +43,9 @@ QUALITY = (
     ("discover NDCG@10, novel", "discover.novel", "ndcg", 0.07),
     ("upsell HitRate@5, novel", "upsell.step_up", "hit_rate", 0.53),
     ("upsell HitRate@5, all", "upsell.step_up_any", "hit_rate", 0.655),
+    ("who takes a step up, novel: AUC", "upsell.who", "auc", 0.79),
+    ("needs that go with a basket, HitRate@10, no customer", "cross_sell.need", "hit_rate", 0.25),
+    ("needs, HitRate@10, with the customer", "cross_sell.need_customer", "hit_rate", 0.31),
 )
 
 
