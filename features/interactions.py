@@ -16,6 +16,7 @@ Ints = NDArray[np.int32]
 Seconds = NDArray[np.int64]
 Floats = NDArray[np.float32]
 DAY = 86_400
+LINE = ("customer", "item", "order", "at", "quantity", "paid", "discount")
 NEVER = b"\xff"  # no text holds this byte in UTF-8, so no id is equal to it
 EVENT_COLUMNS = (
     "customer_id", "product_id", "event_type", "occurred_at", "order_id", "quantity", "unit_price", "discount",
@@ -163,13 +164,18 @@ class Interactions:
         and is left out; a return takes back its purchase: first in the order that it names, its customer's own
         before whoever else's, then the latest of its customer before it.
         """
-        bought = before(events, until, "order")
-        free = pc.fill_null(pc.equal(bought["unit_price"], 0.0), False)
-        bought = bought.filter(pc.invert(free))
-        lines = Lines.of(bought, items)
-        lines = lines.where(lines.kept(keep))
-        lines = lines.less(Lines.of(before(events, until, "return"), items, like=lines))
-        return lines.merged(items, seconds(until))
+        return Lines.bought(events, items, keep, until).told(events, items, until)
+
+    def of_one(
+        self, customer: int, events: pa.Table, *, keep: NDArray[np.bool_], until: datetime
+    ) -> "Interactions":
+        """What one customer bought (−1: nothing as yet) with what these events of theirs add, as of `until`.
+
+        As if the events had been known with the rest, as far as this customer's own rows go: by the steps of
+        `from_events`. All of them name the customer alike.
+        """
+        lines = Lines.of_rows(self, customer).plus(Lines.bought(events, self.items, keep, until))
+        return lines.told(events, self.items, until)
 
     def __len__(self) -> int:
         return len(self.customer)
@@ -261,9 +267,42 @@ class Lines:
             quantity * pc.fill_null(events["discount"], 0.0).to_numpy(),
         )
 
+    @classmethod
+    def bought(cls, events: pa.Table, items: Ids, keep: NDArray[np.bool_], until: datetime) -> "Lines":
+        """The paid lines of products to keep, before `until`."""
+        orders = before(events, until, "order")
+        free = pc.fill_null(pc.equal(orders["unit_price"], 0.0), False)
+        lines = cls.of(orders.filter(pc.invert(free)), items)
+        return lines.where(lines.kept(keep))
+
+    @classmethod
+    def of_rows(cls, data: Interactions, customer: int) -> "Lines":
+        """A customer's rows as lines of one customer; their orders are those that they have."""
+        rows = data.rows(customer)
+        orders, order = np.unique(data.order[rows], return_inverse=True)
+        amounts = (getattr(data, name)[rows].astype(np.float64) for name in ("quantity", "paid", "discount"))
+        who = np.zeros(len(order), np.int32)
+        ids = Ids(data.customers.values[[customer] if customer >= 0 else []]), Ids(data.orders.values[orders])
+        return cls(*ids, who, data.item[rows], order.astype(np.int32), data.at[rows], *amounts)
+
+    def plus(self, other: "Lines") -> "Lines":
+        """These lines and others of the same customer, whose id is that of the others where there are any."""
+        orders = Ids(np.union1d(self.orders.values, other.orders.values))
+        both = (
+            (part, orders._find(part.orders.values.astype(orders.values.dtype))) for part in (self, other)
+        )
+        moved = [replace(part, order=np.append(place, np.int32(-1))[part.order]) for part, place in both]
+        joined = {name: np.concatenate([getattr(part, name) for part in moved]) for name in LINE}
+        customers = other.customers if len(other.customers) else self.customers
+        return replace(self, customers=customers, orders=orders, **joined)
+
+    def told(self, events: pa.Table, items: Ids, until: datetime) -> Interactions:
+        """These lines as rows, after what was returned of them."""
+        returned = Lines.of(before(events, until, "return"), items, like=self)
+        return self.less(returned).merged(items, seconds(until))
+
     def where(self, mask: NDArray[Any]) -> "Lines":
-        names = ("customer", "item", "order", "at", "quantity", "paid", "discount")
-        return replace(self, **{name: getattr(self, name)[mask] for name in names})
+        return replace(self, **{name: getattr(self, name)[mask] for name in LINE})
 
     def kept(self, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return (self.item >= 0) & np.append(keep, False)[self.item]

@@ -109,7 +109,7 @@ def thank_you(
     Someone unknown, or someone else's order, gets a message without order lines and with lists that fall
     back. `profile` may have first_name and locale. The lists repeat neither the order nor each other.
     """
-    order = engine.order(customer_id, order_id)
+    order = engine.order(customer_id, order_id, at)
     if order is not None:
         customer_id = order.customer_id or customer_id
     lists = tuple(embedded(engine, customer_id, order, at))

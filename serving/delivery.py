@@ -1,7 +1,7 @@
 """Lists on their way to mails, and clicks on their way back: fragments and the links in them."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import uuid4
@@ -19,12 +19,13 @@ from serving.headers import HTML, PART_HEADERS, REDIRECT_HEADERS, TEXT
 from serving.keys import OPEN
 from serving.links import Click, Followed, Links, click_event, is_click
 from serving.openapi import Operation
-from serving.schemas import MAX_IDS, MAX_LIMIT, Id, Moment, RecommendRequest
+from serving.schemas import MAX_IDS, MAX_LIMIT, Id, Moment, RecommendRequest, RecommendResponse
 from serving.tokens import Expired, TokenError
 from serving.wire import RequestError, Wire
 
 log = logging.getLogger("osclms.delivery")
 Clicked = Callable[[Mapping[str, Any]], None]  # keeps an event of the contract
+Sent = Callable[[Sequence[Mapping[str, Any]]], None]  # keeps rows of the ledger of what was sent
 MEDIA: Mapping[Part, str] = {"html": HTML, "txt": TEXT}
 NO_PLACEMENT = "none"
 
@@ -34,6 +35,9 @@ def parted(given: object) -> object:
     return tuple(filter(None, given.split(","))) if isinstance(given, str) else given
 
 
+Record = Annotated[
+    bool, Field(description="true: this is sent to the customer, and on record as such; never of a preview")
+]
 Parted = Annotated[tuple[Id, ...], BeforeValidator(parted), Field(max_length=MAX_IDS)]
 
 
@@ -48,10 +52,11 @@ class FragmentQuery(Wire):
     locale: str | None = Field(
         None, max_length=35, description="how prices are written: en-GB; missing: en-US"
     )
+    record: Record = False
 
     @property
     def request(self) -> RecommendRequest:
-        return RecommendRequest.model_validate(self.model_dump(exclude={"locale"}))
+        return RecommendRequest.model_validate(self.model_dump(exclude={"locale", "record"}))
 
 
 OPERATIONS = (
@@ -78,6 +83,39 @@ OPERATIONS = (
 )
 
 
+async def recorded(
+    sent: Sent | None,
+    customer_id: str | None,
+    lists: Sequence[RecommendResponse],
+    *,
+    at: datetime,
+    now: datetime,
+) -> None:
+    """Put on record that these lists go to a customer by mail. What cannot be kept is counted, and the mail goes out.
+
+    Raises RequestError where nobody is named, or there is no database.
+    """
+    if customer_id is None:
+        raise RequestError("record", "of whom? give customer_id")
+    if sent is None:
+        raise RequestError("record", "no database: set OSCLMS_HOME or OSCLMS_DATABASE_URL", 503)
+    about = {"customer_id": customer_id, "at": at, "channel": "email", "received_at": now}
+    rows = [
+        about
+        | {"placement": of.placement, "recommendation_id": of.recommendation_id}
+        | {"product_ids": [item.product_id for item in of.items]}
+        for of in lists
+        if of.items
+    ]
+    try:
+        await to_thread.run_sync(sent, rows)
+    except Exception as error:
+        metrics.SENDS_LOST.inc(len(rows))
+        log.error(
+            "what was sent is not on record: %s", type(error).__name__
+        )  # the message may hold what it says
+
+
 def fragment_answer(
     engine: Engine,
     links: Links | None,
@@ -87,8 +125,8 @@ def fragment_answer(
     *,
     at: datetime,
     now: datetime,
-) -> Response:
-    """The fragment; the headers say which list it is, how long, and how much of it is fill."""
+) -> tuple[Response, RecommendResponse]:
+    """The fragment, and the list in it; the headers say which list it is, how long, and how much of it is fill."""
     made = fragment(
         engine, placement, asked.request, part=part, locale=asked.locale, links=links, at=at, now=now
     )
@@ -101,7 +139,7 @@ def fragment_answer(
         "OSCLMS-Items": str(len(items)),
         "OSCLMS-Filled": str(sum(item.filled for item in items)),
     }
-    return Response(made.body, media_type=MEDIA[part], headers={**PART_HEADERS, **about})
+    return Response(made.body, media_type=MEDIA[part], headers={**PART_HEADERS, **about}), made.found
 
 
 async def follow_answer(

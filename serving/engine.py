@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import islice
 from math import ceil
@@ -21,7 +21,9 @@ from features.pairs import GAP, Pairs
 from serving.bundle import Bundle, BundleError
 from serving.fitted import NOTHING, Array, Candidates, Fitted, Neighbors, Vectors, row_of, top_k
 from serving.index import ItemIndex, unit
+from serving.live import Live, Person, stranger
 from serving.needs import Needs
+from serving.newcomers import Lead, Newcomers
 from serving.placements import (
     ELIGIBLE,
     HABIT_ORDERS,
@@ -44,7 +46,7 @@ from serving.ranker import (
     ranked_by,
     score_columns,
 )
-from serving.rules import AtMost, Boost, Diverse, Filter, Include, Reserve, Rule, Shelf, kept, label
+from serving.rules import AtMost, Diverse, Filter, Include, Mover, Reserve, Rotate, Rule, Shelf, kept, label
 from serving.schemas import (
     Because,
     NeedAbout,
@@ -105,9 +107,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Ask:
-    """A request in positions. customer −1: a stranger; unknown products are gone from `products`."""
+    """A request in positions. customer: where the models know who asks, −1: nowhere; unknown products are gone from
+    `products`. lead: what speaks for a customer whom they do not know. shown: items that were shown or sent to the
+    customer, and when, as far as a rule asks."""
 
     customer: int
+    person: Person
     owned: Ints
     products: Ints
     exclude: Ints
@@ -115,6 +120,8 @@ class Ask:
     complements_only: bool
     rules: tuple[Rule, ...] = ()
     at: int = 0  # seconds
+    lead: Lead = field(default_factory=Lead)
+    shown: tuple[Array, Array] = NOTHING
 
 
 @dataclass
@@ -141,9 +148,9 @@ class Purchases:
 
     def last(self) -> tuple[Ints, Array, Array]:
         """(items, when each was bought last, seconds between its purchases: the customer's own, else everybody's)."""
-        data, rows = self.engine.history, self.engine.history.rows(self.ask.customer)
-        items, place = np.unique(data.item[rows], return_inverse=True)
-        at, times = data.at[rows], np.bincount(place, minlength=len(items))
+        person = self.ask.person
+        items, place = np.unique(person.items, return_inverse=True)
+        at, times = person.at, np.bincount(place, minlength=len(items))
         last, first = np.zeros(len(items), np.int64), np.full(len(items), np.iinfo(np.int64).max)
         np.maximum.at(last, place, at)
         np.minimum.at(first, place, at)
@@ -174,9 +181,16 @@ class Standing:
 
 
 class Engine:
-    """Answers every placement from one bundle, whose arrays it shares with other workers."""
+    """Answers every placement from one bundle, whose arrays it shares with other workers; where `live` is given, with
+    what came in since."""
 
-    def __init__(self, bundle: Bundle, placements: Mapping[str, Placement] | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        placements: Mapping[str, Placement] | None = None,
+        live: Live | None = None,
+    ) -> None:
+        self.live, self.newcomers = live, Newcomers(bundle.models, bundle.manifest.recipes)
         self.placements = bundle.manifest.placements if placements is None else placements
         self.history = bundle.interactions
         self.zone = ZoneInfo(bundle.manifest.store.time_zone)
@@ -198,6 +212,7 @@ class Engine:
         self.available = np.asarray(self.catalog.available)
         self.n_available = int(np.count_nonzero(self.available))
         self.pairs = replace(self.pairs, catalog=bundle.catalog, facts=bundle.facts)
+        self.newcomers = replace(self.newcomers, models=bundle.models)
         self.order_of: dict[str, Array] = {}
         orders = np.bincount(self.history.item, minlength=len(self.catalog))
         self.indexes = {
@@ -224,6 +239,7 @@ class Engine:
             if not same.issuperset(FOLLOWS.get(name, now.column_names)):
                 del vars(made)[name]
         made.lay(bundle, self.shelf.over(bundle.catalog))
+        made.live = self.live.over(bundle.catalog) if self.live else None
         return made
 
     @classmethod
@@ -278,7 +294,7 @@ class Engine:
         chosen = self.choose(row, ask, explain=request.explain)
         items = tuple(self.told(ask, chosen, n) for n in range(len(chosen.items)))
         return RecommendResponse(
-            recommendation_id=self.recommendation_id(placement, request, when),
+            recommendation_id=self.recommendation_id(placement, request, when, ask),
             model_version=self.version,
             placement=placement,
             items=items,
@@ -306,29 +322,61 @@ class Engine:
                 "has learned: ask for a later moment, or `osclms train --until` that one",
             )
 
-    def recommendation_id(self, placement: str, request: RecommendRequest, when: datetime) -> str:
-        """The same question at the same moment has the same id; nobody reads a customer out of it."""
+    def recommendation_id(self, placement: str, request: RecommendRequest, when: datetime, ask: Ask) -> str:
+        """The same question at the same moment has the same id, as long as nothing came in live; nobody reads a
+        customer out of it."""
         key = bytes.fromhex(self.bundle.manifest.fingerprint.ljust(64, "0")[:64])
         question = request.model_dump_json(exclude={"at", "explain", "customer_token"})
-        asked = f"{self.version}|{placement}|{when.timestamp()}|{question}".encode()
+        news = f"|{ask.person.mark}|{len(ask.shown[0])}" if ask.person.mark or len(ask.shown[0]) else ""
+        asked = f"{self.version}|{placement}|{when.timestamp()}|{question}{news}".encode()
         return hashlib.blake2b(asked, digest_size=12, key=key).hexdigest()
 
     def ask(self, row: Placement, request: RecommendRequest, at: datetime | None = None) -> Ask:
         """The request in positions, as of `at` (missing: the end of what was learned from)."""
-        customer = self.position(request.customer_id)
+        when = at or self.data_until
+        person = self.person(request.customer_id, when)
         products = self.catalog.items.positions(request.product_ids)
+        products, cart = sorted_set(products[products >= 0]), person.cart if row.beside else NOTHING[0]
+        asked: Array = products if len(request.product_ids) else cart
         exclude = self.catalog.items.positions(request.exclude)
         only = row.complements_only if request.complements_only is None else request.complements_only
+        rules = (*row.policy, *request.rules)
         return Ask(
-            customer=customer,
-            owned=sorted_set(self.history.item[self.history.rows(customer)]),
-            products=sorted_set(products[products >= 0]),
-            exclude=exclude[exclude >= 0],
+            customer=person.customer,
+            person=person,
+            owned=sorted_set(person.items),
+            products=asked,
+            exclude=np.concatenate([exclude[exclude >= 0], cart]),
             limit=request.limit or row.limit,
             complements_only=only,
-            rules=(*row.policy, *request.rules),
-            at=seconds(at or self.data_until),
+            rules=rules,
+            at=seconds(when),
+            lead=self.lead(row, person, products, seconds(when)) if person.customer < 0 else Lead(),
+            shown=self.shown(rules, request.customer_id, when),
         )
+
+    def person(self, customer_id: str | None, at: datetime) -> Person:
+        """Who asks, as the bundle knows them, and with what came in live before `at`."""
+        if customer_id is None:
+            return stranger(self.pairs)
+        customer = self.position(customer_id)
+        known = Person(customer, self.pairs, customer)
+        return self.live.person(known, customer_id, at) if self.live else known
+
+    def lead(self, row: Placement, person: Person, products: Array, at: int) -> Lead:
+        """What speaks for a customer whom the models do not know: what they bought, and where nothing of it is known
+        what they hold and look at; and what a list is asked about that is not about it, but about the customer."""
+        visit = NOTHING[0] if person.place >= 0 else np.concatenate([person.cart, person.seen])
+        other = np.concatenate([visit, products if is_published(row) else NOTHING[0]])
+        age = np.concatenate([(at - person.at) / DAY, np.zeros(len(other))])
+        return Lead(np.concatenate([person.items, other]).astype(np.int64), age, len(person.items))
+
+    def shown(self, rules: Sequence[Rule], customer_id: str | None, at: datetime) -> tuple[Array, Array]:
+        """(items that were shown or sent to the customer, when: seconds), as far back as a rule asks."""
+        days = max((rule.days for rule in kept(rules, Rotate)), default=0)
+        if not days or not customer_id or not self.live or self.live.erased(customer_id):
+            return NOTHING
+        return self.live.shown(customer_id, at - timedelta(days=days), at)
 
     def position(self, customer_id: str | None) -> int:
         return -1 if customer_id is None else int(self.history.customers.positions([customer_id])[0])
@@ -373,7 +421,7 @@ class Engine:
         """
         allowed = self.allowed(row.rules, ask, chosen)
         known = ask.customer >= 0 and row.name in self.rankers and is_published(row)
-        if known and not kept(ask.rules, Boost):
+        if known and not movers(ask):
             whole = self.whole(row, ask, explain=explain)
             left = whole.among(allowed)
             if len(whole.items) < PUBLISHED or self.suffices(left, ask, chosen):
@@ -392,7 +440,7 @@ class Engine:
         of the product asked about; None where that was not learned: of a stranger, of several products, of a need
         without a habit."""
         judge = self.judge(row, WORTH)
-        if judge is None or ask.customer < 0 or len(ask.products) != 1:
+        if judge is None or ask.person.place < 0 or len(ask.products) != 1:
             return None
         seen = self.offer_signals(row, ask)
         habit = seen[0, judge.columns.index("need.orders")] >= HABIT_ORDERS
@@ -401,7 +449,7 @@ class Engine:
     def offer_signals(self, row: Placement, ask: Ask) -> Scores:
         """What the ranker `<placement>.worth` looks at: float32 [1, columns]."""
         offered = np.flatnonzero(self.allowed(row.rules, ask, Chosen()))
-        return self.pairs.offer(ask.customer, int(ask.products[0]), offered)
+        return ask.person.pairs.offer(ask.person.place, int(ask.products[0]), offered)
 
     def needs(self, placement: str, request: RecommendRequest, *, at: datetime) -> NeedsResponse:
         """Which needs go with what is asked about, for this customer, whatever serves them.
@@ -413,8 +461,9 @@ class Engine:
             known = ", ".join(name for name, other in self.placements.items() if other.needs)
             raise RequestError("placement", f"{placement} does not know of needs; known: {known}", status=404)
         self.check_moment(request.at or at)
-        ask = self.ask(row, request)
-        codes, scores = self.needs_of(row).best(ask.customer, ask.products, ask.limit)
+        ask = self.ask(row, request, request.at or at)
+        needs = replace(self.needs_of(row), pairs=ask.person.pairs)
+        codes, scores = needs.best(ask.person.place, ask.products, ask.limit)
         return NeedsResponse(
             model_version=self.version,
             placement=placement,
@@ -444,7 +493,8 @@ class Engine:
     def whole(self, row: Placement, ask: Ask, *, explain: bool = True) -> Standing:
         """The customer's ranking, PUBLISHED long at most: as it was made beforehand, or made now, which explains it."""
         table = self.table_for(row)
-        if table is not None and not explain and not self.returned[ask.owned].any():
+        passed = self.returned[ask.owned].any() or ask.person.pairs is not self.pairs
+        if table is not None and not explain and not passed:
             ranked = table[ask.customer]
             ranked = ranked[ranked["item"] >= 0]
             return Standing(ranked["item"], ranked["score"], ranked["source"])
@@ -475,7 +525,7 @@ class Engine:
         ranker = self.rankers.get(row.name)
         if ranker is None or (asks_basket(row) and not len(ask.products)):
             return None
-        return ranker if ask.customer >= 0 or ranker.strangers else None
+        return ranker if ask.person.place >= 0 or ranker.strangers else None
 
     def allowed(self, rules: Sequence[str], ask: Ask, chosen: Chosen) -> Mask:
         """What may still enter the list: bool [n_items]."""
@@ -523,13 +573,13 @@ class Engine:
         total = parts.sum(axis=0)
         ranker = self.ranker(row, ask) if row else None
         lead = credited(proposed, parts, items)
-        boosts = kept(ask.rules, Boost)
+        moves = movers(ask)
         if row and ranker:
-            best = None if boosts or picky(ask) else ask.limit
+            best = None if moves or picky(ask) else ask.limit
             total = ranker.probability(self.signals(row, ask, items, scores), best)
             parts = shared(total, parts, lead)
-        for boost in boosts:
-            by = np.where(self.shelf.where(boost.attribute, boost.values)[items], np.float32(boost.by), 1)
+        for rule in moves:
+            by = np.where(rule.moves(self.shelf, ask)[items], np.float32(rule.by), 1)
             total, parts = total * by, parts * by
         more = any(len(p) >= s.take > 0 for s, p in zip(sources, proposed, strict=True))
         return Standing(items, total, lead, parts.T, more).at(top_k(total, len(total)))
@@ -596,7 +646,8 @@ class Engine:
 
     def signals(self, row: Placement, ask: Ask, items: Array, scores: Scores) -> Scores:
         """What the placement's ranker looks at: float32 [items, columns_of(row)]."""
-        known = self.pairs.of(ask.customer, items, ask.products if asks_basket(row) else None)
+        person = ask.person
+        known = person.pairs.of(person.place, items, ask.products if asks_basket(row) else None)
         return np.hstack([known, score_columns(scores)], dtype=np.float32)
 
     @cached_property
@@ -630,8 +681,12 @@ class Engine:
         take = max(source.take, ask.limit)
         take, only = (take + gone, None) if gone <= FEW else (take, allowed)
         if source.asks == "customer":
-            return index.of_customer(ask.customer, take, only)
+            return index.of_vector(self.taste(source.model, model, ask), take, only)
         return index.like_items(ask.products, take, only) if len(ask.products) else NOTHING[0]
+
+    def taste(self, name: str, model: Vectors, ask: Ask) -> Scores | None:
+        """The vector of who asks: as it was fitted, else as what speaks for them would have it; None: unknown."""
+        return model.customers[ask.customer] if ask.customer >= 0 else self.newcomers.vector(name, ask.lead)
 
     def ordered(self, name: str) -> Array:
         """Available items by falling bias; below 0 is no candidate."""
@@ -643,7 +698,8 @@ class Engine:
     def stored(self, source: Source, model: Fitted, ask: Ask) -> tuple[Array, Scores]:
         """(items, scores) of a model that keeps its answers, sorted by position."""
         if isinstance(model, Candidates):
-            return model.of_customer(ask.customer)
+            known = ask.customer >= 0
+            return model.of_customer(ask.customer) if known else self.newcomers.stored(source.model, ask.lead)
         assert isinstance(model, Neighbors)
         return model.of_items(ask.products if source.asks == "products" else ask.owned)
 
@@ -654,8 +710,8 @@ class Engine:
             return looked_up(*self.stored(source, model, ask), items)
         if source.asks == "nobody":
             return model.bias[items]
-        if source.asks == "customer" and ask.customer >= 0:
-            return model.items[items] @ model.customers[ask.customer] + model.bias[items]
+        if source.asks == "customer" and (taste := self.taste(source.model, model, ask)) is not None:
+            return model.items[items] @ taste + model.bias[items]
         if source.asks == "products" and len(ask.products):
             return unit(model.items[items]) @ unit(model.items[ask.products]).sum(axis=0)
         return np.zeros(len(items), np.float32)
@@ -703,11 +759,7 @@ class Engine:
         model = self.models[source.model]
         if isinstance(model, Candidates):
             return []
-        held = (
-            ask.products
-            if source.asks == "products" or source.story == "step_up"
-            else self.often(ask.customer)
-        )
+        held = ask.products if source.asks == "products" or source.story == "step_up" else self.often(ask)
         return [int(held[self.closeness(model, held, item).argmax()])] if len(held) else []
 
     def closeness(self, model: Fitted, held: Array, item: int) -> Scores:
@@ -719,22 +771,24 @@ class Engine:
         near = unit(model.items[held]) @ unit(model.items[[item]])[0]
         return near + 2 * (self.catalog.need[held] == self.catalog.need[item])
 
-    def often(self, customer: int, most: int = 50) -> Array:
-        """The items that a customer bought most often."""
-        items, times = np.unique(self.history.item[self.history.rows(customer)], return_counts=True)
+    def often(self, ask: Ask, most: int = 50) -> Array:
+        """The items that a customer bought most often; of one who bought nothing, what else speaks for them."""
+        held = ask.person.items if len(ask.owned) else ask.lead.items
+        items, times = np.unique(held, return_counts=True)
         return items[top_k(times, most)]
 
     def story(self, source: Source, item: int, because: list[int], ask: Ask) -> str:
         key, slots = source.story, {"category": self.need(item)}
         if key == "again":
-            rows = self.history.rows(ask.customer)
-            bought = self.history.at[rows][self.history.item[rows] == item]
+            bought = ask.person.at[ask.person.items == item]
             slots |= {"times": str(len(bought)), "last": self.day(int(bought.max()))}
             key = "regular" if len(bought) >= REGULAR else "again"
         if key == "popular":
             key = self.how_popular(source.model, item)
         if key == "new" and not self.models[source.model].arrays()["bias"][item] > 0:
             key = "first"
+        if key == "taste" and not len(ask.owned):
+            key = "goes_with"  # nobody says that they buy it
         if because:
             slots["because"] = self.catalog.title[because[0]]
         return STORIES[key if key not in NEED_A_REASON or because else "like_you"].format(**slots)
@@ -766,30 +820,29 @@ class Engine:
         item = int(self.catalog.items.positions([product_id])[0])
         return self.product(item) if item >= 0 and self.available[item] else None
 
-    def order(self, customer_id: str | None, order_id: str | None) -> Order | None:
+    def order(
+        self, customer_id: str | None, order_id: str | None, at: datetime | None = None
+    ) -> Order | None:
         """An order with its lines, a customer's latest where no id is given; None where it is unknown.
 
-        An order of somebody else is unknown too; a guest's is known by its id alone.
+        An order of somebody else is unknown too; a guest's is known by its id alone. `at`: with what came in live
+        before that moment; missing: as the bundle knows.
         """
-        customer = self.position(customer_id)
-        if customer_id is not None and customer < 0:
+        person = self.person(customer_id, at or self.data_until)
+        if customer_id is not None and person.place < 0:
             return None
-        number = (
-            self.latest_order(customer) if order_id is None else self.history.order_of(order_id, customer)
-        )
+        data = person.pairs.data
+        number = latest_order(person) if order_id is None else data.order_of(order_id, person.place)
         if number < 0:
             return None
-        by_order, start = self.history.order_rows
+        by_order, start = data.order_rows
         rows = by_order[start[number] : start[number + 1]]
-        lines = tuple(
-            Line(self.product(int(self.history.item[r])), float(self.history.quantity[r])) for r in rows
-        )
-        at = moment(self.history.at[rows[0]])
-        return Order(self.history.orders.at([number])[0], customer_id, at, lines)
+        lines = tuple(Line(self.product(int(data.item[r])), float(data.quantity[r])) for r in rows)
+        return Order(data.orders.at([number])[0], customer_id, moment(data.at[rows[0]]), lines)
 
-    def latest_order(self, customer: int) -> int:
-        rows = self.history.rows(customer)
-        return int(self.history.order[rows.stop - 1]) if rows.stop > rows.start else -1
+    def is_buried(self, customer_id: str | None) -> bool:
+        """Whether this customer was erased."""
+        return self.live is not None and customer_id is not None and self.live.is_buried(customer_id)
 
     def sample(self, customers: int = 12, products: int = 60) -> Sample:
         bought = np.diff(self.history.start)
@@ -824,6 +877,16 @@ class Engine:
         code = int(self.catalog.need[item])
         by, start = self.members
         return by[start[code] : start[code + 1]] if code >= 0 else np.array([item])
+
+
+def latest_order(person: Person) -> int:
+    rows = person.rows
+    return int(person.pairs.data.order[rows.stop - 1]) if rows.stop > rows.start else -1
+
+
+def movers(ask: Ask) -> list[Mover]:
+    """Rules that move scores; one that sinks what was shown is none where nothing was."""
+    return [r for r in kept(ask.rules, Mover) if len(ask.shown[0]) or not isinstance(r, Rotate)]
 
 
 def picky(ask: Ask) -> bool:

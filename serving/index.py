@@ -39,10 +39,15 @@ class ItemIndex:
 
     def of_customer(self, customer: int, k: int, allowed: NDArray[np.bool_] | None = None) -> Array:
         """The k items with the highest score for a customer, best first; of a stranger (−1), none."""
-        if customer < 0:
+        return self.of_vector(self.vectors.customers[customer] if customer >= 0 else None, k, allowed)
+
+    def of_vector(
+        self, vector: NDArray[np.float32] | None, k: int, allowed: NDArray[np.bool_] | None = None
+    ) -> Array:
+        """The k items with the highest score for whoever has this vector, best first; of nobody, none."""
+        if vector is None:
             return NOTHING[0]
-        query = np.append(self.vectors.customers[customer], np.float32(1))
-        return search(self.by_score, self.head, query, k, allowed)
+        return search(self.by_score, self.head, np.append(vector, np.float32(1)), k, allowed)
 
     def like_items(self, items: Array, k: int, allowed: NDArray[np.bool_] | None = None) -> Array:
         """The k items nearest in angle to the mean direction of these items, best first."""

@@ -40,6 +40,18 @@ CLICKS = Counter(
 )
 LOST = Counter("osclms_clicks_lost", "Clicks that could not be kept", registry=REGISTRY)
 
+LIVE_MISSED = Counter(
+    "osclms_live_missed",
+    "Looks at live events that came to nothing, as the database was away",
+    registry=REGISTRY,
+)
+SENDS_LOST = Counter("osclms_sends_lost", "Lists sent that could not be put on record", registry=REGISTRY)
+EVENT_LAG = Histogram(
+    "osclms_event_lag_seconds",
+    "How old the newest of the events was when a worker first saw them",
+    buckets=(0.1, 0.5, 1, 5, 30, 60, 300, 3_600, DAY),
+    registry=REGISTRY,
+)
 REFUSED = Counter("osclms_champion_refused", "Champions that did not load or answer", registry=REGISTRY)
 UNREAD = Counter(
     "osclms_catalogue_unread", "Looks for changes of the catalogue that failed", registry=REGISTRY

@@ -93,6 +93,11 @@ class Placement:
         return *self.sources, *(step.source for step in self.fill)
 
     @property
+    def beside(self) -> bool:
+        """Whether its lists go with a basket, and so with what lies in the customer's cart."""
+        return "no_substitutes" in self.rules
+
+    @property
     def models(self) -> set[str]:
         every = {source.model for source in self.asked} | ({self.needs} if self.needs else set())
         return every | ({"complements"} if "no_substitutes" in self.rules else set())

@@ -116,12 +116,15 @@ def unknown(attribute: str, known: Sequence[str]) -> RequestError:
 
 
 class Asker(Protocol):
-    """What rules may know of a request: positions, and the moment of the answer in seconds."""
+    """What rules may know of a request: positions, the moment of the answer in seconds, and which items were shown or
+    sent to the customer, when."""
 
     @property
     def products(self) -> Ints: ...
     @property
     def at(self) -> int: ...
+    @property
+    def shown(self) -> tuple[Array, Array]: ...
 
 
 class Buyer(Protocol):
@@ -203,6 +206,26 @@ class Boost(Wire):
     values: Values
     by: float = Field(gt=0, le=1_000)
 
+    def moves(self, shelf: Shelf, ask: Asker) -> Mask:
+        return shelf.where(self.attribute, self.values)
+
+
+class Rotate(Wire):
+    """Scores of what was shown or sent to the customer in the last days, times this, so that the next list differs.
+
+    What counts is on record (docs/data.md), whatever the placement and the channel; it sinks once, however often.
+    """
+
+    rule: Literal["rotate"]
+    days: int = Field(14, ge=1, le=365, strict=True)
+    by: float = Field(0.5, gt=0, lt=1)
+
+    def moves(self, shelf: Shelf, ask: Asker) -> Mask:
+        items, at = ask.shown
+        sunk = np.zeros(len(shelf.catalog), bool)
+        sunk[items[at >= ask.at - self.days * DAY].astype(np.int64)] = True
+        return sunk
+
 
 class AtMost(Wire):
     """At most so many with one value; what has none is not counted."""
@@ -232,7 +255,8 @@ class Diverse(Wire):
 
 
 Filter = Include | Exclude | Price | Repeat
-Rule = Annotated[Filter | Boost | AtMost | Reserve | Diverse, Field(discriminator="rule")]
+Mover = Boost | Rotate
+Rule = Annotated[Filter | Mover | AtMost | Reserve | Diverse, Field(discriminator="rule")]
 Rules = Annotated[tuple[Rule, ...], Field(max_length=MOST_RULES)]
 
 

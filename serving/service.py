@@ -47,6 +47,7 @@ from serving.engine import Engine, Product
 from serving.headers import CSS, HTML, JSON, MESSAGE_HEADERS, PAGE_HEADERS, SCRIPT, TEXT, WIDGET_HEADERS
 from serving.keys import ALL, CUSTOMERS, LISTS, OPEN
 from serving.links import Links
+from serving.live import Live
 from serving.openapi import Operation, document
 from serving.placements import Placement, PlacementsError
 from serving.schemas import (
@@ -120,6 +121,7 @@ class MessageQuery(Wire):
     order_id: Id | None = Field(None, description="missing: the customer's latest order")
     part: Literal["html", "text"] | None = Field(None, description="this part alone; missing: all, as JSON")
     at: Moment | None = Field(None, description="as of this moment; missing: now")
+    record: delivery.Record = False
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -212,13 +214,15 @@ class Site:
         tokens: Tokens | None = None,
         links: Links | None = None,
         clicked: delivery.Clicked | None = None,
+        sent: delivery.Sent | None = None,
         turns: Turns | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`clicked` keeps the clicks on links of mails; without it they are counted alone."""
+        """`clicked` keeps the clicks on links of mails; without it they are counted alone. `sent` keeps the ledger."""
         self.turns, self.lists = turns or Turns(), 0
         self.engine, self.as_of, self.clock, self.intake = engine, as_of, clock, intake
         self.tokens, self.links, self.clicked = tokens, links, clicked
+        self.sent = sent
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
         self.follower = overlay.Follower(engine.bundle, intake.store, self.history) if intake else None
@@ -229,11 +233,16 @@ class Site:
     def close(self) -> None:
         if self.intake:
             self.intake.store.close()
+        if self.engine.live:
+            self.engine.live.close()
 
     def caught_up(self) -> "Site | None":
         """The site over the catalogue as it is now, warmed up; None where it has not changed. For one thread."""
         engine = overlay.looked(self.follower, self.engine) if self.follower else None
-        self.aliases = self.follower.aliases if self.follower else self.aliases
+        if self.follower and self.follower.aliases is not self.aliases:
+            self.aliases = self.follower.aliases
+            if of := (engine or self.engine).live:
+                of.rename(self.aliases)
         if engine is None:
             return None
         site = copy(self)
@@ -327,6 +336,8 @@ class Site:
     async def thank_you(self, request: Request) -> Response:
         asked = self.known(MessageQuery.model_validate(query(request)))
         profile = await self.profile(asked.customer_id)
+        if self.engine.is_buried(asked.customer_id):
+            raise RequestError("customer_id", "there is nobody of this id to write to", 404)
         message = await self.turns.compute(
             lambda: thank_you(
                 self.engine,
@@ -338,6 +349,8 @@ class Site:
         )
         for found in message.lists:
             metrics.listed(found)
+        if asked.record:
+            await self.record(asked, message.lists)
         return written(message, asked.part or preferred(request))
 
     async def fragment_html(self, request: Request) -> Response:
@@ -350,9 +363,18 @@ class Site:
         asked = self.known(delivery.FragmentQuery.model_validate(query(request)))
         placement, at = request.path_params["placement"], self.at(asked.at)
         made = delivery.fragment_answer
-        return await self.turns.compute(
+        answer, found = await self.turns.compute(
             lambda: made(self.engine, self.links, placement, asked, part, at=at, now=self.clock())
         )
+        if asked.record and not self.engine.is_buried(asked.customer_id):
+            await self.record(asked, (found,))
+        return answer
+
+    async def record(
+        self, asked: MessageQuery | delivery.FragmentQuery, lists: tuple[RecommendResponse, ...]
+    ) -> None:
+        at, now = self.at(asked.at), self.clock()
+        await delivery.recorded(self.sent, asked.customer_id, lists, at=at, now=now)
 
     async def follow(self, request: Request) -> Response:
         return await delivery.follow_answer(self.engine, self.links, request, self.clicked, now=self.clock())
@@ -693,10 +715,25 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
         tokens=tokens,
         links=links(settings, tokens),
         clicked=intake.keep if intake else None,
+        sent=partial(intake.store.append, "sends") if intake else None,
         turns=Turns(settings.waiting),
     )
+    if intake:
+        engine.live = live(engine, intake.store, site.aliases)
     warm_up(site)
     return site.caught_up() or site
+
+
+def live(engine: Engine, store: Store, aliases: Mapping[str, str]) -> Live:
+    """What comes in while the engine answers, read in a hurry from the database of `store`. Raises StoreError."""
+    return Live(
+        Store(store.url, hurry=True),
+        engine.catalog,
+        engine.history,
+        until=engine.data_until,
+        aliases=aliases,
+        clock=lambda: datetime.now(UTC),
+    )
 
 
 def links(settings: Settings, tokens: Tokens | None) -> Links | None:
@@ -800,8 +837,11 @@ class Service:
 
         def use(site: Site) -> None:
             with self.turn:
+                before = EDGE.site
                 EDGE.open(site)
             settle()
+            if before and before.engine.live:
+                before.engine.live.close()  # an answer that is still being made opens it anew
 
         watch(
             folder,

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -30,6 +30,7 @@ HEAD = "r0002"  # the last of the migrations: the tables that this version reads
 FILE = "store.db"
 MIGRATIONS = Path(__file__).parent / "migrations"
 PATIENCE = 30  # seconds that a writer waits for the one before it
+HURRY = 2  # seconds that a reader waits for the database while somebody waits for an answer
 PAGE = 20_000  # rows read at a time
 WRITERS = 0x05C1  # names our lock in PostgreSQL
 LIVE = ("events", "products", "customers", "identities", "consents")  # the tables that reach the history
@@ -86,6 +87,15 @@ class Mark(NamedTuple):
 
     seq: int = 0
     received: int = 0
+
+
+class Act(NamedTuple):
+    """Who did something, and in which order; moments are microseconds since 1970."""
+
+    seq: int
+    customer_id: str
+    occurred_at: int
+    order_id: str | None
 
 
 @dataclass(frozen=True)
@@ -174,6 +184,7 @@ SET_UP = {
     "sqlite": ("PRAGMA synchronous = FULL",),
     "postgresql": ("SET synchronous_commit = on", f"SET lock_timeout = '{PATIENCE}s'", "SET TIME ZONE 'UTC'"),
 }
+HURRIED = {"sqlite": (), "postgresql": (f"SET statement_timeout = '{HURRY}s'",)}
 BEGIN = {
     "sqlite": ("BEGIN IMMEDIATE",),
     "postgresql+psycopg": (
@@ -186,25 +197,38 @@ PACK = {
     "sqlite": ("PRAGMA secure_delete = ON", "VACUUM", CUT),
     "postgresql": tuple(f"VACUUM FULL {name}" for name in PERSONAL),
 }
-WAITING = {"sqlite": {"timeout": PATIENCE}, "postgresql+psycopg": {"connect_timeout": PATIENCE}}
+
+
+def waiting(driver: str, patience: int) -> dict[str, Any]:
+    """How the driver is told to wait so many seconds, and no longer."""
+    if driver == "sqlite":
+        return {"timeout": patience}
+    return {"connect_timeout": patience, "tcp_user_timeout": 1_000 * patience}
 
 
 class Store:
     """The database at `url`, brought up to the tables of this version. Raises StoreError.
 
-    Any thread may call any method, and several processes may hold the same database.
+    Any thread may call any method, and several processes may hold the same database. `hurry`: to be read while
+    somebody waits for an answer, so that a database that is away is told within HURRY seconds.
     """
 
-    def __init__(self, url: sa.URL) -> None:
+    def __init__(self, url: sa.URL, *, hurry: bool = False) -> None:
         self.url = url
         self._begin = BEGIN[url.drivername]
+        args = waiting(url.drivername, HURRY if hurry else PATIENCE)
         try:
             self._engine = sa.create_engine(
-                url, isolation_level="AUTOCOMMIT", hide_parameters=True, connect_args=WAITING[url.drivername]
+                url,
+                isolation_level="AUTOCOMMIT",
+                hide_parameters=True,
+                connect_args=args,
+                pool_reset_on_return=None if hurry else "rollback",  # what only reads leaves nothing open
             )
         except (ImportError, NoSuchModuleError) as missing:
             raise StoreError(f"the database's driver is missing: {missing}") from missing
-        sa.event.listen(self._engine, "connect", _set_up(SET_UP[self._engine.dialect.name]))
+        name = self._engine.dialect.name
+        sa.event.listen(self._engine, "connect", _set_up(SET_UP[name] + (HURRIED[name] if hurry else ())))
         with self._told():
             self._upgrade()
 
@@ -255,14 +279,14 @@ class Store:
 
     def bury(self, customer_id: str, *, at: datetime) -> None:
         """Record that a customer was erased, without saying who it was."""
-        subject, grave = self._subject(customer_id), DATA["tombstones"]
+        subject, grave = self.subject(customer_id), DATA["tombstones"]
         with self._told(), self._writing() as db:
             if db.scalar(sa.select(grave.c.seq).where(grave.c.subject == subject)) is None:
                 _insert(db, "tombstones", [{"subject": subject, "received_at": at}])
 
     def buried(self, customer_ids: Iterable[str]) -> set[str]:
         """Those of these customers who were erased."""
-        subjects = {self._subject(customer_id): customer_id for customer_id in customer_ids}
+        subjects = {self.subject(customer_id): customer_id for customer_id in customer_ids}
         grave = DATA["tombstones"].c.subject
         with self._told(), self._engine.connect() as db:
             return {subjects[s] for s in db.scalars(sa.select(grave).where(grave.in_(subjects)))}
@@ -271,7 +295,7 @@ class Store:
         """Whether an id is one of a customer who was erased by now; the database is asked once for all."""
         with self._told(), self._engine.connect() as db:
             known = set(db.scalars(sa.select(DATA["tombstones"].c.subject)))
-        return lambda customer_id: self._subject(customer_id) in known
+        return lambda customer_id: self.subject(customer_id) in known
 
     def of(self, table: str, customer_ids: Sequence[str]) -> list[dict[str, Any]]:
         """All rows of a table that name one of these customers, in the order in which they came."""
@@ -308,14 +332,20 @@ class Store:
                     raise StoreError(f"{self} is being read, so that its log cannot be cut: run it again")
 
     def since(
-        self, customer_id: str, moment: datetime, until: datetime | None = None, *, table: str = "events"
+        self,
+        customer_id: str,
+        moment: datetime,
+        until: datetime | None = None,
+        *,
+        table: str = "events",
+        types: Sequence[str] = (),
     ) -> dict[str, tuple[Any, ...]]:
-        """A customer's events with moment <= occurred_at < until, oldest first, by column.
+        """A customer's events with moment <= occurred_at < until, of these types or of all, oldest first, by column.
 
         Times are microseconds since 1970. The id is taken as it is: ask for each of a customer's aliases.
         """
-        sql, names = self._recent[table]
-        asked = (customer_id, micros(moment), micros(until) if until else FOREVER)
+        sql, names = self._latest(table, len(types))
+        asked = (customer_id, micros(moment), micros(until) if until else FOREVER, *types)
         with self._told(), self._engine.connect() as db:
             found = db.exec_driver_sql(sql, asked).fetchall()
         return dict(zip(names, zip(*found, strict=True) if found else [()] * len(names), strict=True))
@@ -341,6 +371,39 @@ class Store:
             news = [name for name in names if ends[name] > before[name]]
             rows = {name: _read(db, name, before[name], ends[name], limit) for name in news}
         return Changes(before | {name: rows[name][-1]["seq"] for name in news if rows[name]}, rows)
+
+    def ends(self, *tables: str) -> dict[str, int]:
+        """The number of the last row of each of these tables: one small look, however much they hold."""
+        with self._told(), self._engine.connect() as db:
+            return self._ends(db, tables)
+
+    def acts(self, after: int, upto: int, *, types: Sequence[str], since: datetime) -> Iterator[list[Act]]:
+        """In pages who did something of these types at `since` or later, in the events with after < seq <= upto."""
+        p = self._value
+        sql = (
+            "SELECT seq, customer_id, occurred_at, order_id FROM events "
+            f"WHERE seq > {p} AND seq <= {p} AND occurred_at >= {p} AND customer_id IS NOT NULL "
+            f"AND event_type IN ({', '.join([p] * len(types))}) ORDER BY seq LIMIT {PAGE}"
+        )
+        while after < upto:
+            with self._told(), self._engine.connect() as db:
+                found = db.exec_driver_sql(sql, (after, upto, micros(since), *types)).fetchall()
+            yield [Act(*row) for row in found]
+            after = found[-1][0] if len(found) == PAGE else upto
+
+    def first_since(self, moment: datetime) -> int:
+        """The number of an event before all that were received at `moment` or later: by halves, as those that come
+        later have higher numbers."""
+        low, high = 0, self.ends(EVENTS.name)[EVENTS.name]
+        sql = f"SELECT received_at FROM events WHERE seq > {self._value} ORDER BY seq LIMIT 1"
+        with self._told(), self._engine.connect() as db:
+            while low < high:
+                middle = (low + high) // 2
+                found = db.exec_driver_sql(sql, (middle,)).scalar()
+                low, high = (
+                    (middle + 1, high) if found is not None and found < micros(moment) else (low, middle)
+                )
+        return low
 
     def marks(self) -> dict[str, Mark]:
         """The last row of each table that reaches the history."""
@@ -412,18 +475,29 @@ class Store:
         return Mark(seq, micros(received)) if received else Mark()
 
     @cached_property
-    def _recent(self) -> dict[str, tuple[str, tuple[str, ...]]]:
-        """By table the SQL of `since` in the driver's own words, and the names of what it gives."""
-        return {name: self._latest(name, time) for name, time in RECENT.items()}
+    def _latest(self) -> Callable[[str, int], tuple[str, tuple[str, ...]]]:
+        """By table and number of types the SQL of `since` in the driver's own words, and the names of what it
+        gives."""
+        return cache(self._worded)
 
-    def _latest(self, name: str, time: str) -> tuple[str, tuple[str, ...]]:
-        names = tuple(n for n in LEDGERS[name].names if n != "customer_id")
-        p = {"qmark": "?"}.get(self._engine.dialect.paramstyle, "%s")
+    def _worded(self, name: str, types: int) -> tuple[str, tuple[str, ...]]:
+        names, time, p = (
+            tuple(n for n in LEDGERS[name].names if n != "customer_id"),
+            RECENT[name],
+            self._value,
+        )
         listed = ", ".join(f'"{n}"' for n in names)
         where = f'customer_id = {p} AND "{time}" >= {p} AND "{time}" < {p}'
+        where += f" AND event_type IN ({', '.join([p] * types)})" if types else ""
         return f'SELECT {listed} FROM {name} WHERE {where} ORDER BY "{time}", seq', names
 
-    def _subject(self, customer_id: str) -> str:
+    @property
+    def _value(self) -> str:
+        """What stands for a value in the driver's own words."""
+        return {"qmark": "?"}.get(self._engine.dialect.paramstyle, "%s")
+
+    def subject(self, customer_id: str) -> str:
+        """What a tombstone names a customer by: nobody without this database's key reads who it is."""
         return hmac.new(bytes.fromhex(self._key), customer_id.encode(), hashlib.sha256).hexdigest()
 
     @cached_property

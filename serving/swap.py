@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from serving import metrics
 from serving.bundle import BundleError
+from serving.store import StoreError
 
 EVERY = 2.0  # seconds between two looks at the file that names the champion
 Made = TypeVar("Made")
@@ -26,7 +27,7 @@ def watch(
     """Look for another champion than the one served, until `ended` is set; make it, and only then use it.
 
     One that cannot be made stays unserved until another takes its place: the old one goes on, and
-    osclms_champion_refused says so.
+    osclms_champion_refused says so. Where the database is away it is tried again.
     """
     refused: Path | None = None
     while not ended.wait(every):
@@ -38,6 +39,8 @@ def watch(
             continue
         try:
             made = make(folder)
+        except StoreError:
+            continue  # the database is away, which is not the champion's fault
         except Exception as error:  # whatever is wrong with it, what is served goes on
             refused = folder
             metrics.REFUSED.inc()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import FEW, SMALL, load_sample
 from running import AS_OF, ROOT, Server, free_port, shop, stop
 
 from features.schema import TABLES
@@ -48,11 +49,14 @@ def commands() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def desk(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a reader has it: the documentation, and a home of one version."""
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a reader has it: the documentation, and a home of one version, of every fiftieth household."""
+    from training.train import train
+
     folder = tmp_path_factory.mktemp("desk")
     shutil.copytree(ROOT / "docs", folder / "docs")
-    shutil.copytree(shop_home, folder / ".osclms", ignore=shutil.ignore_patterns("store.db*"))
+    load_sample(folder / ".osclms", 50)
+    assert train(folder / ".osclms", recipes=SMALL, rankings=FEW).verdict.promote
     return folder
 
 

@@ -684,7 +684,7 @@ def test_lists_come_by_way_of_the_index(
     def nothing(*_: object) -> NDArray[np.int64]:
         return NOTHING[0]
 
-    monkeypatch.setattr(ItemIndex, "of_customer", nothing)
+    monkeypatch.setattr(ItemIndex, "of_vector", nothing)
     monkeypatch.setattr(ItemIndex, "like_items", nothing)
     blind = Engine.load(champion(shop_home))
     assert not by_als(blind)

@@ -455,3 +455,37 @@ def test_only_what_the_catalogue_keeps_is_read() -> None:
     data = Interactions.from_events(table, items=catalog.items, keep=keep, until=day(9))
     assert told(data) == [("ann", "soap", "o1", 1, 1, 2)]
     assert data.item.tolist() == [1]
+
+
+# --- of one customer, with what came later ----------------------------------------------------------------
+
+LATER = 10
+ORDERS = {name: float(n) for n, name in enumerate("abcdefgh", 4)}  # each on its day, half of them later
+LINES = st.builds(
+    lambda order, product, quantity, price: Event(
+        "ann", product, order, ORDERS[order], quantity, price, 0.25
+    ),
+    st.sampled_from(sorted(ORDERS)), st.sampled_from(["milk", "tea", "bag"]), st.integers(1, 3).map(float),
+    st.sampled_from([0.0, 2.0, 3.5]),
+)  # fmt: skip
+RETURNS = st.builds(
+    lambda order, product, on, quantity: returned("ann", product, order, on, quantity),
+    st.sampled_from([None, *ORDERS]), st.sampled_from(["milk", "tea", "bag"]), st.floats(4, 14),
+    st.integers(1, 3).map(float),
+)  # fmt: skip
+
+
+@given(st.lists(LINES | RETURNS, max_size=25))
+@settings(deadline=None, max_examples=60, derandomize=True)
+def test_one_customers_rows_with_later_events_are_those_of_a_history_that_holds_them(
+    rows: list[Event],
+) -> None:
+    rows = [*rows, Event("bob", "milk", "y", 4), Event("bob", "tea", "z", 5)]
+    listed = products(*({"product_id": p, "eligible": p != "bag"} for p in ("milk", "tea", "bag")))
+    before, whole = (shop(*rows, until=until, listed=listed) for until in (LATER, 20))
+    new = events(*(row for row in rows if row.on >= LATER))
+    ann = int(before.interactions.customers.positions(["ann"])[0])
+    keep = before.catalog.eligible
+    found = before.interactions.of_one(ann, new, keep=keep, until=day(20))
+    assert told(found) == [row for row in told(whole.interactions) if row[0] == "ann"]
+    assert found.until == whole.interactions.until

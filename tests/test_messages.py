@@ -35,7 +35,9 @@ class Counter:
     store: Store = field(default_factory=lambda: Store("Corner Market", "USD", "America/New_York"))
     asked: list[tuple[str, RecommendRequest]] = field(default_factory=list)
 
-    def order(self, customer_id: str | None, order_id: str | None) -> Order | None:
+    def order(
+        self, customer_id: str | None, order_id: str | None, at: datetime | None = None
+    ) -> Order | None:
         lines = tuple(Line(item, quantity) for quantity, item in enumerate(self.bought, 1))
         # half past one in the morning in UTC is the evening before in New York
         return Order("4711", "anna", datetime(2017, 12, 14, 1, 30, tzinfo=UTC), lines) if lines else None

@@ -208,6 +208,27 @@ def test_every_worker_answers_with_it_and_goes_on_while_a_customer_is_removed(
         stop(server)
 
 
+def test_a_new_product_that_is_bought_and_a_new_name_are_in_the_next_answer(shop: Shop) -> None:
+    """Live purchases by a live catalogue and a live alias."""
+    rye = {"product_id": "rye", "title": "Rye bread", "category": ["food", "bread"], "price": 4.0}
+    shop("PUT", "/v1/products", json={"products": [rye]})
+    assert shop.catch_up()
+    about = {"order_id": "o9", "quantity": 1, "unit_price": 4, "occurred_at": "2026-03-02T00:00:00Z"}
+    order = {"event_id": "e9", "event_type": "order", "customer_id": "web-9", "product_id": "rye", **about}
+    assert shop("POST", "/v1/events", json={"events": [order]}).json()["accepted"] == 1
+    shop("PUT", ANNA, json={"identities": ["web-9"]})
+    assert not shop.catch_up()
+    for who in ("anna", "web-9"):
+        new = shop("POST", "/v1/recommend/discover", json={"customer_id": who, "limit": 20}).json()["items"]
+        assert [i["filled"] for i in new if i["product_id"] == "rye"] in ([], [True]), who
+    assert shop("DELETE", ANNA).status_code == 200
+    stranger, anna = (
+        shop("POST", "/v1/recommend/next_best", json={"customer_id": who}).json()["items"]
+        for who in ("nobody", "web-9")
+    )
+    assert stranger == anna
+
+
 # --- customers --------------------------------------------------------------------------------------------
 
 

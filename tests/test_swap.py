@@ -14,6 +14,7 @@ from running import AS_OF, start, stop
 
 from serving import swap
 from serving.bundle import BundleError
+from serving.store import StoreError
 
 WITHIN = 20.0  # seconds, with room for a busy machine; two looks and a load take a few
 
@@ -122,3 +123,19 @@ def test_an_error_of_anothers_is_logged_without_its_words(caplog: pytest.LogCapt
     swap.watch(Path("1"), find=lambda: Path("2"), make=make, use=print, ended=ended, every=0.001)
     assert "version 2 is not served" in caplog.text and "ValueError" in caplog.text
     assert "4711" not in caplog.text
+
+
+def test_a_champion_waits_for_the_database() -> None:
+    away, used, ended = [True, True, False], list[Path](), Event()
+
+    def make(folder: Path) -> Path:
+        if away.pop(0):
+            raise StoreError("the database cannot be used")
+        return folder
+
+    def use(folder: Path) -> None:
+        used.append(folder)
+        ended.set()
+
+    swap.watch(Path("1"), find=lambda: Path("2"), make=make, use=use, ended=ended, every=0.001)
+    assert used == [Path("2")] and not away

@@ -71,11 +71,11 @@ class Ranking:
 
 
 RANKINGS: Mapping[str, Ranking] = {
-    "next_best": Ranking(kept=0.3, rounds=500, rate=0.03, leaves=63, least=300, columns=0.2, ridge=20.0),
+    "next_best": Ranking(kept=0.3, rounds=300, rate=0.05, leaves=63, least=300, columns=0.2, ridge=20.0),
     "discover": Ranking(kept=0.3, rounds=400, rate=0.03, leaves=31, least=300, columns=0.2, ridge=20.0),
     "cross_sell": Ranking(),
     "cross_sell.needs": Ranking(most=8_000, rounds=150, least=300),
-    "upsell": Ranking(kept=1.0, rounds=300, rate=0.05, most=12_000),
+    "upsell": Ranking(kept=0.4, rounds=300, rate=0.05, most=8_000),
     "upsell.worth": Ranking(kept=1.0, leaves=15, most=8_000, rounds=150, rate=0.05),
 }
 

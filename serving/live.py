@@ -1,0 +1,279 @@
+"""What came in since the models learned, laid over what they know of the customer who asks.
+
+An answer costs one look at the ends of two tables. Who did something since then is kept in memory, by a number
+that stands for the id; only of these is anything read. What is read becomes rows by the functions that make the
+history's, so that nothing else need know where a row came from.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from threading import Lock
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from features.catalog import Catalog
+from features.interactions import EVENT_COLUMNS, Interactions, sorted_set
+from features.pairs import Pairs
+from features.schema import EVENTS
+from serving import metrics
+from serving.fitted import NOTHING, Array
+from serving.store import Store, StoreError, micros
+
+PURCHASES, VISITS = ("order", "return"), ("view", "cart", "remove")
+LATE = timedelta(
+    days=7
+)  # before the end of what was learned: as far back orders are sought that it does not know
+AHEAD = timedelta(days=2)  # an event may lie a day ahead of its receipt, and wait to be written
+VISIT = timedelta(days=1)  # how long a cart and a look at a product count
+CART = 50  # products of a cart, the latest
+MOST = 200_000  # customers with news that are told apart; of more, each is asked about
+REST = timedelta(seconds=5)  # how long a database that is away is left alone
+SCHEMA = pa.schema(
+    [
+        pa.field(n, t.value_type if pa.types.is_dictionary(t) else t)
+        for n in EVENT_COLUMNS
+        for t in [EVENTS.schema.field(n).type]
+    ]
+)
+T = TypeVar("T")
+log = logging.getLogger("osclms.live")
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who asks. customer: where the models know them, −1: nowhere. Their purchases are the rows of `place` in
+    `pairs.data`, −1: none. cart, seen: what lies in their cart and what they looked at, lately. mark: how much of
+    it came in live, empty where nothing did.
+    """
+
+    customer: int
+    pairs: Pairs
+    place: int
+    cart: Array = field(default_factory=lambda: NOTHING[0])
+    seen: Array = field(default_factory=lambda: NOTHING[0])
+    mark: str = ""
+
+    @property
+    def rows(self) -> slice:
+        return self.pairs.data.rows(self.place)
+
+    @property
+    def items(self) -> Array:
+        """The item of each purchase, in order of time."""
+        return self.pairs.data.item[self.rows]
+
+    @property
+    def at(self) -> Array:
+        return self.pairs.data.at[self.rows]
+
+
+def stranger(pairs: Pairs) -> Person:
+    return Person(-1, pairs, -1)
+
+
+class Live:
+    """The events of a database beside what one bundle learned from. `aliases`: other ids of customers.
+
+    An event counts where it happened before the moment of the answer, whenever it was received, and
+
+    - at or after the bundle's end; or
+    - up to LATE before it, where it is an order that the bundle does not know, or a return that names such an order.
+      An order that the bundle knows it knows whole.
+
+    Memory: 8 bytes and a slot for each of at most MOST customers, and for each that was erased its tombstone.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        history: Interactions,
+        *,
+        until: datetime,
+        aliases: Mapping[str, str],
+        clock: Callable[[], datetime],
+    ) -> None:
+        """Raises StoreError where the database cannot be read: later that is no more than an answer from the bundle."""
+        self.store, self.catalog, self.history = store, catalog, history
+        self.until, self.clock = until, clock
+        self.news: set[int] = set()
+        self.rename(aliases)
+        self.away_until: datetime | None = None
+        self.graves: set[str] = set()
+        self.looking = Lock()
+        self.begin()
+        self.refresh()
+
+    def rename(self, aliases: Mapping[str, str]) -> None:
+        """Know customers by these other ids from now on."""
+        names: dict[str, list[str]] = {}
+        for alias, customer in aliases.items():
+            names.setdefault(customer, []).append(alias)
+            if hash(alias) in self.news:
+                self.news.add(hash(customer))
+        self.aliases, self.names = aliases, names
+
+    def over(self, catalog: Catalog) -> "Live":
+        """The same by another catalogue over the same bundle (`serving.overlay`). Who has news is known to both."""
+        made, history = copy(self), copy(self.history)
+        vars(history)["items"] = catalog.items
+        made.catalog, made.history = catalog, history
+        return made
+
+    def close(self) -> None:
+        self.store.close()
+
+    def begin(self) -> None:
+        """Read anew all that may matter."""
+        self.ends = {"events": self.store.first_since(self.until - LATE - AHEAD), "tombstones": 0}
+        self.news = set()
+        self.everybody, self.first = False, True
+
+    # --- asked by the engine ------------------------------------------------------------------------------
+
+    def person(self, known: Person, customer_id: str, at: datetime) -> Person:
+        """The customer that the bundle knows so, with what came in live before `at`; a stranger, where erased."""
+        self.asked(self.refresh, None)
+        if self.erased(customer_id):
+            return stranger(known.pairs)
+        if not self.everybody and hash(customer_id) not in self.news:
+            return known
+        return self.asked(lambda: self.merged(known, customer_id, at), known)
+
+    def is_buried(self, customer_id: str) -> bool:
+        """Whether a customer was erased; where the database is away, as far as was seen before."""
+        self.asked(self.refresh, None)
+        return self.erased(customer_id)
+
+    def erased(self, customer_id: str) -> bool:
+        """The same by what the last look saw."""
+        return bool(self.graves) and self.store.subject(customer_id) in self.graves
+
+    def shown(self, customer_id: str, since: datetime, until: datetime) -> tuple[Array, Array]:
+        """(items that were shown or sent to a customer, when: seconds)."""
+        found = self.asked(lambda: self.store.shown(customer_id, since, until), None)
+        if found is None:
+            return NOTHING[0], NOTHING[0]
+        items = [self.places(ids) for ids in found["product_ids"]]
+        when = [np.full(len(of), at // 1_000_000) for of, at in zip(items, found["at"], strict=True)]
+        return np.concatenate([NOTHING[0], *items]), np.concatenate([NOTHING[0], *when])
+
+    def asked(self, read: Callable[[], T], otherwise: T) -> T:
+        """What the database gives; `otherwise` where it is away, and for REST it is then left alone."""
+        if self.away_until and self.clock() < self.away_until:
+            metrics.LIVE_MISSED.inc()
+            return otherwise
+        try:
+            found = read()
+        except StoreError as error:
+            if self.away_until is None:
+                log.error("answers go on without live events: %s", error)
+            self.away_until = self.clock() + REST
+            metrics.LIVE_MISSED.inc()
+            return otherwise
+        if self.away_until:
+            log.warning("live events are read again")
+            self.away_until = None
+        return found
+
+    # --- who has news -------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Take in who did something since the last time, and who was erased."""
+        with self.looking:
+            ends = self.store.ends("events", "tombstones")
+            if ends != self.ends:
+                self.take_in(ends)
+            self.first = False
+
+    def take_in(self, ends: dict[str, int]) -> None:
+        if any(ends[name] < self.ends[name] for name in ends):  # an older copy was put back
+            self.begin()
+        for page in self.store.read("tombstones", self.ends["tombstones"], ends["tombstones"]):
+            self.graves.update(row["subject"] for row in page)
+        newest = max(
+            self.take(PURCHASES, self.until - LATE, ends), self.take(VISITS, self.until - VISIT, ends)
+        )
+        if newest and not self.first:
+            metrics.EVENT_LAG.observe(max(micros(self.clock()) - newest, 0) / 1e6)
+        self.ends = ends
+
+    def take(self, types: Sequence[str], since: datetime, ends: Mapping[str, int]) -> int:
+        """Remember who did something of these types; when the newest of it happened, 0 where there is none."""
+        newest, late = 0, micros(self.until)
+        for page in self.store.acts(self.ends["events"], ends["events"], types=types, since=since):
+            for _, name, at, order_id in page:
+                newest = max(newest, at)
+                name = self.aliases.get(name, name)
+                if at >= late or types is VISITS or not self.learned(self.position(name), order_id):
+                    self.news.add(hash(name))
+            if len(self.news) > MOST:
+                self.news, self.everybody = set(), True
+        return newest
+
+    def position(self, customer_id: str) -> int:
+        return int(self.history.customers.positions([customer_id])[0])
+
+    def learned(self, customer: int, order_id: str | None) -> bool:
+        """Whether the bundle knows this order of a customer; a return that names none, it may."""
+        return order_id is None or (customer >= 0 and self.history.order_of(order_id, customer) >= 0)
+
+    # --- what came in -------------------------------------------------------------------------------------
+
+    def merged(self, known: Person, customer_id: str, at: datetime) -> Person:
+        names = (customer_id, *self.names.get(customer_id, ()))
+        bought = self.events(names, PURCHASES, self.until - LATE, at)
+        new = self.unlearned(known.customer, bought)
+        cart, seen = self.visit(self.events(names, VISITS, at - VISIT, at), bought)
+        mark = f"{len(new)}.{len(cart)}.{len(seen)}" if new or len(cart) or len(seen) else ""
+        if not new:
+            return Person(known.customer, known.pairs, known.place, cart, seen, mark)
+        told = pa.Table.from_pylist([{**event, "customer_id": customer_id} for event in new], SCHEMA)
+        data = self.history.of_one(known.customer, told, keep=self.catalog.eligible, until=at)
+        pairs = Pairs(self.catalog, data, known.pairs.facts)
+        return Person(known.customer, pairs, 0 if len(data) else -1, cart, seen, mark)
+
+    def events(
+        self, names: Sequence[str], types: Sequence[str], since: datetime, until: datetime
+    ) -> list[dict[str, Any]]:
+        """Events of a customer by all these names, oldest first."""
+        found: list[dict[str, Any]] = []
+        for name in names:
+            columns = self.store.since(name, since, until, types=types)
+            taken = [columns[n] for n in SCHEMA.names[1:]]
+            found += (dict(zip(SCHEMA.names[1:], row, strict=True)) for row in zip(*taken, strict=True))
+        return sorted(found, key=lambda event: event["occurred_at"])
+
+    def unlearned(self, customer: int, bought: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The purchases and returns that the bundle did not learn from."""
+        end = micros(self.until)
+        orders = {
+            e["order_id"]
+            for e in bought
+            if e["event_type"] == "order" and not self.learned(customer, e["order_id"])
+        }
+        return [e for e in bought if e["occurred_at"] >= end or e["order_id"] in orders]
+
+    def visit(
+        self, events: Sequence[dict[str, Any]], bought: Sequence[dict[str, Any]]
+    ) -> tuple[Array, Array]:
+        """(what lies in the cart, what was looked at), as items in order; what was bought later is in neither."""
+        held: dict[str, bool] = {}
+        bought = [event for event in bought if event["event_type"] == "order"]
+        for event in sorted((*events, *bought), key=lambda event: event["occurred_at"]):
+            before = held.pop(event["product_id"], False)
+            if event["event_type"] in ("cart", "view"):
+                held[event["product_id"]] = before or event["event_type"] == "cart"
+        cart = [product for product, inside in held.items() if inside and product is not None][-CART:]
+        seen = [product for product, inside in held.items() if not inside and product is not None][-CART:]
+        return sorted_set(self.places(cart)), sorted_set(self.places(seen))
+
+    def places(self, product_ids: Sequence[str]) -> Array:
+        """Items of the catalogue, of those ids that it knows."""
+        found = self.catalog.items.positions(product_ids)
+        return found[found >= 0].astype(np.int64)
