@@ -146,6 +146,42 @@ def compact(
     print_json(done.as_dict()) if as_json else out.print(str(done), highlight=False, soft_wrap=True)
 
 
+@app.command(
+    epilog="Examples: `osclms erase household-4711`, then, from cron, `osclms erase --finish`. "
+    "Killed, it may be run again."
+)
+def erase(
+    customer: Annotated[
+        str | None, typer.Argument(help="Who is to be a stranger from now on, by any id.")
+    ] = None,
+    finish: Annotated[bool, typer.Option("--finish", help="Remove all that is held of the erased.")] = False,
+    database_url: Annotated[
+        str | None,
+        typer.Option(envvar="OSCLMS_DATABASE_URL", help="PostgreSQL; missing: the database in the home."),
+    ] = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Forget a customer: a stranger at once, and with --finish removed from history, database and bundles."""
+    from features.history import History
+    from serving.people import erase as bury
+    from serving.store import Store, address
+
+    if (customer is None) != finish:
+        raise typer.BadParameter("name one of: CUSTOMER, --finish")
+    now = datetime.now(UTC)
+    with Store(address(home, database_url)) as store:
+        if customer is not None:
+            told = bury(store, History(home / "history"), customer, now).model_dump()
+            says = f"a stranger from now on, by {told['erased']} ids; `osclms erase --finish` removes what is held"
+        else:
+            from training.erase import finish as remove
+
+            done = remove(home, store, at=now)
+            told, says = done.as_dict(), str(done)
+    print_json(told) if as_json else out.print(says, highlight=False, soft_wrap=True)
+
+
 # --- learn ------------------------------------------------------------------------------------------
 
 

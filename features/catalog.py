@@ -1,5 +1,6 @@
 """What can be sold: products known before a moment, aligned with the positions of `items`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -111,9 +112,9 @@ class Catalog:
         return codes(self.table["group_id"])[0]
 
 
-def codes(column: "pa.ChunkedArray[Any]") -> tuple[Ints, list[str]]:
-    """Codes into the sorted distinct values, −1 for null."""
-    values = sorted(v for v in pc.unique(column).to_pylist() if v is not None)
+def codes(column: "pa.ChunkedArray[Any]", first: Sequence[str] = ()) -> tuple[Ints, list[str]]:
+    """Codes into the sorted distinct values, −1 for null. Values that are to come `first` do, there or not."""
+    values = [*first, *sorted(set(pc.unique(column).to_pylist()) - {None, *first})]
     found = pc.index_in(column, value_set=pa.array(values, pa.string()))
     return pc.fill_null(found, -1).to_numpy().astype(np.int32), values
 

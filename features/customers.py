@@ -15,6 +15,7 @@ def facts(data: Interactions) -> pd.DataFrame:
 
     recency (days since the last order), frequency (orders), spend (money), tenure (days since the first),
     gap (usual days between orders: the median of the customer's own, shrunk to the store's), stage.
+    Of a customer without an order nothing is known.
     """
     known = data.customer >= 0
     lines = pd.DataFrame({"customer": data.customer, "order": data.order, "at": data.at, "paid": data.paid})[
@@ -33,6 +34,8 @@ def facts(data: Interactions) -> pd.DataFrame:
     )
     result["gap"] = usual_gap(orders)
     result["stage"] = stage(result)
+    if len(result) < len(data.customers):  # some were erased
+        result = result.reindex(np.arange(len(data.customers)))
     return result.rename_axis("customer")
 
 

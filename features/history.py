@@ -10,11 +10,12 @@ the history before or after a load, and a load that is refused or killed leaves 
 needs on its way lies outside, in `staging/` beside the folder.
 """
 
+import functools
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -204,6 +205,19 @@ class History:
         found = self.table(table, where=pc.field(first) == key)
         return found.slice(0, 1).to_pylist()[0] if found.num_rows else None
 
+    def events_of(self, customer_ids: Collection[str]) -> list[dict[str, Any]]:
+        """Every event of these customers, by the ids as they were loaded, oldest first."""
+        where = pc.field("customer_id").isin(sorted(customer_ids))
+
+        def read(manifest: Manifest) -> list[dict[str, Any]]:
+            parts = (
+                pq.read_table(self.folder / f.path, filters=where, partitioning=None)
+                for f in manifest.files("events")
+            )
+            return [row for part in parts for row in part.to_pylist()]
+
+        return self._reading(read)
+
     def resolve(self, customer_id: str) -> str:
         """The customer whom this id names today: itself, unless identities say that it is an alias."""
         return self.aliases().get(customer_id, customer_id)
@@ -299,17 +313,37 @@ class History:
     def _path(self, file: File | None) -> Path | None:
         return self.folder / file.path if file else None
 
+    def without(self, table: str, named: Mapping[str, Collection[str]], staging: Path) -> list[Staged]:
+        """Stage a table's parts without the rows that name one of these in one of these columns. Only in `loading`.
+
+        Parts that hold no such row stay as they are.
+        """
+        held, staged = TABLES[table], list[Staged]()
+        for part, file in sorted(self.manifest.tables.get(table, {}).items()):
+            rows = pq.read_table(self.folder / file.path, partitioning=None)
+            gone = [
+                pc.fill_null(pc.is_in(rows[c], pa.array(sorted(ids), pa.string())), False)
+                for c, ids in named.items()
+            ]
+            keep = rows.filter(pc.invert(functools.reduce(pc.or_, gone)))
+            if len(keep) < len(rows):
+                path = staging / f"{table}.{part}.parquet"
+                staged.append(Staged(table, part, path, _write_parquet(path, held, keep.to_batches())))
+        return staged
+
     def commit(
         self, files: Iterable[Staged], store: dict[str, str], staging: Path, marks: Marks | None = None
     ) -> None:
         """Make staged files live, all or none, each in place of its table's part. Only inside `loading`.
 
-        `marks` are those of the databases that the rows come from; of others they stay.
+        A part of which no row is left is no longer one. `marks` are those of the databases that the rows come from;
+        of others they stay.
         """
         before = self.manifest
         tables = {table: dict(parts) for table, parts in before.tables.items()}
         for staged in files:
             tables.setdefault(staged.table, {})[staged.part] = self._adopt(staged)
+        tables = {table: {p: f for p, f in parts.items() if f.rows} for table, parts in tables.items()}
         after = Manifest(store, tables, {**before.marks, **(marks or {})})
         if after != before:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Who bought what, in which order, when: events up to a moment as aligned arrays."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -104,6 +104,30 @@ class Ids:
         if places.size and places.min() < 0:
             raise IndexError("a negative position names no id")
         return [raw.decode() for raw in self.values[places].tolist()]
+
+
+@dataclass(frozen=True)
+class MoreIds(Ids):
+    """Sorted ids, and those that came later behind them in the order of their coming: a position never changes."""
+
+    later: Mapping[str, int]  # id -> position
+
+    def __len__(self) -> int:
+        return len(self.values) + len(self.later)
+
+    def positions(self, ids: Sequence[str]) -> Ints:
+        found = super().positions(ids)
+        for place in np.flatnonzero(found < 0).tolist():
+            found[place] = self.later.get(ids[place], -1)
+        return found
+
+    def at(self, positions: Sequence[int] | NDArray[Any]) -> list[str]:
+        places, n = np.asarray(positions, dtype=np.int64), len(self.values)
+        found = super().at(np.where(places < n, places, 0)) if n else [""] * len(places)
+        names = list(self.later)
+        for place in np.flatnonzero(places >= n).tolist():
+            found[place] = names[places[place] - n]
+        return found
 
 
 @dataclass(frozen=True)

@@ -65,24 +65,59 @@ def need_columns() -> tuple[str, ...]:
 # --- what all customers together say of each item ---------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Tallies:
+    """What purchases alone say of each item, whatever the catalogue says of it: float64 or int64 [n_items] each."""
+
+    ever: Array
+    month: Array
+    before: Array
+    week: Array
+    lines: Array
+    rebuyers: Array
+    gap: Array
+    oldest: Array
+    newest: Array
+    deal: Array
+    deal_28: Array
+    deal_7: Array
+
+    @classmethod
+    def of(cls, data: Interactions, n: int) -> "Tallies":
+        age, item = data.age(), data.item.astype(np.int64)
+        who = np.where(data.customer >= 0, data.customer, len(data.customers) + data.order).astype(np.int64)
+        key = who * n + item
+        pairs, place, times = np.unique(key, return_inverse=True, return_counts=True)
+        bought = pairs % n
+
+        def buyers(since: float, until: float = -1.0) -> Array:
+            recent = (age <= since) & (age > until)
+            return np.bincount(sorted_set(key[recent]) % n, minlength=n)
+
+        first, last = extremes(age, place, len(pairs))
+        again = times >= 2
+        gap = shrunk_mean(bought[again], (first - last)[again] / (times[again] - 1), n, otherwise=30.0)
+        off = data.discount / np.maximum(data.paid + data.discount, 0.01)
+        deals = [
+            shrunk_mean(item[age <= days], off[age <= days], n, otherwise=NAN) for days in (np.inf, 28, 7)
+        ]
+        return cls(
+            np.bincount(bought, minlength=n), buyers(28), buyers(56, 28), buyers(7),
+            np.bincount(item, minlength=n), np.bincount(bought[again], minlength=n), gap,
+            *extremes(age, item, n), *deals,
+        )  # fmt: skip
+
+    def at(self, places: Array) -> "Tallies":
+        return Tallies(*(column[places] for column in vars(self).values()))
+
+
 def item_facts(catalog: Catalog, data: Interactions) -> Floats:
     """Columns of ITEM for each item: float32 [n_items, len(ITEM)]. Prices are logarithms, gaps and ages days."""
-    n, age, item = len(catalog), data.age(), data.item.astype(np.int64)
-    who = np.where(data.customer >= 0, data.customer, len(data.customers) + data.order).astype(np.int64)
-    key = who * n + item
-    pairs, place, times = np.unique(key, return_inverse=True, return_counts=True)
-    bought = pairs % n
+    return facts_of(catalog, Tallies.of(data, len(catalog)))
 
-    def buyers(since: float, until: float = -1.0) -> Array:
-        recent = (age <= since) & (age > until)
-        return np.bincount(sorted_set(key[recent]) % n, minlength=n)
 
-    ever, month, before, week = np.bincount(bought, minlength=n), buyers(28), buyers(56, 28), buyers(7)
-    first, last = extremes(age, place, len(pairs))
-    again = times >= 2
-    rebuyers = np.bincount(bought[again], minlength=n)
-    gap = shrunk_mean(bought[again], (first - last)[again] / (times[again] - 1), n, otherwise=30.0)
-    oldest, newest = extremes(age, item, n)
+def facts_of(catalog: Catalog, of: Tallies) -> Floats:
+    """Columns of ITEM for what was tallied of each item of a catalogue."""
     need = np.where(catalog.need < 0, len(catalog.needs), catalog.need)  # unknown needs are one
 
     def in_need(values: Array) -> Array:
@@ -90,15 +125,14 @@ def item_facts(catalog: Catalog, data: Interactions) -> Floats:
         return total[need]
 
     price = np.log(np.where(catalog.price > 0, catalog.price, np.nan).astype(np.float64))
-    off = data.discount / np.maximum(data.paid + data.discount, 0.01)
-    deals = [shrunk_mean(item[age <= days], off[age <= days], n, otherwise=NAN) for days in (np.inf, 28, 7)]
     return np.column_stack(
         [
-            np.log1p(ever), np.log1p(month), np.log1p(week), np.log1p(month) - np.log1p(before),
-            np.bincount(item, minlength=n) / np.maximum(ever, 1), rebuyers / (ever + 5), gap, price,
-            price - medians(need, price)[need], oldest, newest, month / np.maximum(in_need(month), 1),
-            np.log1p(in_need(month)), in_need(rebuyers) / (in_need(ever) + 5),
-            in_need(gap * rebuyers) / np.maximum(in_need(rebuyers), 1), np.log1p(in_need(ever > 0)), *deals,
+            np.log1p(of.ever), np.log1p(of.month), np.log1p(of.week), np.log1p(of.month) - np.log1p(of.before),
+            of.lines / np.maximum(of.ever, 1), of.rebuyers / (of.ever + 5), of.gap, price,
+            price - medians(need, price)[need], of.oldest, of.newest, of.month / np.maximum(in_need(of.month), 1),
+            np.log1p(in_need(of.month)), in_need(of.rebuyers) / (in_need(of.ever) + 5),
+            in_need(of.gap * of.rebuyers) / np.maximum(in_need(of.rebuyers), 1), np.log1p(in_need(of.ever > 0)),
+            of.deal, of.deal_28, of.deal_7,
         ]
     ).astype(np.float32)  # fmt: skip
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
@@ -40,9 +41,9 @@ class Query(BaseModel):
 
 
 def everybody(engine: Engine, limit: int | None) -> Iterator[Question]:
-    """A question for each customer of the bundle."""
-    customers = engine.history.customers
-    for place in range(len(customers)):
+    """A question for each customer of the bundle. Who has no purchase there was erased."""
+    customers, bought = engine.history.customers, np.diff(engine.history.start)
+    for place in np.flatnonzero(bought).tolist():
         customer = customers.at([place])[0]
         yield customer, RecommendRequest(customer_id=customer, limit=limit)
 

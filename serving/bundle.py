@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from features.catalog import Catalog
-from features.history import Store
+from features.history import Marks, Store
 from features.interactions import Ids, Interactions, seconds
 from features.pairs import item_facts
 from serving.fitted import Fitted, load_fitted, mapped
@@ -43,6 +43,7 @@ class Manifest(BaseModel):
     recipes: dict[str, dict[str, Any]]
     placements: dict[str, Placement]
     rankings: dict[str, dict[str, Any]] = {}  # how the ranker of a placement was learned
+    marks: Marks = {}  # how far each database of what came in live was in what it has learned from
     fingerprint: str
     git_revision: str
     metrics: dict[str, float]

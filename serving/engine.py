@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -62,6 +63,14 @@ REGULAR = 3  # purchases that make a favourite
 FEW = 64  # items taken out of the available
 BEST_SELLERS = 200
 POOL = 100  # products that variety is chosen from, at least
+# what hangs on some columns of the catalogue alone; all else that is kept hangs on every column
+FOLLOWS = {
+    "links": ("url", "image_url"),
+    "folded": ("title",),
+    "has_groups": ("group_id",),
+    "members": ("need",),
+    "served": ("need", "in_stock", "eligible"),
+}
 
 
 @dataclass(frozen=True)
@@ -181,16 +190,14 @@ class Engine:
         placements: Mapping[str, Placement] | None = None,
         live: Live | None = None,
     ) -> None:
-        self.bundle, self.live = bundle, live
-        self.newcomers = Newcomers(bundle.models, bundle.manifest.recipes)
+        self.live, self.newcomers = live, Newcomers(bundle.models, bundle.manifest.recipes)
         self.placements = bundle.manifest.placements if placements is None else placements
-        self.catalog = bundle.catalog
         self.history = bundle.interactions
-        self.models = bundle.models
-        self.available = np.asarray(self.catalog.available)
-        self.shelf = Shelf(bundle.catalog)
-        self.n_available = int(np.count_nonzero(self.available))
+        self.zone = ZoneInfo(bundle.manifest.store.time_zone)
         self.pairs = Pairs(bundle.catalog, bundle.interactions, bundle.facts)
+        self.indexes: dict[str, ItemIndex] = {}
+        self.lay(bundle, Shelf(bundle.catalog))
+        self.born = self.available  # what could be bought when the bundle was made
         self.rankers = {name: r for name, row in self.placements.items() if (r := self.ranker_for(row))}
         for name, ranker in bundle.rankers.items():
             learned = bundle.manifest.placements
@@ -198,14 +205,42 @@ class Engine:
                 raise BundleError(
                     f"bundle {self.version}: the ranker of {name} looks at other columns than this code makes: retrain"
                 )
+
+    def lay(self, bundle: Bundle, shelf: Shelf) -> None:
+        """Take the catalogue of `bundle`, and what hangs on it."""
+        self.bundle, self.catalog, self.models, self.shelf = bundle, bundle.catalog, bundle.models, shelf
+        self.available = np.asarray(self.catalog.available)
+        self.n_available = int(np.count_nonzero(self.available))
+        self.pairs = replace(self.pairs, catalog=bundle.catalog, facts=bundle.facts)
+        self.newcomers = replace(self.newcomers, models=bundle.models)
         self.order_of: dict[str, Array] = {}
-        self.zone = ZoneInfo(self.store.time_zone)
         orders = np.bincount(self.history.item, minlength=len(self.catalog))
         self.indexes = {
-            name: ItemIndex(model, self.available, orders)
+            name: self.index_of(name, model, orders)
             for name, model in self.models.items()
             if isinstance(model, Vectors) and model.items.shape[1]
         }
+
+    def index_of(self, name: str, model: Vectors, orders: Array) -> ItemIndex:
+        """The index that there is, where it is of the same vectors and members."""
+        was = self.indexes.get(name)
+        if was is not None and was.vectors is model and np.array_equal(was.members, self.available):
+            return was
+        return ItemIndex(model, self.available, orders)
+
+    def over(self, bundle: Bundle) -> "Engine":
+        """An engine over the same bundle with another catalogue (`serving.overlay`); this one stays as it is.
+
+        They share what the change does not touch, and customers keep their positions.
+        """
+        made, then, now = copy(self), self.catalog.table, bundle.catalog.table
+        same = {column for column in now.column_names if now[column].equals(then[column])}
+        for name in [n for n in vars(made) if isinstance(getattr(Engine, n, None), cached_property)]:
+            if not same.issuperset(FOLLOWS.get(name, now.column_names)):
+                del vars(made)[name]
+        made.lay(bundle, self.shelf.over(bundle.catalog))
+        made.live = self.live.over(bundle.catalog) if self.live else None
+        return made
 
     @classmethod
     def load(cls, folder: Path, *, verify: bool = False, placements: Path | None = None) -> "Engine":
@@ -458,7 +493,8 @@ class Engine:
     def whole(self, row: Placement, ask: Ask, *, explain: bool = True) -> Standing:
         """The customer's ranking, PUBLISHED long at most: as it was made beforehand, or made now, which explains it."""
         table = self.table_for(row)
-        if table is not None and not explain and ask.person.pairs is self.pairs:
+        passed = self.returned[ask.owned].any() or ask.person.pairs is not self.pairs
+        if table is not None and not explain and not passed:
             ranked = table[ask.customer]
             ranked = ranked[ranked["item"] >= 0]
             return Standing(ranked["item"], ranked["score"], ranked["source"])
@@ -466,6 +502,13 @@ class Engine:
         ask = replace(ask, products=none, exclude=none, complements_only=False, limit=PUBLISHED, rules=())
         found = self.standing(row.sources, self.allowed(row.rules, ask, Chosen()), ask, row)
         return found.at(np.arange(min(PUBLISHED, len(found.items))))
+
+    @cached_property
+    def returned(self) -> Mask:
+        """What can be bought by now and could not when the bundle was made, so that no ranking made then holds it."""
+        born = np.zeros(len(self.available), bool)
+        born[: len(self.born)] = self.born
+        return self.available & ~born
 
     def ranking(self, placement: str, customer: int) -> Array:
         """What is published of a customer: RANKED [PUBLISHED]."""
@@ -742,6 +785,8 @@ class Engine:
             key = "regular" if len(bought) >= REGULAR else "again"
         if key == "popular":
             key = self.how_popular(source.model, item)
+        if key == "new" and not self.models[source.model].arrays()["bias"][item] > 0:
+            key = "first"
         if key == "taste" and not len(ask.owned):
             key = "goes_with"  # nobody says that they buy it
         if because:
@@ -801,7 +846,9 @@ class Engine:
 
     def sample(self, customers: int = 12, products: int = 60) -> Sample:
         bought = np.diff(self.history.start)
-        middling = top_k(-np.abs(bought - np.median(bought)), customers) if len(bought) else NOTHING[0]
+        middling = (
+            top_k(-np.abs(bought - np.median(bought)), customers, bought > 0) if len(bought) else NOTHING[0]
+        )
         popular = self.ordered("popular")[:products]
         return Sample(
             tuple(self.history.customers.at(middling)), tuple(self.product(int(i)) for i in popular)

@@ -181,10 +181,20 @@ class Intake:
                 hand_out(group, verdicts)
 
     def settle(self, rows: Sequence[Row]) -> list[Verdict]:
-        reasons = self.judge.reasons(rows)
+        reasons = erased(self.store, rows, self.judge.reasons(rows))
         fine = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
         outcomes = iter(self.store.add(fine) if fine else ())
         return [Verdict("rejected", reason) if reason else VERDICTS[next(outcomes)] for reason in reasons]
+
+
+def erased(store: Store, rows: Sequence[Row], reasons: Sequence[str | None]) -> list[str | None]:
+    """The reasons why rows are refused; of customers who were erased nothing is taken any more."""
+    named = {row["customer_id"] for row in rows} - {None}
+    gone = store.buried(named) if named else set()
+    return [
+        "the customer was erased" if row["customer_id"] in gone else reason
+        for row, reason in zip(rows, reasons, strict=True)
+    ]
 
 
 def hand_out(group: Group, verdicts: Sequence[Verdict]) -> None:

@@ -25,7 +25,7 @@ class ItemIndex:
     """
 
     def __init__(self, vectors: Vectors, members: NDArray[np.bool_], orders: Array) -> None:
-        self.vectors = vectors
+        self.vectors, self.members = vectors, members
         self.rows = np.flatnonzero(members & np.any(vectors.items != 0, axis=1))
         self.head = self.rows[np.sort(top_k(orders[self.rows], MOST))]
 

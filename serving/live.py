@@ -7,6 +7,7 @@ history's, so that nothing else need know where a row came from.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Lock
@@ -99,15 +100,30 @@ class Live:
     ) -> None:
         """Raises StoreError where the database cannot be read: later that is no more than an answer from the bundle."""
         self.store, self.catalog, self.history = store, catalog, history
-        self.until, self.aliases, self.clock = until, aliases, clock
-        self.names: dict[str, list[str]] = {}
-        for alias, customer in aliases.items():
-            self.names.setdefault(customer, []).append(alias)
+        self.until, self.clock = until, clock
+        self.news: set[int] = set()
+        self.rename(aliases)
         self.away_until: datetime | None = None
         self.graves: set[str] = set()
         self.looking = Lock()
         self.begin()
         self.refresh()
+
+    def rename(self, aliases: Mapping[str, str]) -> None:
+        """Know customers by these other ids from now on."""
+        names: dict[str, list[str]] = {}
+        for alias, customer in aliases.items():
+            names.setdefault(customer, []).append(alias)
+            if hash(alias) in self.news:
+                self.news.add(hash(customer))
+        self.aliases, self.names = aliases, names
+
+    def over(self, catalog: Catalog) -> "Live":
+        """The same by another catalogue over the same bundle (`serving.overlay`). Who has news is known to both."""
+        made, history = copy(self), copy(self.history)
+        vars(history)["items"] = catalog.items
+        made.catalog, made.history = catalog, history
+        return made
 
     def close(self) -> None:
         self.store.close()
@@ -115,7 +131,7 @@ class Live:
     def begin(self) -> None:
         """Read anew all that may matter."""
         self.ends = {"events": self.store.first_since(self.until - LATE - AHEAD), "tombstones": 0}
-        self.news: set[int] = set()
+        self.news = set()
         self.everybody, self.first = False, True
 
     # --- asked by the engine ------------------------------------------------------------------------------

@@ -53,6 +53,9 @@ EVENT_LAG = Histogram(
     registry=REGISTRY,
 )
 REFUSED = Counter("osclms_champion_refused", "Champions that did not load or answer", registry=REGISTRY)
+UNREAD = Counter(
+    "osclms_catalogue_unread", "Looks for changes of the catalogue that failed", registry=REGISTRY
+)
 LENGTHS = (0, 1, 2, 4, 8, 16, 32, 64, 100)
 LENGTH = Histogram(
     "osclms_list_items", "Products of a list", ("placement",), buckets=LENGTHS, registry=REGISTRY

@@ -67,9 +67,17 @@ def document(
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version},
-        "paths": {o.path: {o.method.lower(): described(o, placements)} for o in operations},
+        "paths": paths(operations, placements),
         "components": {"schemas": schemas(operations), "securitySchemes": {"key": BEARER}},
     }
+
+
+def paths(operations: tuple[Operation, ...], placements: tuple[str, ...]) -> JsonObject:
+    """By path and method; a path may have several."""
+    found: dict[str, JsonObject] = {}
+    for o in operations:
+        found.setdefault(o.path, {})[o.method.lower()] = described(o, placements)
+    return dict(found)
 
 
 def schemas(operations: tuple[Operation, ...]) -> JsonObject:
@@ -135,7 +143,7 @@ def successes(operation: Operation) -> JsonObject:
 
 def errors(operation: Operation) -> JsonObject:
     never = (
-        *(() if operation.method == "POST" else (413, 415)),
+        *(() if operation.method in ("POST", "PUT") else (413, 415)),
         *(() if operation.chosen else (406,)),
         *((401, 403) if operation.scope == OPEN else ()),
     )

@@ -72,7 +72,8 @@ def curl(path: str, method: str, about: JsonObject) -> str:
     query = urlencode(
         {p["name"]: p["example"] for p in about["parameters"] if p["in"] == "query" and "example" in p}
     )
-    words = ["curl -s", quote(f"{SERVER}{path}{'?' if query else ''}{query}")]
+    said = "curl -s" if method in ("get", "post") else f"curl -s -X {method.upper()}"
+    words = [said, quote(f"{SERVER}{path}{'?' if query else ''}{query}")]
     if "requestBody" in about:
         example = about["requestBody"]["content"]["application/json"]["example"]
         words += ["-H 'Content-Type: application/json' -d", quote(json.dumps(example))]
@@ -129,7 +130,8 @@ def kind(schema: JsonObject) -> str:
     if schema.get("type") == "array":
         return f"list of {kind(schema.get('items', {}))}"
     if schema.get("type") == "object":
-        return f"object of {kind(schema.get('additionalProperties', {}))}"
+        inside = schema.get("additionalProperties")
+        return f"object of {kind(inside if isinstance(inside, dict) else {})}"
     return ", ".join([KINDS.get(str(schema.get("format", schema.get("type"))), "anything"), *bounds(schema)])
 
 

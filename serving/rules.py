@@ -1,9 +1,9 @@
 """Rules over the catalogue's attributes, on a placement or in a request: what may be in a list, what comes first."""
 
 import json
-from collections.abc import Sequence
-from functools import cached_property, lru_cache
-from typing import Annotated, Any, Literal, Protocol
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from serving.wire import RequestError, Wire
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
+Key = TypeVar("Key")
+Found = TypeVar("Found")
 PLAIN = ("brand", "category", "need", "size", "group_id")
 OTHER = "attributes."
 MOST_RULES = 20
@@ -34,8 +36,21 @@ class Shelf:
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
-        self.where = lru_cache(KEPT)(self._where)
-        self.code = lru_cache(KEPT)(self._code)
+        self.masks: dict[tuple[str, tuple[str, ...]], Mask] = {}
+        self.codes: dict[str, Ints] = {}
+
+    def over(self, catalog: Catalog) -> "Shelf":
+        """Of another catalogue; what was read stays read where no attribute differs."""
+        made = Shelf(catalog)
+        if all(catalog.table[name].equals(self.catalog.table[name]) for name in (*PLAIN, "attributes")):
+            vars(made).update({**vars(self), "catalog": catalog})
+        return made
+
+    def where(self, attribute: str, values: tuple[str, ...]) -> Mask:
+        return kept_in(self.masks, (attribute, values), lambda: self._where(attribute, values))
+
+    def code(self, attribute: str) -> Ints:
+        return kept_in(self.codes, attribute, lambda: self._code(attribute))
 
     def _where(self, attribute: str, values: tuple[str, ...]) -> Mask:
         """Which items have one of these values: bool [n_items], not to be written to."""
@@ -79,6 +94,16 @@ class Shelf:
                 rows = found.setdefault(name, [set() for _ in range(len(self.catalog))])
                 rows[item] |= set(map(as_text, value if isinstance(value, list) else [value]))
         return found
+
+
+def kept_in(kept: dict[Key, Found], key: Key, make: Callable[[], Found]) -> Found:
+    """What is kept under the key, else made and kept; at most KEPT."""
+    found = kept.get(key)
+    if found is None:
+        if len(kept) >= KEPT:
+            kept.clear()
+        found = kept[key] = make()
+    return found
 
 
 def as_text(value: object) -> str:

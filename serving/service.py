@@ -13,11 +13,12 @@ import re
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from copy import copy
 from datetime import UTC, datetime
 from functools import cache, partial, wraps
 from http import HTTPStatus
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any, Literal, TypeVar
 
 import bentoml
@@ -38,7 +39,7 @@ from starlette.types import Receive, Scope, Send
 from features.history import History
 from lifecycle.fragments import Part
 from lifecycle.messages import Message, thank_you
-from serving import batch, delivery, events, leaving, logs, metrics
+from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people
 from serving.body import read_body
 from serving.bundle import BundleError
 from serving.door import CALLER, PREFLIGHT, Door, caller, is_loopback, is_preflight
@@ -180,6 +181,8 @@ OPERATIONS = (
         example={"q": "milk", "limit": "3"},
         scope=LISTS,
     ),
+    changes.OPERATION,
+    *people.OPERATIONS,
     events.OPERATION,
     Operation("sample", "GET", "/v1/sample", "A few customers and products to try", answer=Showcase),
     Operation("livez", "GET", "/livez", "The process runs", also=("text/plain",), scope=OPEN),
@@ -222,6 +225,7 @@ class Site:
         self.sent = sent
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
+        self.follower = overlay.Follower(engine.bundle, intake.store, self.history) if intake else None
         self.model = metrics.Model(
             engine.version, engine.data_until.timestamp(), engine.placements, engine.n_available
         )
@@ -231,6 +235,28 @@ class Site:
             self.intake.store.close()
         if self.engine.live:
             self.engine.live.close()
+
+    def caught_up(self) -> "Site | None":
+        """The site over the catalogue as it is now, warmed up; None where it has not changed. For one thread."""
+        engine = overlay.looked(self.follower, self.engine) if self.follower else None
+        if self.follower and self.follower.aliases is not self.aliases:
+            self.aliases = self.follower.aliases
+            if of := (engine or self.engine).live:
+                of.rename(self.aliases)
+        if engine is None:
+            return None
+        site = copy(self)
+        site.engine, site.model = engine, copy(self.model)
+        site.model.available = engine.n_available
+        warm_up(site)
+        return site
+
+    @property
+    def store(self) -> Store:
+        """The database. Raises RequestError where there is none."""
+        if self.intake is None:
+            raise RequestError("database", "there is none: set OSCLMS_HOME or OSCLMS_DATABASE_URL", 503)
+        return self.intake.store
 
     def at(self, wanted: datetime | None) -> datetime:
         return wanted or self.as_of or self.clock()
@@ -377,6 +403,18 @@ class Site:
             raise RequestError("customer_token", "must be text")
         named = self.named(event.get("customer_id"), token, request)
         return event if named is None else {**event, "customer_id": named}
+
+    async def put_products(self, request: Request) -> Response:
+        return await changes.answer_products(self.store, request, at=datetime.now(UTC))
+
+    async def put_customer(self, request: Request) -> Response:
+        return await people.put_customer(self.store, self.history, request, at=datetime.now(UTC))
+
+    async def get_customer(self, request: Request) -> Response:
+        return await people.get_customer(self.store, self.history, request)
+
+    async def delete_customer(self, request: Request) -> Response:
+        return await people.delete_customer(self.store, self.history, request, at=datetime.now(UTC))
 
     async def products(self, request: Request) -> Response:
         asked = ProductQuery.model_validate(query(request))
@@ -561,10 +599,23 @@ class Edge:
         self.router: Callable[[Scope, Receive, Send], Awaitable[None]] = unready
 
     def open(self, site: Site) -> None:
-        routes = [
-            Route(o.path, self.guarded(o, getattr(site, o.name)), methods=[o.method]) for o in OPERATIONS
-        ]
-        self.site, self.router = site, Router(routes, redirect_slashes=False)
+        """Answer by this site from the next request on; one that has begun ends by the site that it began with.
+
+        The routes are made once: a router holds itself, and with it would hold every site that it was made for.
+        """
+        self.site = site
+        if self.router is unready:
+            made = ((o, self.guarded(o, self.handler(o.name))) for o in OPERATIONS)
+            routes = [Route(routed(o.path), endpoint, methods=[o.method]) for o, endpoint in made]
+            self.router = Router(routes, redirect_slashes=False)
+
+    def handler(self, name: str) -> Endpoint:
+        async def handle(request: Request) -> Response:
+            answer: Response = await getattr(self.site, name)(request)
+            return answer
+
+        handle.__name__ = name
+        return handle
 
     def leave(self) -> None:
         self.leaving = True
@@ -610,6 +661,11 @@ class Edge:
         placement = scope.get("path_params", {}).get("placement", NO_PLACEMENT)
         known = self.site is not None and placement in self.site.engine.placements
         return route, placement if known else NO_PLACEMENT
+
+
+def routed(path: str) -> str:
+    """A customer's id may hold a slash."""
+    return path.replace("{customer_id}", "{customer_id:path}")
 
 
 class Sent:
@@ -665,7 +721,7 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
     if intake:
         engine.live = live(engine, intake.store, site.aliases)
     warm_up(site)
-    return site
+    return site.caught_up() or site
 
 
 def live(engine: Engine, store: Store, aliases: Mapping[str, str]) -> Live:
@@ -770,17 +826,19 @@ class Service:
         EDGE.log_requests = settings().log_requests
         EDGE.open(load(settings(), self.intake, folder))
         settle()
-        self.ended = Event()
+        self.ended, self.turn = Event(), Lock()
         Thread(target=EDGE.door.ring.follow, args=(self.ended,), daemon=True).start()
         Thread(target=self.swap, args=(folder,), daemon=True).start()
+        Thread(target=self.follow, daemon=True).start()
         leaving.slowly(settings().drain, EDGE.leave)
 
     def swap(self, folder: Path) -> None:
         """Serve whichever champion is promoted while this worker runs."""
 
         def use(site: Site) -> None:
-            before = EDGE.site
-            EDGE.open(site)
+            with self.turn:
+                before = EDGE.site
+                EDGE.open(site)
             settle()
             if before and before.engine.live:
                 before.engine.live.close()  # an answer that is still being made opens it anew
@@ -792,6 +850,14 @@ class Service:
             use=use,
             ended=self.ended,
         )
+
+    def follow(self) -> None:
+        """Serve the catalogue as it is now while this worker runs. A champion that comes meanwhile takes its turn."""
+        while not self.ended.wait(overlay.EVERY):
+            with self.turn:
+                site = EDGE.site.caught_up() if EDGE.site else None
+                if site:
+                    EDGE.open(site)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def end(self) -> None:

@@ -52,6 +52,8 @@ SENDS = Table(
     ),
 )
 TOMBSTONES = Table("tombstones", key=("subject",), columns=(Column("subject", TEXT, True),))
+PERSONAL = ("events", "customers", "identities", "consents", "sends")
+WHO = ("customer_id", "alias")  # the columns that name a customer
 KEYS = Table(
     "keys",
     key=("key_id",),
@@ -190,6 +192,11 @@ BEGIN = {
         f"SELECT pg_advisory_xact_lock({WRITERS})",
     ),
 }
+CUT = "PRAGMA wal_checkpoint(TRUNCATE)"
+PACK = {
+    "sqlite": ("PRAGMA secure_delete = ON", "VACUUM", CUT),
+    "postgresql": tuple(f"VACUUM FULL {name}" for name in PERSONAL),
+}
 
 
 def waiting(driver: str, patience: int) -> dict[str, Any]:
@@ -260,10 +267,15 @@ class Store:
 
     def append(self, table: str, rows: Sequence[Row]) -> None:
         """Add rows that keep the contract, each with its `received_at`, to a table other than `events`."""
-        if table == EVENTS.name:
+        self.record({table: rows})
+
+    def record(self, tables: Mapping[str, Sequence[Row]]) -> None:
+        """`append` to several tables: all of it is on disk before this returns, or nothing is stored."""
+        if EVENTS.name in tables:
             raise ValueError("events are added by `add`")
         with self._told(), self._writing() as db:
-            _insert(db, table, rows)
+            for table, rows in tables.items():
+                _insert(db, table, rows)
 
     def bury(self, customer_id: str, *, at: datetime) -> None:
         """Record that a customer was erased, without saying who it was."""
@@ -278,6 +290,46 @@ class Store:
         grave = DATA["tombstones"].c.subject
         with self._told(), self._engine.connect() as db:
             return {subjects[s] for s in db.scalars(sa.select(grave).where(grave.in_(subjects)))}
+
+    def graves(self) -> Callable[[str], bool]:
+        """Whether an id is one of a customer who was erased by now; the database is asked once for all."""
+        with self._told(), self._engine.connect() as db:
+            known = set(db.scalars(sa.select(DATA["tombstones"].c.subject)))
+        return lambda customer_id: self.subject(customer_id) in known
+
+    def of(self, table: str, customer_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """All rows of a table that name one of these customers, in the order in which they came."""
+        data = DATA[table]
+        named = sa.or_(*(data.c[name].in_(customer_ids) for name in WHO if name in data.c))
+        with self._told(), self._engine.connect() as db:
+            return [
+                dict(row) for row in db.execute(sa.select(data).where(named).order_by(data.c.seq)).mappings()
+            ]
+
+    def named(self) -> Iterator[set[str]]:
+        """Every id of a customer that a table holds, table by table."""
+        for data in (DATA[name] for name in PERSONAL):
+            for column in (data.c[name] for name in WHO if name in data.c):
+                with self._told(), self._engine.connect() as db:
+                    yield {found for found in db.scalars(sa.select(column).distinct()) if found is not None}
+
+    def forget(self, customer_ids: Sequence[str]) -> int:
+        """Remove every row that names one of these customers; how many. `shred` then makes the room unreadable."""
+        gone = 0
+        with self._told(), self._writing() as db:
+            for data in (DATA[name] for name in PERSONAL):
+                named = sa.or_(*(data.c[name].in_(customer_ids) for name in WHO if name in data.c))
+                gone += db.execute(sa.delete(data).where(named)).rowcount
+        return gone
+
+    def shred(self) -> None:
+        """See to it that no file of the database holds what was removed: tables are packed anew, the log is cut."""
+        with self._told(), self._engine.connect() as db:
+            for step in PACK[self._engine.dialect.name]:
+                told = db.exec_driver_sql(step)
+                busy = told.returns_rows and (told.first() or (0,))[0]
+                if busy and step == CUT:
+                    raise StoreError(f"{self} is being read, so that its log cannot be cut: run it again")
 
     def since(
         self,
@@ -306,15 +358,17 @@ class Store:
         lists = (json.loads(ids) if isinstance(ids, str) else ids for ids in found["product_ids"])
         return {**found, "product_ids": tuple(lists)}
 
-    def changes(self, after: Mapping[str, int] | None = None, limit: int = PAGE) -> Changes:
-        """What was appended to the watched tables after these numbers, at most `limit` rows of each.
+    def changes(
+        self, after: Mapping[str, int] | None = None, limit: int = PAGE, *, names: Sequence[str] = WATCHED
+    ) -> Changes:
+        """What was appended to these tables after these numbers, at most `limit` rows of each.
 
         Ask again with the answer's `after`. Where nothing is new this costs one look at the tables' ends.
         """
-        before = {name: (after or {}).get(name, 0) for name in WATCHED}
+        before = {name: (after or {}).get(name, 0) for name in names}
         with self._told(), self._engine.connect() as db:
-            ends = self._ends(db, WATCHED)
-            news = [name for name in WATCHED if ends[name] > before[name]]
+            ends = self._ends(db, names)
+            news = [name for name in names if ends[name] > before[name]]
             rows = {name: _read(db, name, before[name], ends[name], limit) for name in news}
         return Changes(before | {name: rows[name][-1]["seq"] for name in news if rows[name]}, rows)
 
@@ -356,6 +410,14 @@ class Store:
         with self._told(), self._engine.connect() as db:
             ends = self._ends(db, LIVE)
             return {name: self._mark(db, name, ends[name]) for name in LIVE}
+
+    def mark_without(self, table: str, mark: Mark, customer_ids: Sequence[str]) -> Mark:
+        """The last row up to this mark that names none of these customers."""
+        data = DATA[table]
+        others = (sa.func.coalesce(data.c[name].notin_(customer_ids), True) for name in WHO if name in data.c)
+        with self._told(), self._engine.connect() as db:
+            last = db.scalar(sa.select(sa.func.max(data.c.seq)).where(data.c.seq <= mark.seq, *others))
+            return self._mark(db, table, last or 0)
 
     def holds(self, table: str, mark: Mark) -> bool:
         """Whether the table was read up to this mark, and not a copy of it that knew more, or other rows."""

@@ -57,7 +57,7 @@ def paths() -> Iterator[tuple[str, str, str]]:
     from serving.service import OPERATIONS
 
     for o in OPERATIONS:
-        yield o.method, o.path.format(placement="next_best", token="x"), o.scope
+        yield o.method, o.path.format(placement="next_best", token="x", customer_id="x"), o.scope
 
 
 @pytest.mark.parametrize(("kind", "status"), [(None, 401), (PUBLISHABLE, 403), (SECRET, 0)])

@@ -92,7 +92,8 @@ values = st.recursive(
 NAMES = (
     "customer_id", "customer_token", "product_ids", "exclude", "limit", "at", "rules", "explain", "query_id",
     "events", "event_id", "event_type", "occurred_at", "order_id", "part", "locale", "q", "rule", "attribute",
-    "values", "by", "count", "share", "least", "most", "after",
+    "values", "by", "count", "share", "least", "most", "after", "products", "product_id", "price", "attributes",
+    "identities", "consents", "channel", "purpose", "granted",
 )  # fmt: skip
 names = st.sampled_from(NAMES)
 rules = st.dictionaries(names, values, max_size=5)
@@ -100,7 +101,7 @@ bodies = st.dictionaries(names, values | st.lists(rules, max_size=3), max_size=6
 PATHS = (
     "/v1/recommend/next_best", "/v1/recommend/{}", "/v1/recommend/upsell/batch", "/v1/needs", "/v1/events",
     "/v1/messages/thank_you", "/v1/fragments/{}.html", "/v1/fragments/next_best.txt", "/v1/products", "/r/{}",
-    "/v1/{}", "/{}", "/openapi.json", "/metrics", "/v1/widget.js",
+    "/v1/customers/{}", "/v1/{}", "/{}", "/openapi.json", "/metrics", "/v1/widget.js",
 )  # fmt: skip
 contents = (
     bodies.map(lambda body: json.dumps(body).encode())

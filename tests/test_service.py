@@ -485,7 +485,7 @@ def test_the_document_describes_the_wire(http: httpx.Client) -> None:
     assert wanted <= set(schemas)
     assert {"RecommendRequest", "RecommendResponse", "MessageAnswer", "ErrorBody"} <= set(schemas)
     for path, methods in document["paths"].items():
-        asked = path.format(placement="next_best", token=token())
+        asked = path.format(placement="next_best", token=token(), customer_id="nobody")
         for method, about in methods.items():
             assert str(http.request(method, asked).status_code) == min(about["responses"]), path
 

@@ -268,7 +268,8 @@ def read(
     say of the data)."""
     last = end_of(history)
     end = min(until, last) if until else last
-    about = {"store": history.store, "fingerprint": history.fingerprint(end)}
+    about: dict[str, Any] = {"store": history.store, "fingerprint": history.fingerprint(end)}
+    about["marks"] = history.manifest.marks
     past, full, *labels = map(stored, sides_of(history, end, work, plan))
     return past, full, labels, about
 

@@ -1,0 +1,273 @@
+"""The catalogue as it is now: what the store has been told of products, laid over the bundle that is served.
+
+Known products keep their positions, and new ones come behind them in the order of their coming; so what a bundle
+has learned stands as it is, and only rows for the new ones are added. Nothing here is asked by a request: a
+thread makes the next engine from the last, and the service takes it as it takes another champion.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy import sparse
+
+from features.catalog import PATH_SEPARATOR, Catalog, codes
+from features.history import History, canonical
+from features.interactions import Ints, MoreIds
+from features.pairs import Tallies, facts_of
+from serving import metrics
+from serving.bundle import Bundle
+from serving.engine import Engine
+from serving.fitted import Fitted, Neighbors, Vectors
+from serving.store import Changes, Mark, Store, StoreError
+
+EVERY = 1.0  # seconds between two looks at the store
+FOLLOWED = ("products", "identities")
+BY_TITLE, BY_BRAND = 4.0, 2.0  # what a shared word, and a shared brand, weigh among kin that share a need
+MOST_KIN = 500
+KIND = ["title", "need", "category", "brand"]
+KIN = ("need", "category", "parent", "brand")  # where kin are sought: the first of these that has any
+# what is kept of a catalogue, and the column that it hangs on
+KEPT = {
+    "title": "title", "price": "price", "eligible": "eligible", "category": "category", "categories": "category",
+    "parent": "category", "need": "need", "needs": "need", "brand": "brand", "brands": "brand", "group": "group_id",
+}  # fmt: skip
+log = logging.getLogger("osclms.overlay")
+Row = Mapping[str, Any]
+UNTOLD: Row = {"in_stock": True, "eligible": True}
+
+
+@dataclass(frozen=True)
+class LaidCatalog(Catalog):
+    """A bundle's catalogue with changes. Codes of needs stay, as what was learned of needs goes by them."""
+
+    base: Catalog
+
+    @cached_property
+    def need(self) -> Ints:
+        return codes(self.table["need"], self.base.needs)[0]
+
+    @cached_property
+    def needs(self) -> list[str]:
+        return codes(self.table["need"], self.base.needs)[1]
+
+
+class Overlay:
+    """What was said of products since the bundle learned, and the bundle with it laid over.
+
+    A change says some columns; what it does not say stays, as in `osclms compact`. For one thread.
+    """
+
+    def __init__(self, base: Bundle) -> None:
+        self.base, self.known = base, base.catalog.items
+        self.said: dict[str, dict[str, Any]] = {}
+        self.later: dict[str, int] = {}
+        self.directions: dict[str, NDArray[np.float32]] = {}  # of new products, by what decides them
+
+    def say(self, rows: Iterable[Row]) -> bool:
+        """Take changes in the order in which they came; whether any of them says something new."""
+        news = False
+        for row in rows:
+            name = row["product_id"]
+            new = {c: v for c, v in row.items() if c in COLUMNS and v not in (None, [])}
+            said = self.said.setdefault(name, {})
+            news |= not said or any(said.get(c) != v for c, v in new.items())
+            said.update(new)
+            if self.known.positions([name])[0] < 0:
+                self.later.setdefault(name, len(self.known) + len(self.later))
+        return news
+
+    def bundle(self, was: Bundle) -> Bundle:
+        """The bundle as it is now. `was` is the one made before, of which it shares what stays."""
+        catalog = self.catalog(was.catalog)
+        models, facts = was.models, was.facts
+        if (self.later and not (self.kinds(catalog).equals(self.kinds(was.catalog)))) or (
+            len(catalog.needs) > len(was.catalog.needs)
+        ):
+            models = self.models(catalog)
+        if not all(catalog.table[c].equals(was.catalog.table[c]) for c in ("price", "need")):
+            nobody = len(self.known)  # the tally behind the last is of a product that nobody bought
+            facts = facts_of(catalog, self.tallies.at(np.minimum(np.arange(len(catalog)), nobody)))
+        return replace(was, catalog=catalog, models=models, facts=facts)
+
+    def kinds(self, catalog: Catalog) -> pa.Table:
+        """What decides where new products lie."""
+        return catalog.table.select(KIND).slice(len(self.known))
+
+    @cached_property
+    def tallies(self) -> Tallies:
+        return Tallies.of(self.base.interactions, len(self.known) + 1)
+
+    def catalog(self, was: Catalog) -> Catalog:
+        items = MoreIds(self.known.values, dict(self.later))
+        made = LaidCatalog(items, self.table(), self.base.catalog)
+        for name, column in KEPT.items():
+            if name in vars(was) and was.table[column].equals(made.table[column]):
+                vars(made)[name] = vars(was)[name]
+        return made
+
+    def table(self) -> pa.Table:
+        """The columns of the catalogue; those of which nothing was said are the bundle's own."""
+        base, names = self.base.catalog.table, list(self.said)
+        places = np.array([self.place(name) for name in names], np.int64)
+        old = np.flatnonzero(places < len(base))
+        rows = dict(zip(old.tolist(), base.take(pa.array(places[old])).to_pylist(), strict=True))
+        now = [row_now(self.said[name], rows.get(n, UNTOLD)) for n, name in enumerate(names)]
+        take = np.arange(len(base) + len(self.later))
+        take[places] = len(base) + np.arange(len(names))
+        told = {column for said in self.said.values() for column in said}
+        told |= {"need"} if "category" in told else set()
+        columns = {}
+        for field in base.schema:
+            patch = pa.array([row[field.name] for row in now], field.type)
+            whole = pa.chunked_array([*base[field.name].chunks, patch]).combine_chunks()
+            changed = self.later or field.name in told
+            columns[field.name] = pa.chunked_array([whole.take(take)]) if changed else base[field.name]
+        return pa.table(columns, schema=base.schema)
+
+    def place(self, name: str) -> int:
+        return self.later[name] if name in self.later else int(self.known.positions([name])[0])
+
+    def direction(self, vectors: NDArray[np.float32], catalog: Catalog, item: int) -> NDArray[np.float32]:
+        kind = repr(catalog.table.select(KIND).slice(item, 1).to_pylist())
+        if kind not in self.directions:
+            self.directions[kind] = beside_kin(vectors, catalog, item)
+        return self.directions[kind]
+
+    def models(self, catalog: Catalog) -> dict[str, Fitted]:
+        """What was learned, with rows for what came later: beside its kin by content, unknown to all else."""
+        more = len(self.later) + len(catalog.needs) - len(self.base.catalog.needs)
+        return {name: self.longer(name, model, catalog, more) for name, model in self.base.models.items()}
+
+    def longer(self, name: str, model: Fitted, catalog: Catalog, more: int) -> Fitted:
+        new = np.arange(len(self.known), len(catalog))
+        if isinstance(model, Neighbors):  # of products, or of needs, of which there may be more as well
+            return Neighbors(with_empty_rows(model.items, more))
+        if not isinstance(model, Vectors):
+            return model
+        rows = np.zeros((len(new), model.items.shape[1]), np.float32)
+        if name == "content":
+            rows = np.array([self.direction(model.items, catalog, item) for item in new.tolist()], np.float32)
+        bias = np.zeros(len(new), np.float32)
+        return Vectors(model.customers, np.vstack([model.items, rows]), np.append(model.bias, bias))
+
+
+COLUMNS = (
+    "title", "category", "need", "brand", "price", "size", "url", "image_url", "in_stock", "group_id", "eligible",
+    "attributes",
+)  # fmt: skip
+
+
+def row_now(said: Row, was: Row) -> dict[str, Any]:
+    """A product's row in a catalogue's table. A need that is its category, because it was not told, follows it."""
+    row = {name: said.get(name, was.get(name)) for name in COLUMNS}
+    row["category"] = PATH_SEPARATOR.join(said["category"]) if "category" in said else was.get("category")
+    own = was.get("need") if was.get("need") != was.get("category") else None
+    row["need"] = said.get("need") or own or row["category"]
+    return row
+
+
+def with_empty_rows(matrix: sparse.csr_array, more: int) -> sparse.csr_array:
+    """The same cells, in the same memory, with so many rows behind them that hold none."""
+    indptr = np.append(matrix.indptr, np.full(more, matrix.indptr[-1], matrix.indptr.dtype))
+    shape = (len(indptr) - 1, matrix.shape[1] + more)
+    return sparse.csr_array((matrix.data, matrix.indices, indptr), shape=shape, copy=False)
+
+
+def beside_kin(vectors: NDArray[np.float32], catalog: Catalog, item: int) -> NDArray[np.float32]:
+    """The direction of a new product, the mean of its kin's: of length 1, or empty where it has none.
+
+    Kin share the need, else the category, the category above it, or the brand. Those of the same brand and with
+    words of the title in common weigh more.
+    """
+    for column in KIN:
+        code = getattr(catalog, column)
+        kin = np.flatnonzero(code[: len(vectors)] == code[item]) if code[item] >= 0 else np.empty(0, np.int64)
+        kin = kin[np.any(vectors[kin] != 0, axis=1)]
+        if len(kin):
+            kin = kin[:: len(kin) // MOST_KIN + 1]
+            found = weights_of(catalog, item, kin) @ vectors[kin]
+            return np.asarray(found / max(float(np.linalg.norm(found)), 1e-9), np.float32)
+    return np.zeros(vectors.shape[1], np.float32)
+
+
+def weights_of(catalog: Catalog, item: int, kin: NDArray[Any]) -> NDArray[np.float32]:
+    own = words_of(catalog, item)
+    shared = np.array([len(own & words_of(catalog, k)) / max(len(own), 1) for k in kin.tolist()], np.float32)
+    branded = (catalog.brand[kin] == catalog.brand[item]) & (catalog.brand[item] >= 0)
+    return np.asarray(1 + BY_TITLE * shared + BY_BRAND * branded, np.float32)
+
+
+def words_of(catalog: Catalog, item: int) -> set[str]:
+    return set(catalog.title[item].casefold().split())
+
+
+# --- following the store --------------------------------------------------------------------------------
+
+
+class Follower:
+    """What a store has been told beyond a bundle: of products, and of customers' other ids. For one thread."""
+
+    def __init__(self, base: Bundle, store: Store, history: History | None) -> None:
+        self.base, self.store, self.history = base, store, history
+        self.overlay, self.identities = Overlay(base), raw_identities(history)
+        self.aliases = canonical(self.identities)
+        self.after: dict[str, int] | None = None
+
+    def look(self, engine: Engine) -> Engine | None:
+        """The next engine, made of the last one, where products were told of since the last look; None elsewhere.
+
+        Raises StoreError, after which it may look again.
+        """
+        news = False
+        if self.after is None:
+            self.after = self.begin()
+            news = self.overlay.say(newcomers(self.base, self.history))
+        while (found := self.store.changes(self.after, names=FOLLOWED)).rows:
+            news |= self.take(found)
+        return engine.over(self.overlay.bundle(engine.bundle)) if news else None
+
+    def begin(self) -> dict[str, int]:
+        """The rows up to which the bundle's own history had been told; none, where that was another database."""
+        marks = self.base.manifest.marks.get(self.store.id, {})
+        own = {name: Mark(*marks[name]) for name in FOLLOWED if name in marks}
+        return {name: mark.seq for name, mark in own.items() if self.store.holds(name, mark)}
+
+    def take(self, found: Changes) -> bool:
+        self.after = dict(found.after)
+        if rows := found.rows.get("identities"):
+            self.identities |= {row["alias"]: row["customer_id"] for row in rows}
+            self.aliases = canonical(self.identities)
+        return self.overlay.say(found.rows.get("products", ()))
+
+
+def looked(follower: Follower, engine: Engine) -> Engine | None:
+    """`Follower.look`; whatever goes wrong, what is served goes on, and osclms_catalogue_unread counts it."""
+    try:
+        return follower.look(engine)
+    except Exception as error:
+        metrics.UNREAD.inc()
+        # only our own errors tell their message: another's may hold what was sent
+        log.error(
+            "changes were not read: %s", error if isinstance(error, StoreError) else type(error).__name__
+        )
+        return None
+
+
+def raw_identities(history: History | None) -> dict[str, str]:
+    found = history.table("identities").to_pylist() if history else []
+    return {row["alias"]: row["customer_id"] for row in found}
+
+
+def newcomers(base: Bundle, history: History | None) -> list[Row]:
+    """Products that the history knows and the bundle does not, as they came after what it learned from."""
+    if history is None:
+        return []
+    listed = history.table("products")
+    new = base.catalog.items.column(listed["product_id"]) < 0
+    return list(listed.filter(pa.array(new)).to_pylist())

@@ -1,0 +1,287 @@
+"""After `osclms erase --finish` no file holds the erased, and all others are answered as before."""
+
+import gzip
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy as sa
+from live import event
+from test_compact import put
+from tiny import GROCER, UNTIL, bundle
+
+from features.history import History
+from features.mapping import Mapping
+from features.sources import load
+from serving.bulk import everybody
+from serving.bundle import Bundle, Manifest
+from serving.compact import compact
+from serving.engine import Engine
+from serving.people import erase, held
+from serving.placements import PLACEMENTS
+from serving.ranker import PUBLISHED, RANKED
+from serving.schemas import RecommendRequest
+from serving.store import Store
+from training.erase import blanked, finish
+from training.publish import Registry
+
+WHO, CARD = "household-4711-erase", "card-4711-erase"
+NOW = datetime(2026, 3, 5, 12, tzinfo=UTC)
+FIRST = "household-4710-first"  # of whom nothing goes
+BASKETS = (
+    (FIRST, "1", 0, "bread butter"), (FIRST, "2", 20, "bread milk"), (WHO, f"o-{WHO}", 5, "rolls butter"),
+    (WHO, f"p-{WHO}", 25, "rolls soap"), ("zoe", "5", 10, "spelt milk soap"), ("zoe", "6", 50, "spelt bread towel"),
+    ("household-4711-erase-not", "7", 52, "gold milk"), (None, "9", 55, "bread butter soap"),
+)  # fmt: skip
+
+
+def order(name: str, who: str, basket: str = "o") -> dict[str, Any]:
+    about = {"event_type": "order", "quantity": 1, "unit_price": 2, "product_id": "bread"}
+    return {
+        "event_id": name,
+        "customer_id": who,
+        "occurred_at": "2026-01-05T12:00:00Z",
+        "order_id": basket,
+        **about,
+    }
+
+
+@pytest.fixture
+def home(tmp_path: Path, shared: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """A home in which many files hold the customer: history, rejects, a version with its artifacts, a list."""
+    return Path(shutil.copytree(shared("erase", fill_home), tmp_path / "home"))
+
+
+def fill_home(home: Path) -> None:
+    history = History(home / "history")
+    put(history, "events", order("h1", WHO), order("h2", CARD, f"till {CARD}"), order("h3", "zoe"))
+    put(
+        history, "events", {**order("h4", WHO), "occurred_at": "2025-06-01T00:00:00Z"}
+    )  # a month of their own
+    put(
+        history,
+        "customers",
+        {"customer_id": WHO, "email": f"{WHO}@b.c"},
+        {"customer_id": "zoe", "email": "z@b.c"},
+    )
+    put(history, "identities", {"alias": CARD, "customer_id": WHO}, {"alias": "z", "customer_id": "zoe"})
+    broken = home / "broken.csv"
+    columns = ("customer_id", "event_id", "event_type", "occurred_at")
+    rows = (f"{who},{name},dance,2026-01-01" for who, name in ((WHO, "r1"), ("zoe", "r2")))
+    broken.write_text("\n".join([",".join(columns), *rows]))
+    mapping = Mapping.model_validate({"columns": {n: n for n in columns}})
+    load(history, "events", [broken], mapping, max_rejects=1, rejects_dir=home / "rejects")
+    for file in home.glob("*.csv"):
+        file.unlink()  # the sources are not ours
+    publish(home)
+    lists = (json.dumps({"customer_id": who, "rank": 1}) for who in (WHO, "zoe"))
+    (home / "lists.ndjson").write_text("".join(f"{line}\n" for line in lists))
+
+
+def publish(home: Path) -> None:
+    registry, made = Registry(home), home / "made"
+    bundle(made, BASKETS, GROCER, version="1")
+    customers = len(np.load(made / "customers.npy"))
+    np.save(made / "next_best.ranked.npy", np.full((customers, PUBLISHED), np.array((1, 0.5, 0), RANKED)))
+    registry.register(made, run_id=registry.log_run("train"))
+    registry.keep_card("1", "<html>no names</html>")
+    registry.promote("1")
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def store(url: sa.URL, home: Path) -> Iterator[Store]:
+    with Store(url) as opened:
+        fill(opened, History(home / "history"))
+        yield opened
+
+
+def fill(store: Store, history: History) -> None:
+    """Rows of the customer, some of them moved into the history, the last of them the last that was."""
+    store.add([event("e1", customer_id="zoe"), event("e2", customer_id=WHO), event("e3", customer_id=CARD)])
+    agreed = {"channel": "email", "purpose": "marketing", "granted": True, "at": NOW, "received_at": NOW}
+    store.append("consents", [{"customer_id": name, **agreed} for name in ("zoe", WHO)])
+    store.append("products", [{"product_id": "bread", "price": 2.5, "received_at": NOW}])
+    compact(history, store)
+    store.append(
+        "customers", [{"customer_id": name, "region": "x", "received_at": NOW} for name in ("zoe", WHO)]
+    )
+    store.append("identities", [{"alias": f"web-{CARD}", "customer_id": CARD, "received_at": NOW}])
+    sent = {"at": NOW, "product_ids": ["milk"], "received_at": NOW}
+    store.append("sends", [{"customer_id": name, **sent} for name in ("zoe", WHO)])
+
+
+# --- where an id may lie ------------------------------------------------------------------------------------
+
+
+def holding(home: Path, *names: str) -> dict[str, str]:
+    """Every file below the home that holds one of these, read as what it is and as bytes."""
+    found = {}
+    for path in (p for p in home.rglob("*") if p.is_file()):
+        text = b"\n".join(read(path))
+        for name in names:
+            if mentions(text, name) or name in path.name:
+                found[str(path.relative_to(home))] = name
+    return found
+
+
+def mentions(text: bytes, name: str) -> bool:
+    return name.encode() in text.replace(f"{name}-not".encode(), b"")  # another customer, whose id begins so
+
+
+def read(path: Path) -> Iterator[bytes]:
+    yield path.read_bytes()
+    if path.suffix == ".parquet":
+        yield repr(pq.read_table(path, partitioning=None).to_pylist()).encode()
+    if path.suffix == ".npy":
+        yield repr(np.load(path).ravel().tolist()).encode()
+    if path.suffix == ".gz":
+        yield gzip.decompress(path.read_bytes())
+
+
+def rows_of(store: Store, *names: str) -> int:
+    return sum(
+        len(store.of(table, names)) for table in ("events", "customers", "identities", "consents", "sends")
+    )
+
+
+# --- what becomes of it -------------------------------------------------------------------------------------
+
+
+def answers(home: Path) -> list[Any]:
+    """What everybody else is told."""
+    engine = Engine.load(home / "bundles" / "1", verify=True)
+    who = (None, FIRST, "zoe", "household-4711-erase-not")
+    return [
+        engine.recommend(name, RecommendRequest(customer_id=c, product_ids=("soap",)), at=UNTIL).items
+        for name in PLACEMENTS
+        for c in who
+    ]
+
+
+def test_no_file_holds_the_erased_and_all_others_are_answered_as_before(home: Path, store: Store) -> None:
+    before, history, ids = answers(home), History(home / "history"), (WHO, CARD, f"web-{CARD}")
+    in_files = holding(home, WHO, CARD)
+    wanted = (
+        "history/events",
+        "history/customers",
+        "history/identities",
+        "history/consents",
+        "rejects",
+        "lists",
+    )
+    for place in (*wanted, "bundles/1/customers.npy", "bundles/1/orders.npy", "mlruns"):
+        assert any(name.startswith(place) for name in in_files), place
+    assert rows_of(store, *ids) == 6
+    assert any(name.startswith("store.db") for name in in_files) == (store.url.get_backend_name() == "sqlite")
+    assert erase(store, history, CARD, NOW).erased == 3
+    done = finish(home, store, at=NOW)
+    assert (done.bundles, done.rows, done.lines) == (2, 6, 2) and done.files >= 5
+    assert holding(home, WHO, CARD) == {} and rows_of(store, *ids) == 0
+    assert finish(home, store, at=NOW).as_dict() == {
+        "ids": 0,
+        "files": 0,
+        "rows": 0,
+        "bundles": 0,
+        "lines": 0,
+    }
+    assert answers(home) == before
+    assert (home / "lists.ndjson").read_text().count("\n") == 1 and store.buried(ids) == set(ids)
+    zoe = held(store, history, "zoe")
+    assert (zoe.facts, len(zoe.orders), len(zoe.events), len(zoe.sends)) == (
+        {"email": "z@b.c", "region": "x"}, 1, 1, 1,
+    )  # fmt: skip
+    check_bundles(home)
+    check_marks(history, store)
+
+
+def check_bundles(home: Path) -> None:
+    """Where the erased was, nobody is; the artifacts are the bundle."""
+    made = Bundle.load(home / "bundles" / "1", verify=True)
+    engine = Engine(made)
+    (gone,) = np.flatnonzero(np.diff(made.interactions.start) == 0)
+    assert engine.position(WHO) == -1 and not any(of["item"][gone][0] >= 0 for of in made.rankings.values())
+    assert {name for name, _ in everybody(engine, 3)} == {FIRST, "zoe", "household-4711-erase-not"}
+    assert sorted(engine.sample().customers) == sorted({FIRST, "zoe", "household-4711-erase-not"})
+    bought = made.interactions.matrix(lambda of: np.ones(len(of)))[[gone]]
+    for name in ("als", "ease", "tifu", "upcf", "rhythm", "content"):
+        model = made.models[name]
+        scores = model.of_customers(np.array([gone]), bought)
+        assert not np.any(scores - model.arrays().get("bias", np.float32(0))), name
+    (artifacts,) = (home / "mlruns").glob("*/artifacts/bundle")
+    for file in artifacts.iterdir():
+        assert file.read_bytes() == (home / "bundles" / "1" / file.name).read_bytes()
+    assert Manifest.model_validate_json((artifacts / "manifest.json").read_text()) == made.manifest
+
+
+def check_marks(history: History, store: Store) -> None:
+    """What was moved is not moved again, and what came since is."""
+    put(history, "products", {"product_id": "bread", "price": 9})
+    compact(history, store)
+    listed = history.row("products", "bread")
+    assert listed is not None and listed["price"] == 9
+    assert sorted(history.events()["event_id"].to_pylist()) == ["e1", "h3"]
+
+
+def test_who_comes_back_in_a_file_is_erased_again(home: Path, store: Store) -> None:
+    erase(store, History(home / "history"), WHO, NOW)
+    finish(home, store, at=NOW)
+    put(History(home / "history"), "events", order("h9", WHO))
+    put(History(home / "history"), "identities", {"alias": "another-card", "customer_id": WHO})
+    for file in home.glob("*.csv"):
+        file.unlink()
+    assert finish(home, store, at=NOW).ids == 2
+    assert holding(home, WHO, CARD, "another-card") == {} and store.buried(["another-card"])
+
+
+def test_ids_stay_in_order_whoever_goes() -> None:
+    ids = np.array([b"a", b"ab", b"b", b"c"])
+    once = blanked(ids, np.array([True, False, True, True]))
+    assert once.tolist() == [b"\x01", b"ab", b"ab\x01", b"ab\x01\x01"]
+    twice = blanked(once, np.array([False, True, False, False]))
+    assert twice.tolist() == [b"\x01" * n for n in (1, 2, 3, 4)]
+    assert np.all(twice[1:] > twice[:-1]) and np.all(once[1:] > once[:-1])
+
+
+class Killed(BaseException):
+    """In place of a signal: nothing after it is done."""
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_killed_at_each_step_it_is_run_again(
+    home: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erase(store, History(home / "history"), WHO, NOW)
+    left = [0]
+
+    def dies(act: Any) -> Any:
+        def step(*args: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return act(*args, **options)
+
+        return step
+
+    steps = ((Path, "replace"), (shutil, "rmtree"), (Store, "forget"), (Store, "shred"), (np, "save"))
+    tries = 0
+    for tries in range(60):
+        left[0] = tries
+        with monkeypatch.context() as patched:
+            for where, name in steps:
+                patched.setattr(where, name, dies(getattr(where, name)))
+            try:
+                finish(home, store, at=NOW)
+                break
+            except Killed:
+                pass
+        assert any((home / "bundles" / name).exists() for name in ("1", ".old-1"))
+    assert tries > 15 and holding(home, WHO, CARD) == {} and rows_of(store, WHO, CARD) == 0
+    assert not list(home.rglob(".old-*")) and not list(home.rglob(".tmp-*"))
+    assert len(answers(home)) == 4 * len(PLACEMENTS)

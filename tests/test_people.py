@@ -1,0 +1,325 @@
+"""What is told of products and customers, over the wire and over both databases."""
+
+import asyncio
+import gc
+import json
+import shutil
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from live import spelled
+from pydantic import SecretStr
+from running import start, stop
+from test_compact import put
+from tiny import GROCER, GROCERIES, bundle
+
+from features.history import History
+from serving.compact import compact
+from serving.people import consents_now
+from serving.settings import Settings
+from serving.store import Store, address
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
+ANNA = "/v1/customers/anna"
+AGREED = {"channel": "email", "purpose": "marketing", "granted": True, "at": "2026-03-01T00:00:00Z"}
+
+
+class Shop:
+    """The service's routes in this process, over a bundle and a database."""
+
+    def __init__(self, home: Path, url: sa.URL) -> None:
+        from serving.service import Edge, intake, load
+
+        settings = Settings(home=home, database_url=SecretStr(spelled(url)))
+        self.edge, self.home = Edge(), home
+        self.site = load(settings, intake(settings), home / "bundles" / "1")
+        self.edge.open(self.site)
+
+    def __call__(self, method: str, path: str, **about: Any) -> httpx.Response:
+        async def asked() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.edge)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+                return await client.request(method, path, **about)
+
+        return asyncio.run(asked())
+
+    def catch_up(self) -> bool:
+        assert self.edge.site
+        site = self.edge.site.caught_up()
+        self.edge.open(site or self.edge.site)
+        return site is not None
+
+    @property
+    def store(self) -> Store:
+        return self.site.store
+
+
+@pytest.fixture(scope="session")
+def grocer(shared: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    def make(home: Path) -> None:
+        bundle(home / "bundles" / "1", GROCERIES, GROCER)
+
+    return shared("grocer home", make)
+
+
+@pytest.fixture
+def shop(grocer: Path, tmp_path: Path, url: sa.URL) -> Iterator[Shop]:
+    home = tmp_path / "shop"
+    home.mkdir()
+    (home / "bundles").symlink_to(grocer / "bundles")
+    day = "2026-01-01T12:00:00Z"
+    order = {"event_type": "order", "order_id": "o1", "quantity": 1, "unit_price": 2}
+    for name, who in (("h1", "anna"), ("h2", "card"), ("h3", "bert")):
+        put(
+            History(home / "history"), "events",
+            {"event_id": name, "customer_id": who, "product_id": "bread", "occurred_at": day, **order},
+        )  # fmt: skip
+    put(History(home / "history"), "identities", {"alias": "card", "customer_id": "anna"})
+    put(
+        History(home / "history"),
+        "customers",
+        {"customer_id": "anna", "first_name": "Anna", "region": "North"},
+    )
+    opened = Shop(home, url)
+    yield opened
+    opened.site.close()
+
+
+# --- products ---------------------------------------------------------------------------------------------
+
+
+def test_a_product_is_answered_by_what_became_of_it_and_is_in_the_next_lists(shop: Shop) -> None:
+    rye = {"product_id": " rye ", "title": "Rye bread", "category": ["food", "bread"], "price": 4.0}
+    wrong = [{"product_id": "x", "price": -1.0}, {"title": "no id"}, {"product_id": "y", "colour": "red"}, 7]
+    answer = shop(
+        "PUT", "/v1/products", json={"products": [rye, *wrong, {"product_id": "milk", "in_stock": False}]}
+    )
+    told = answer.json()
+    assert (answer.status_code, told["accepted"], told["rejected"]) == (207, 2, 4)
+    assert [line["status"] for line in told["products"]] == ["accepted", *["rejected"] * 4, "accepted"]
+    said = ("price is below 0", "product_id", "colour", "product")
+    assert all(word in line["error"] for word, line in zip(said, told["products"][1:], strict=False))
+    assert shop.catch_up() and not shop.catch_up()
+    found = shop("POST", "/v1/recommend/trending", json={"limit": 20}).json()["items"]
+    assert {"rye"} == {i["product_id"] for i in found} - GROCER.keys()
+    assert "milk" not in {i["product_id"] for i in found}
+    assert shop("GET", "/v1/products?q=rye").json()["products"][0]["price"] == 4.0
+
+
+def test_products_as_lines_and_twice(shop: Shop) -> None:
+    lines = "\n".join(
+        map(json.dumps, ({"product_id": "milk", "price": 9.5, "attributes": {"stores": ["17"]}}, 7))
+    )
+    for expected in (True, False):
+        answer = shop("PUT", "/v1/products", content=lines, headers={"Content-Type": "application/x-ndjson"})
+        assert (answer.status_code, answer.json()["accepted"]) == (207, 1)
+        assert shop.catch_up() is expected
+    only = {"rule": "include", "attribute": "attributes.stores", "values": ["17"]}
+    found = shop("POST", "/v1/recommend/trending", json={"rules": [only]}).json()["items"]
+    assert [(i["product_id"], i["price"]) for i in found] == [("milk", 9.5)]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_catalogue_that_was_replaced_is_freed_without_the_collector(shop: Shop) -> None:
+    """A worker's collector rests, so that what held itself would stay for ever."""
+    only = {"rule": "include", "attribute": "category", "values": ["food"]}
+    former = []
+    for price in (2.0, 3.0, 4.0):
+        shop("PUT", "/v1/products", json={"products": [{"product_id": "milk", "price": price}]})
+        assert shop.catch_up() and shop.edge.site
+        assert shop("POST", "/v1/recommend/similar", json={"rules": [only]}).status_code == 200
+        former.append(weakref.ref(shop.edge.site.engine))
+        gc.disable()
+    try:
+        assert [engine() is None for engine in former] == [True, True, False]
+    finally:
+        gc.enable()
+
+
+def test_nothing_is_stored_where_the_database_fails(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    with shop.store._engine.connect() as db:
+        for table in ("products", "customers", "identities"):
+            db.exec_driver_sql(f"DROP TABLE {table}")
+    body = {"products": [{"product_id": "household-4711-secret"}]}
+    asked = (
+        ("PUT", "/v1/products", body),
+        ("PUT", ANNA, {"region": "x"}),
+        ("GET", ANNA, None),
+        ("DELETE", ANNA, None),
+    )
+    for method, path, given in asked:
+        failed = shop(method, path, json=given)
+        assert failed.status_code == 503 and "again" in failed.text, (method, path)
+    assert shop.catch_up() is False and len(shop("POST", "/v1/recommend/trending").json()["items"]) == 8
+    assert "4711" not in caplog.text and "anna" not in caplog.text
+
+
+def every_worker(http: Callable[[], httpx.Response], holds: Callable[[Any], bool]) -> bool:
+    """Whether in the end 20 answers in a row, each by a new connection and so by any worker, are as wanted."""
+    deadline, row = time.monotonic() + 60, 0
+    while row < 20 and time.monotonic() < deadline:
+        answer = http()
+        assert answer.status_code == 200
+        row = row + 1 if holds(answer.json()) else 0
+    return row == 20
+
+
+def test_every_worker_answers_with_it_and_goes_on_while_a_customer_is_removed(
+    grocer: Path, tmp_path: Path
+) -> None:
+    from training.erase import finish
+
+    home = Path(shutil.copytree(grocer, tmp_path / "home"))
+    (home / "champion").write_text("1\n")
+    (tmp_path / "bentoml").mkdir()
+    server = start("serving.service:Service", tmp_path / "bentoml", {"home": str(home), "workers": "2"})
+
+    def asked(customer: str | None = None) -> httpx.Response:
+        body = {"customer_id": customer, "limit": 20}
+        return httpx.post(f"{server.url}/v1/recommend/trending", json=body, timeout=30)
+
+    def ids(answer: Any) -> set[str]:
+        return {item["product_id"] for item in answer["items"]}
+
+    try:
+        rye = {"product_id": "rye", "title": "Rye bread", "category": ["food", "bread"], "price": 4.0}
+        change = {"products": [rye, {"product_id": "milk", "in_stock": False}]}
+        assert httpx.put(f"{server.url}/v1/products", json=change).status_code == 200
+        assert every_worker(asked, lambda answer: "rye" in ids(answer) and "milk" not in ids(answer))
+        change = {
+            "products": [{"product_id": "rye", "in_stock": False}, {"product_id": "milk", "in_stock": True}]
+        }
+        assert httpx.put(f"{server.url}/v1/products", json=change).status_code == 200
+        assert every_worker(asked, lambda answer: "milk" in ids(answer) and "rye" not in ids(answer))
+        assert httpx.delete(f"{server.url}/v1/customers/anna").status_code == 200
+        with Store(address(home, None)) as store:
+            assert finish(home, store, at=datetime.now(UTC)).bundles == 1
+        assert every_worker(partial(asked, "bert"), lambda answer: "milk" in ids(answer))
+        assert "anna" not in server.log.read_text()
+    finally:
+        stop(server)
+
+
+def test_a_new_product_that_is_bought_and_a_new_name_are_in_the_next_answer(shop: Shop) -> None:
+    """Live purchases by a live catalogue and a live alias."""
+    rye = {"product_id": "rye", "title": "Rye bread", "category": ["food", "bread"], "price": 4.0}
+    shop("PUT", "/v1/products", json={"products": [rye]})
+    assert shop.catch_up()
+    about = {"order_id": "o9", "quantity": 1, "unit_price": 4, "occurred_at": "2026-03-02T00:00:00Z"}
+    order = {"event_id": "e9", "event_type": "order", "customer_id": "web-9", "product_id": "rye", **about}
+    assert shop("POST", "/v1/events", json={"events": [order]}).json()["accepted"] == 1
+    shop("PUT", ANNA, json={"identities": ["web-9"]})
+    assert not shop.catch_up()
+    for who in ("anna", "web-9"):
+        new = shop("POST", "/v1/recommend/discover", json={"customer_id": who, "limit": 20}).json()["items"]
+        assert [i["filled"] for i in new if i["product_id"] == "rye"] in ([], [True]), who
+    assert shop("DELETE", ANNA).status_code == 200
+    stranger, anna = (
+        shop("POST", "/v1/recommend/next_best", json={"customer_id": who}).json()["items"]
+        for who in ("nobody", "web-9")
+    )
+    assert stranger == anna
+
+
+# --- customers --------------------------------------------------------------------------------------------
+
+
+def test_a_customer_is_told_with_all_that_is_held(shop: Shop) -> None:
+    body = {"email": "a@b.c", "attributes": {"pets": 2}, "identities": ["web-1"], "consents": [AGREED]}
+    assert shop("PUT", ANNA, json=body).json() == {
+        "customer_id": "anna", "facts": 2, "identities": 1, "consents": 1,
+    }  # fmt: skip
+    event = {
+        "event_id": "e1",
+        "event_type": "view",
+        "customer_id": "web-1",
+        "occurred_at": "2026-03-01T00:00:00Z",
+    }
+    shop("POST", "/v1/events", json={"events": [event]})
+    at = datetime(2026, 3, 2, tzinfo=UTC)
+    shop.store.append(
+        "sends", [{"customer_id": "anna", "at": at, "product_ids": ["milk"], "received_at": at}]
+    )
+    for moved in (False, True):  # what lies in both is told once
+        for name in ("anna", "card", "web-1"):
+            told = shop("GET", f"/v1/customers/{name}").json()
+            assert told["identities"] == ["card", "web-1"]
+            assert told["facts"] == {
+                "first_name": "Anna", "region": "North", "email": "a@b.c", "attributes": '{"pets": 2}',
+            }, moved  # fmt: skip
+            assert [(o["order_id"], [of["event_id"] for of in o["lines"]]) for o in told["orders"]] == [
+                ("o1", ["h1", "h2"])
+            ]
+            assert [e["event_id"] for e in told["events"]] == ["e1"]
+            assert [s["product_ids"] for s in told["sends"]] == [["milk"]]
+            assert [c["granted"] for c in told["consents"]] == [True]
+        compact(History(shop.home / "history"), shop.store)
+    assert shop("POST", "/v1/recommend/next_best", json={"customer_id": "web-1"}).status_code == 200
+
+
+def test_the_latest_consent_counts_and_none_means_no(shop: Shop) -> None:
+    later = {**AGREED, "granted": False, "at": "2026-03-02T00:00:00Z"}
+    for consents in ([later], [AGREED], [{**AGREED, "channel": "sms", "at": None}]):
+        assert shop("PUT", ANNA, json={"consents": consents}).status_code == 200
+    told = shop("GET", ANNA).json()
+    now = {(c["channel"], c["purpose"]): c["granted"] for c in told["consents"]}
+    assert now == {("email", "marketing"): False, ("sms", "marketing"): True}
+    assert [c["granted"] for c in told["consent_records"]] == [True, False, True]
+    assert shop("GET", "/v1/customers/nobody").json()["consents"] == [] and consents_now([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"email": "nowhere"}, "email is no address"),
+        ({"colour": "red"}, "colour"),
+        ({"customer_id": "bert"}, "customer_id"),
+        ({"consents": [{**AGREED, "channel": "pigeon"}]}, "channel is not one of"),
+        ({"consents": [{**AGREED, "granted": 1}]}, "granted"),
+        ({"identities": ["x" * 201]}, "alias is longer than 200"),
+        ({"first_name": "A", "email": "a b", "identities": ["w"]}, "email"),
+    ],
+)
+def test_what_is_wrong_is_refused_as_a_whole(shop: Shop, body: dict[str, Any], says: str) -> None:
+    answer = shop("PUT", ANNA, json=body)
+    assert answer.status_code == 400 and says in answer.json()["error"]
+    assert not any(shop.store.marks().values()) or all(mark.seq == 0 for mark in shop.store.marks().values())
+
+
+def test_who_is_erased_is_so_under_every_id(shop: Shop) -> None:
+    shop("PUT", ANNA, json={"identities": ["web/1"], "consents": [AGREED]})
+    assert shop("DELETE", "/v1/customers/web/1").json() == {"erased": 3}
+    assert shop("DELETE", "/v1/customers/web%2F1").json() == {"erased": 3}  # again, which changes nothing
+    ids = ("anna", "card", "web/1", "bert")
+    assert shop.store.buried(ids) == {"anna", "card", "web/1"}
+    event = {"event_type": "view", "occurred_at": "2026-03-01T00:00:00Z"}
+    sent = [{**event, "event_id": f"e{n}", "customer_id": who} for n, who in enumerate(ids)]
+    answer = shop("POST", "/v1/events", json={"events": [*sent, {**event, "event_id": "e9"}]}).json()
+    assert [line["status"] for line in answer["events"]] == [*["rejected"] * 3, "accepted", "accepted"]
+    assert answer["events"][0]["error"] == "the customer was erased"
+    for path, body in ((ANNA, {"region": "x"}), ("/v1/customers/bert", {"identities": ["card"]})):
+        assert shop("PUT", path, json=body).status_code == 410
+    told = shop("GET", ANNA).json()
+    assert not any(told[name] for name in told if name != "customer_id")
+    assert shop("GET", "/v1/customers/bert").json()["orders"]
+
+
+def test_an_id_that_is_none(shop: Shop) -> None:
+    for path in ("/v1/customers/", f"/v1/customers/{'x' * 201}"):
+        assert shop("GET", path).status_code == 400
+    assert shop("PATCH", ANNA).status_code == 405
+
+
+def test_moments_are_the_services(shop: Shop) -> None:
+    began = datetime.now(UTC)
+    shop("PUT", ANNA, json={"consents": [{**AGREED, "at": None}]})
+    at = datetime.fromisoformat(shop("GET", ANNA).json()["consents"][0]["at"])
+    assert began <= at <= began + timedelta(minutes=5)

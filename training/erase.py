@@ -1,0 +1,293 @@
+"""`osclms erase --finish`: removes all that a home and its database still hold of those who were erased.
+
+A tombstone says of an id only that it was erased, so every id that is held anywhere is asked about. Each step
+finds for itself what is left to do, and puts a file or a folder in the place of another in one move: killed at
+any moment, it is run again. Bundles keep the positions of all customers; where one was, there is a customer
+without an id, a purchase or a taste.
+"""
+
+import csv
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from features.history import History
+from features.interactions import Ids, used
+from serving.bundle import IDS, ROWS, read_manifest, sha256
+from serving.people import identities_now, ids_of
+from serving.ranker import RANKED_SUFFIX
+from serving.store import LIVE, Mark, Store
+from training.publish import (
+    ARTIFACT,
+    LOCK_SECONDS,
+    fsync_tree,
+    link,
+    replace,
+    training_lock,
+    write_atomically,
+)
+
+BLANK = b"\x01"  # what no id holds, as it is a control character
+NAMED = ("customer_id", "alias")
+PERSONAL = ("events", "customers", "identities", "consents")
+WORDS = re.compile(r"[^\s,;|/\"']+")
+Gone = Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What was removed: ids of the erased that were found, files of the history and bundles written anew, rows of the
+    database, lines of rejects and of lists."""
+
+    ids: int = 0
+    files: int = 0
+    rows: int = 0
+    bundles: int = 0
+    lines: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.ids:,} ids of the erased found: {self.files:,} files of the history and {self.bundles:,} bundles "
+            f"written anew, {self.rows:,} rows of the database and {self.lines:,} lines of other files removed"
+        )
+
+
+def finish(home: Path, store: Store, *, at: datetime) -> Finished:
+    """Remove what is left of the erased. Raises TrainingBusy, HistoryError where a load is running, StoreError."""
+    history = History(home / "history")
+    with training_lock(home), FileLock(home / "registry.lock", timeout=LOCK_SECONDS):
+        recover(home)
+        shutil.rmtree(home / "staging" / "train", ignore_errors=True)
+        with history.loading() as staging:
+            bury_all_ids(store, history, at)
+            buried = store.graves()
+            ids = sorted(filter(buried, everyone(home, history, store)))
+            lines = sum(cleaned(path, buried) for path in loose(home))
+            bundles = sum(forgotten_by(folder, set(ids)) for folder in bundles_of(home))
+            files = forgotten_in(history, store, ids, staging) if ids else 0
+            rows = store.forget(ids) if ids else 0
+            store.shred()
+    return Finished(len(ids), files, rows, bundles, lines)
+
+
+# --- who is meant -----------------------------------------------------------------------------------------
+
+
+def bury_all_ids(store: Store, history: History, at: datetime) -> None:
+    """Whoever was erased under one id was erased under all: also under those that came since."""
+    aliases = identities_now(store, history)
+    known = {*aliases, *aliases.values()}
+    for name in filter(store.graves(), known):
+        for other in ids_of(name, aliases):
+            store.bury(other, at=at)
+
+
+def everyone(home: Path, history: History, store: Store) -> set[str]:
+    """Every id of a customer that is held."""
+    found: set[str] = set().union(*store.named())
+    for table in PERSONAL:
+        for path in history.files(table):
+            columns = [c for c in NAMED if c in pq.read_schema(path).names]
+            for column in pq.read_table(path, columns=columns, partitioning=None).columns:
+                found |= set(column.unique().to_pylist()) - {None}
+    for folder in bundles_of(home):
+        found |= set(names_in(folder))
+    return found
+
+
+def names_in(folder: Path) -> list[str]:
+    values = np.load(folder / "customers.npy", mmap_mode="r")
+    return [raw.decode() for raw in values.tolist() if not raw.endswith(BLANK)]
+
+
+# --- the history and the database -------------------------------------------------------------------------
+
+
+def forgotten_in(history: History, store: Store, ids: list[str], staging: Path) -> int:
+    """Write the history's files anew without these; how many.
+
+    Where the database was moved up to a row of theirs, the mark goes back to the row before it, as theirs will go.
+    """
+    tables = {name: {c: ids for c in NAMED if c != "alias" or name == "identities"} for name in PERSONAL}
+    staged = [file for name, named in tables.items() for file in history.without(name, named, staging)]
+    marks = {name: Mark(*mark) for name, mark in history.manifest.marks.get(store.id, {}).items()}
+    held = {name: mark for name, mark in marks.items() if name in LIVE and store.holds(name, mark)}
+    moved = {
+        name: store.mark_without(name, mark, ids) if name in PERSONAL else mark for name, mark in held.items()
+    }
+    told = {store.id: {name: list(mark) for name, mark in {**marks, **moved}.items()}} if marks else None
+    history.commit(staged, history.manifest.store, staging, told)
+    return len(staged)
+
+
+# --- bundles ----------------------------------------------------------------------------------------------
+
+
+def bundles_of(home: Path) -> list[Path]:
+    """Every folder that holds a bundle; those of MLflow first, as the others may be made from them."""
+    folders = [*(home / "mlruns").glob(f"*/artifacts/{ARTIFACT}"), *(home / "bundles").glob("[0-9]*")]
+    return sorted((f for f in folders if (f / "customers.npy").exists()), key=lambda f: f.name != ARTIFACT)
+
+
+def recover(home: Path) -> None:
+    """Finish, or take back, what was half done when it was killed."""
+    for parent in ((home / "bundles"), *(home / "mlruns").glob("*/artifacts")):
+        for old in parent.glob(".old-*"):
+            folder = parent / old.name.removeprefix(".old-")
+            shutil.rmtree(old) if folder.exists() else old.replace(folder)
+        for half in parent.glob(".tmp-*"):
+            shutil.rmtree(half)
+
+
+def forgotten_by(folder: Path, ids: set[str]) -> bool:
+    """Write a bundle anew, so that these customers are gone from it and all others keep their places.
+
+    Whoever has the old files open goes on with them.
+    """
+    values = np.load(folder / "customers.npy")
+    gone = np.array([raw.decode() in ids for raw in values.tolist()], bool)
+    if not gone.any():
+        return False
+    fresh = folder.with_name(f".tmp-{folder.name}")
+    shutil.copytree(folder, fresh, copy_function=link)
+    changed = {
+        "customers.npy": blanked(values, gone),
+        **bought_without(folder, gone),
+        **learned_without(folder, gone),
+    }
+    for name, array in changed.items():
+        (fresh / name).unlink()  # the file is also in the old folder
+        np.save(fresh / name, np.ascontiguousarray(array))
+    manifest = read_manifest(folder)
+    files = {**manifest.files, **{name: sha256(fresh / name) for name in changed}}
+    (fresh / "manifest.json").unlink()
+    whole = manifest.model_copy(update={"files": files})
+    (fresh / "manifest.json").write_text(whole.model_dump_json(indent=1) + "\n")
+    fsync_tree(fresh)
+    old = folder.with_name(f".old-{folder.name}")
+    replace(folder, old)
+    replace(fresh, folder)
+    shutil.rmtree(old)
+    return True
+
+
+def blanked(values: NDArray[np.bytes_], gone: NDArray[np.bool_]) -> NDArray[np.bytes_]:
+    """Ids in their order, with what is no id in place of those that are gone, now or before."""
+    found, last = [], b""
+    for raw, is_gone in zip(values.tolist(), gone.tolist(), strict=True):
+        last = last + BLANK if is_gone or raw.endswith(BLANK) else raw
+        found.append(last)
+    return np.array(found)
+
+
+def bought_without(folder: Path, gone: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """The interactions of all others, and the orders that these have."""
+    rows = {name: np.load(folder / f"interactions.{name}.npy") for name in ROWS}
+    keep = ~np.append(gone, False)[rows["customer"]]  # −1, an anonymous one, lies behind the last
+    rows = {name: of[keep] for name, of in rows.items()}
+    orders, rows["order"] = used(Ids(np.load(folder / f"{IDS[2]}.npy")), rows["order"])
+    return {f"{IDS[2]}.npy": orders.values, **{f"interactions.{name}.npy": of for name, of in rows.items()}}
+
+
+def learned_without(folder: Path, gone: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """What was learned of customers one by one: nothing of these."""
+    found: dict[str, NDArray[Any]] = {}
+    for path in folder.glob("*.vectors.customers.npy"):
+        found[path.name] = np.where(gone[:, None], np.float32(0), np.load(path))
+    for path in folder.glob("*.candidates.indptr.npy"):
+        found |= cells_without(folder, path.name.removesuffix("indptr.npy"), gone)
+    for path in folder.glob(f"*{RANKED_SUFFIX}"):
+        ranked = np.load(path)
+        ranked[gone] = np.array((-1, 0, 0), ranked.dtype)
+        found[path.name] = ranked
+    return found
+
+
+def cells_without(folder: Path, name: str, gone: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    data, indices, indptr = (np.load(folder / f"{name}{part}.npy") for part in ("data", "indices", "indptr"))
+    length = np.diff(indptr)
+    keep = np.repeat(~gone, length)
+    ends = np.append(0, np.cumsum(np.where(gone, 0, length))).astype(indptr.dtype)
+    return {f"{name}data.npy": data[keep], f"{name}indices.npy": indices[keep], f"{name}indptr.npy": ends}
+
+
+# --- other files ------------------------------------------------------------------------------------------
+
+
+def loose(home: Path) -> list[Path]:
+    """Rejects, and lists that were laid into the home."""
+    own = [*(home / "rejects").glob("*.csv")]
+    return [*own, *(p for kind in (".ndjson", ".parquet") for p in home.glob(f"*{kind}"))]
+
+
+def cleaned(path: Path, gone: Gone) -> int:
+    """Write a file anew without the lines that name one of these; how many there were."""
+    return CLEAN[path.suffix](path, gone)
+
+
+def clean_rejects(path: Path, gone: Gone) -> int:
+    csv.field_size_limit(sys.maxsize)  # a reject holds its whole row
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    kept = [row for row in rows if not any(gone(word) for cell in row for word in words_of(cell))]
+    if len(kept) < len(rows):
+        fresh = path.with_name(f".{path.name}.fresh")
+        with fresh.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(kept)
+        replace(fresh, path)
+    return len(rows) - len(kept)
+
+
+def words_of(cell: str) -> Iterator[str]:
+    """What in a cell may be an id: all of it, its words, and those of the values where it is JSON."""
+    yield cell.strip()
+    yield from WORDS.findall(cell)
+    try:
+        row = json.loads(cell)
+    except ValueError:
+        return
+    for value in row.values() if isinstance(row, dict) else ():
+        yield str(value).strip()
+        yield from WORDS.findall(str(value))
+
+
+def clean_lines(path: Path, gone: Gone) -> int:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if not gone(str(json.loads(line).get("customer_id")))]
+    if len(kept) < len(lines):
+        write_atomically(path, "".join(f"{line}\n" for line in kept))
+    return len(lines) - len(kept)
+
+
+def clean_table(path: Path, gone: Gone) -> int:
+    found = pq.read_table(path)
+    if "customer_id" not in found.column_names:
+        return 0
+    mask = [not (name and gone(str(name))) for name in found["customer_id"].to_pylist()]
+    if not all(mask):
+        fresh = path.with_name(f".{path.name}.fresh")
+        pq.write_table(found.filter(pa.array(mask, pa.bool_())), fresh)
+        replace(fresh, path)
+    return len(mask) - sum(mask)
+
+
+CLEAN: Mapping[str, Callable[[Path, Gone], int]] = {
+    ".csv": clean_rejects,
+    ".ndjson": clean_lines,
+    ".parquet": clean_table,
+}
