@@ -123,6 +123,8 @@ class MoreIds(Ids):
 
     def at(self, positions: Sequence[int] | NDArray[Any]) -> list[str]:
         places, n = np.asarray(positions, dtype=np.int64), len(self.values)
+        if not places.size or places.max() < n:
+            return super().at(places)
         found = super().at(np.where(places < n, places, 0)) if n else [""] * len(places)
         names = list(self.later)
         for place in np.flatnonzero(places >= n).tolist():
