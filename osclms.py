@@ -431,16 +431,14 @@ def recommend(
     every: Annotated[bool, typer.Option("--all", help="A list for each customer; needs --out.")] = False,
     queries: Annotated[Path | None, typer.Option(help="NDJSON of questions; needs --out.", exists=True)] = None,
     to: Annotated[Path | None, typer.Option("--out", help="A .parquet or .ndjson file, a row an item.")] = None,
+    database_url: Database = None,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """One list, or lists by the file. In bulk the answer is as of the end of what the model learned from."""
     from features.history import History
-    from serving.bundle import champion
-    from serving.engine import Engine
-    from serving.placements import FILE
 
-    engine = Engine.load(champion(home), placements=home / FILE)
+    engine = engine_of(home, database_url)
     if every or queries:
         if customer or product or exclude or explain:
             raise typer.BadParameter(
@@ -494,6 +492,22 @@ def bulk(
     )
 
 
+def engine_of(home: Path, database_url: str | None) -> Any:
+    """The champion's engine, to which whoever was erased is a stranger."""
+    from serving.bundle import champion
+    from serving.engine import Engine
+    from serving.placements import FILE
+    from serving.store import FILE as DATABASE
+    from serving.store import Store, address
+
+    engine = Engine.load(champion(home), placements=home / FILE)
+    if database_url or (home / DATABASE).exists():
+        with Store(address(home, database_url)) as store:
+            engine.gone = store.graves()
+            engine.gone("")  # reads the key of the tombstones while the database is open
+    return engine
+
+
 def list_table(response: Any) -> Table:
     table = Table(
         "", "product", "title", "price", "story", "source", title=response.placement, title_justify="left"
@@ -514,21 +528,21 @@ def message(
     order: Annotated[str | None, typer.Option(help="The order; missing: the customer's latest.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the HTML part to this file.")] = None,
     as_of: AsOf = None,
+    database_url: Database = None,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
     """What a customer would get: subject and text on the screen, the HTML in a file."""
     from features.history import History
     from lifecycle.messages import thank_you
-    from serving.bundle import champion
-    from serving.engine import Engine
-    from serving.placements import FILE
 
     if name != "thank_you":
         raise typer.BadParameter(f"{name!r} is no message; known: thank_you", param_hint="NAME")
-    engine = Engine.load(champion(home), placements=home / FILE)
+    engine = engine_of(home, database_url)
     history = History(home / "history")
     customer = history.resolve(customer) if customer else None
+    if engine.is_buried(customer):
+        raise typer.BadParameter("this customer was erased", param_hint="--customer")
     profile = history.row("customers", customer) if customer else None
     made = thank_you(
         engine, customer_id=customer, order_id=order, profile=profile, at=as_of or datetime.now(UTC)

@@ -41,11 +41,12 @@ class Query(BaseModel):
 
 
 def everybody(engine: Engine, limit: int | None) -> Iterator[Question]:
-    """A question for each customer of the bundle. Who has no purchase there was erased."""
+    """A question for each customer of the bundle who was not erased: who has no purchase there was."""
     customers, bought = engine.history.customers, np.diff(engine.history.start)
     for place in np.flatnonzero(bought).tolist():
         customer = customers.at([place])[0]
-        yield customer, RecommendRequest(customer_id=customer, limit=limit)
+        if not engine.is_buried(customer):
+            yield customer, RecommendRequest(customer_id=customer, limit=limit)
 
 
 def queries(path: Path, limit: int | None) -> Iterator[Question]:

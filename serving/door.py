@@ -124,10 +124,13 @@ PREFLIGHT = {
 def is_local(request: HTTPConnection) -> bool:
     """Whether a request was made on this machine, to it by name, and handed on by nobody.
 
-    The name is what keeps out a page whose own name was pointed at 127.0.0.1.
+    The name is what keeps out a page whose own name was pointed at 127.0.0.1, and the origin pages of elsewhere that
+    would post to it.
     """
-    headers = request.headers
-    return is_loopback(host_of("//" + headers.get("host", ""))) and not any(n in headers for n in FORWARDED)
+    headers, origin = request.headers, request.headers.get("origin")
+    if any(name in headers for name in FORWARDED) or (origin and not is_loopback(host_of(origin))):
+        return False
+    return is_loopback(host_of("//" + headers.get("host", "")))
 
 
 def host_of(url: str) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from features.catalog import PATH_SEPARATOR
 from features.history import Store
-from features.interactions import DAY, Ints, moment, seconds, sorted_set
+from features.interactions import DAY, Ints, is_in, moment, seconds, sorted_set
 from features.pairs import GAP, Pairs
 from serving.bundle import Bundle, BundleError
 from serving.fitted import NOTHING, Array, Candidates, Fitted, Neighbors, Vectors, row_of, top_k
@@ -190,6 +190,9 @@ class Engine:
         placements: Mapping[str, Placement] | None = None,
         live: Live | None = None,
     ) -> None:
+        self.gone: Callable[[str], bool] = lambda customer_id: (
+            False
+        )  # who was erased, where nothing is read live
         self.live, self.newcomers = live, Newcomers(bundle.models, bundle.manifest.recipes)
         self.placements = bundle.manifest.placements if placements is None else placements
         self.history = bundle.interactions
@@ -357,7 +360,7 @@ class Engine:
 
     def person(self, customer_id: str | None, at: datetime) -> Person:
         """Who asks, as the bundle knows them, and with what came in live before `at`."""
-        if customer_id is None:
+        if customer_id is None or self.gone(customer_id):
             return stranger(self.pairs)
         customer = self.position(customer_id)
         known = Person(customer, self.pairs, customer)
@@ -698,8 +701,15 @@ class Engine:
     def stored(self, source: Source, model: Fitted, ask: Ask) -> tuple[Array, Scores]:
         """(items, scores) of a model that keeps its answers, sorted by position."""
         if isinstance(model, Candidates):
-            known = ask.customer >= 0
-            return model.of_customer(ask.customer) if known else self.newcomers.stored(source.model, ask.lead)
+            if ask.customer < 0:
+                return self.newcomers.stored(source.model, ask.lead)
+            items, scores = model.of_customer(ask.customer)
+            if (
+                source.story == "again" and ask.person.pairs is not self.pairs
+            ):  # all of it may have come back since
+                held = is_in(items, ask.owned)
+                items, scores = items[held], scores[held]
+            return items, scores
         assert isinstance(model, Neighbors)
         return model.of_items(ask.products if source.asks == "products" else ask.owned)
 
@@ -779,7 +789,7 @@ class Engine:
 
     def story(self, source: Source, item: int, because: list[int], ask: Ask) -> str:
         key, slots = source.story, {"category": self.need(item)}
-        if key == "again":
+        if key == "again":  # what is put forward so was bought: see `stored`
             bought = ask.person.at[ask.person.items == item]
             slots |= {"times": str(len(bought)), "last": self.day(int(bought.max()))}
             key = "regular" if len(bought) >= REGULAR else "again"
@@ -842,7 +852,9 @@ class Engine:
 
     def is_buried(self, customer_id: str | None) -> bool:
         """Whether this customer was erased."""
-        return self.live is not None and customer_id is not None and self.live.is_buried(customer_id)
+        if customer_id is None:
+            return False
+        return self.gone(customer_id) or (self.live is not None and self.live.is_buried(customer_id))
 
     def sample(self, customers: int = 12, products: int = 60) -> Sample:
         bought = np.diff(self.history.start)
@@ -850,9 +862,8 @@ class Engine:
             top_k(-np.abs(bought - np.median(bought)), customers, bought > 0) if len(bought) else NOTHING[0]
         )
         popular = self.ordered("popular")[:products]
-        return Sample(
-            tuple(self.history.customers.at(middling)), tuple(self.product(int(i)) for i in popular)
-        )
+        known = (c for c in self.history.customers.at(middling) if not self.is_buried(c))
+        return Sample(tuple(known), tuple(self.product(int(i)) for i in popular))
 
     def search(self, text: str, most: int = 20) -> list[Product]:
         """Available products whose title holds every word of `text`, what sells best first."""

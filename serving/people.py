@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from anyio import to_thread
 from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -137,7 +138,10 @@ def ids_of(customer_id: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def named(request: Request) -> str:
-    found = cell(request.path_params["customer_id"]) or ""
+    try:
+        found = cell(request.path_params["customer_id"]) or ""
+    except PydanticCustomError as error:
+        raise RequestError("customer_id", error.message()) from None
     if not 0 < len(found) <= ID_LENGTH:
         raise RequestError("customer_id", f"must have 1 to {ID_LENGTH} characters")
     return found

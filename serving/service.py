@@ -855,7 +855,12 @@ class Service:
         """Serve the catalogue as it is now while this worker runs. A champion that comes meanwhile takes its turn."""
         while not self.ended.wait(overlay.EVERY):
             with self.turn:
-                site = EDGE.site.caught_up() if EDGE.site else None
+                try:
+                    site = EDGE.site.caught_up() if EDGE.site else None
+                except Exception as error:  # what is served goes on, and the next change is read
+                    metrics.UNREAD.inc()
+                    log.error("changes are not served: %s", type(error).__name__)
+                    continue
                 if site:
                     EDGE.open(site)
 

@@ -118,6 +118,11 @@ def test_on_this_machine_no_key_is_asked(made: Callable[..., Web], host: str) ->
         {"Host": "127.0.0.1.evil.example"},
         {"Host": "127.0.0.1", "X-Forwarded-For": "203.0.113.9"},  # of whom a proxy knows
         {"Host": "127.0.0.1", "Forwarded": "for=203.0.113.9"},
+        {
+            "Host": "127.0.0.1",
+            "Origin": "https://evil.example",
+        },  # a page of elsewhere, open in a browser here
+        {"Host": "127.0.0.1", "Origin": "null"},
     ],
 )
 def test_what_only_looks_like_this_machine_is_asked(

@@ -181,6 +181,10 @@ def test_no_file_holds_the_erased_and_all_others_are_answered_as_before(home: Pa
     assert rows_of(store, *ids) == 6
     assert any(name.startswith("store.db") for name in in_files) == (store.url.get_backend_name() == "sqlite")
     assert erase(store, history, CARD, NOW).erased == 3
+    engine = Engine.load(home / "bundles" / "1")
+    assert WHO in dict(everybody(engine, None))
+    engine.gone = store.graves()
+    assert WHO not in dict(everybody(engine, None)) and WHO not in engine.sample().customers
     done = finish(home, store, at=NOW)
     assert (done.bundles, done.rows, done.lines) == (2, 6, 2) and done.files >= 5
     assert holding(home, WHO, CARD) == {} and rows_of(store, *ids) == 0

@@ -95,7 +95,7 @@ def bought(product: str, days: float, order: str, customer: str = "anna", **othe
 
 
 def returned(product: str, days: float, order: str | None = None, **other: Any) -> dict[str, Any]:
-    return happened("return", product, days, order_id=order, quantity=1.0, **other)
+    return happened("return", product, days, order_id=order, **{"quantity": 1.0, **other})
 
 
 def listed(
@@ -220,6 +220,18 @@ def test_one_who_returned_everything_bought_nothing(engine: Engine, store: Store
     store.add([bought("gold", 1, "n1", customer="nina"), returned("gold", 2, customer="nina")])
     assert engine.person("nina", AT).place == -1
     assert names(listed(engine, customer_id="nina")) == names(listed(engine, customer_id=None))
+
+
+def test_what_was_all_returned_is_not_told_as_bought(engine: Engine, store: Store) -> None:
+    """The models still know of it, the customer's purchases do not."""
+    gone = "butter"
+    times = engine.catalog.items.at(engine.person("anna", AT).items).count(gone)
+    store.add([returned(gone, 1 + n / 100) for n in range(times)])
+    assert gone not in engine.catalog.items.at(engine.person("anna", AT).items)
+    row = engine.placements["buy_again"]
+    ask = engine.ask(row, RecommendRequest(customer_id="anna"), AT)
+    told = engine.stored(row.sources[0], engine.models["rhythm"], ask)[0]
+    assert set(engine.catalog.items.at(told)) == {"bread", "milk", "soap"}
 
 
 # --- whom the models do not know ------------------------------------------------------------------------
