@@ -704,12 +704,10 @@ class Engine:
             if ask.customer < 0:
                 return self.newcomers.stored(source.model, ask.lead)
             items, scores = model.of_customer(ask.customer)
-            if (
-                source.story == "again" and ask.person.pairs is not self.pairs
-            ):  # all of it may have come back since
-                held = is_in(items, ask.owned)
-                items, scores = items[held], scores[held]
-            return items, scores
+            if source.story != "again" or ask.person.pairs is self.pairs:
+                return items, scores
+            held = is_in(items, ask.owned)  # of what was bought, all may have come back since
+            return items[held], scores[held]
         assert isinstance(model, Neighbors)
         return model.of_items(ask.products if source.asks == "products" else ask.owned)
 
