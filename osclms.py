@@ -155,10 +155,7 @@ def erase(
         str | None, typer.Argument(help="Who is to be a stranger from now on, by any id.")
     ] = None,
     finish: Annotated[bool, typer.Option("--finish", help="Remove all that is held of the erased.")] = False,
-    database_url: Annotated[
-        str | None,
-        typer.Option(envvar="OSCLMS_DATABASE_URL", help="PostgreSQL; missing: the database in the home."),
-    ] = None,
+    database_url: Database = None,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
@@ -504,7 +501,6 @@ def engine_of(home: Path, database_url: str | None) -> Any:
     if database_url or (home / DATABASE).exists():
         with Store(address(home, database_url)) as store:
             engine.gone = store.graves()
-            engine.gone("")  # reads the key of the tombstones while the database is open
     return engine
 
 
@@ -709,9 +705,6 @@ def demo(
 ) -> None:
     """The whole path on the demo data: load, train, print one household's lists, serve. Reuses what is there."""
     from features.history import History
-    from serving.bundle import champion
-    from serving.engine import Engine
-    from serving.placements import FILE
 
     if serving:
         check_port(LOCAL, port)
@@ -723,7 +716,7 @@ def demo(
         except typer.Exit as ended:
             if ended.exit_code:
                 raise
-    engine = Engine.load(champion(home), placements=home / FILE)
+    engine = engine_of(home, None)
     customer = engine.sample().customers[0]
     order = engine.order(customer, None)
     product = (order.lines[0].product if order else engine.sample().products[0]).product_id

@@ -226,6 +226,10 @@ class History:
         """The customer behind each alias."""
         return self._reading(self._canonical)
 
+    def identities(self) -> dict[str, str]:
+        """What each alias was said to name, be it a customer or another alias."""
+        return {row["alias"]: row["customer_id"] for row in self.table("identities").to_pylist()}
+
     def at_once(self, read: Callable[["History"], T]) -> T:
         """What `read` makes of this history, which stays for all of its reads as it was at the first.
 

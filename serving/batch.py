@@ -15,14 +15,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serving.body import JSON, media_type, read_body
+from serving.body import media_type, read_body
+from serving.headers import JSON, NDJSON
 from serving.keys import ALL
 from serving.openapi import Operation
 from serving.schemas import ErrorBody, FieldError, RecommendRequest, RecommendResponse
 from serving.turns import Turns
 from serving.wire import RequestError, Wire
 
-NDJSON = "application/x-ndjson"
 MAX_LINE = 100_000  # bytes of a question
 MAX_BATCH = 1 << 30  # bytes of all
 MEMORY = 1 << 20  # bytes of questions held before they go to disk

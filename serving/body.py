@@ -4,10 +4,10 @@ from collections.abc import Collection
 
 from starlette.requests import Request
 
+from serving.headers import JSON
 from serving.wire import RequestError
 
 MAX_BODY = 1_000_000
-JSON = "application/json"
 
 
 def media_type(request: Request, kinds: Collection[str] = (JSON,)) -> str:

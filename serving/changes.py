@@ -4,24 +4,23 @@ A product is read by the contract's columns and judged by the contract's checks,
 does not say stays as it was, so that a price or a stock may come alone, and may come twice.
 """
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple
+from functools import cache, partial
+from typing import Any, Literal
 
 from anyio import to_thread
-from pydantic import BeforeValidator, Field, ValidationError, create_model
-from pydantic_core import from_json
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from features.judge import Judge, Row
-from features.schema import PRODUCTS, RECEIVED, Table
-from serving.body import JSON, read_body
-from serving.events import KINDS, NDJSON, Text
+from features.schema import PRODUCTS, Table
+from serving.body import read_body
+from serving.headers import JSON, NDJSON
+from serving.lines import Line, line_of, lines_of, wire_model
 from serving.openapi import Operation
 from serving.store import Store, StoreError
 from serving.wire import RequestError, Wire
@@ -31,30 +30,7 @@ OURS = ("derived", "known_from")  # columns that the history keeps for itself
 log = logging.getLogger("osclms.service")
 
 
-def as_text(given: object) -> object:
-    """An object as the text that the contract keeps it as."""
-    return json.dumps(given, ensure_ascii=False) if isinstance(given, dict) else given
-
-
-Attributes = Annotated[Text | dict[str, Any], BeforeValidator(as_text)]
-
-
-def change_model(
-    name: str, table: Table, without: Sequence[str], more: Mapping[str, Any] | None = None
-) -> Any:
-    """A row of a table of the contract as JSON, where all that is not required may be left out."""
-    fields: dict[str, Any] = {
-        c.name: (
-            Attributes if c.name == "attributes" else KINDS[c.type],
-            Field(... if c.required else None, description=c.about or None),
-        )
-        for c in table.columns
-        if c.name not in without
-    }
-    return create_model(name, __base__=Wire, **fields, **(more or {}))
-
-
-Product: Any = change_model("ProductChange", PRODUCTS, OURS)
+Product: Any = wire_model("ProductChange", PRODUCTS, without=OURS)
 
 
 class Sent(Wire):
@@ -99,16 +75,12 @@ OPERATION = Operation(
 )
 
 
-class Line(NamedTuple):
-    """A product as it was sent: the row that it is, or what is wrong with it."""
-
-    product_id: str | None
-    row: Row | None = None
-    error: str | None = None
-
-
 async def answer_products(store: Store, request: Request, *, at: datetime) -> Response:
-    lines = read_lines(*await read_body(request, (JSON, NDJSON)), at)
+    lines = lines_of(
+        *await read_body(request, (JSON, NDJSON)),
+        partial(line_of, model=Product, key=PRODUCTS.key[0], what="product", at=at),
+        listed=lambda body: Sent.model_validate_json(body).products, most=MAX_PRODUCTS, what="products",
+    )  # fmt: skip
     return answered(await to_thread.run_sync(settled, store, lines))
 
 
@@ -136,41 +108,12 @@ def judge_of(table: Table) -> Judge:
     return Judge(table)
 
 
-def read_lines(body: bytes, kind: str, at: datetime) -> list[Line]:
-    """The products of a body. Raises RequestError, or ValidationError where it is no JSON of such a shape."""
-    if kind == NDJSON:
-        lines = [line for line in body.split(b"\n") if line.strip()]
-        if len(lines) > MAX_PRODUCTS:
-            raise RequestError("body", f"more than {MAX_PRODUCTS:,} products: send them in parts", 413)
-        return [read_line(line, at) for line in lines]
-    return [read_product(given, at) for given in Sent.model_validate_json(body or b"{}").products]
-
-
-def read_line(line: bytes, at: datetime) -> Line:
-    try:
-        return read_product(from_json(line), at)
-    except ValueError:
-        return Line(None, error="the line is not JSON")
-
-
-def read_product(given: Any, at: datetime) -> Line:
-    """A product by the contract's columns and their types, received at `at`."""
-    name = given.get(PRODUCTS.key[0]) if isinstance(given, dict) else None
-    try:
-        product = Product.model_validate(given)
-    except ValidationError as error:
-        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, fault["loc"])) or "product"
-        return Line(name if isinstance(name, str) else None, error=f"{place}: {fault['msg']}")
-    return Line(product.product_id, {**vars(product), RECEIVED.name: at})
-
-
 def answered(lines: Iterable[Line]) -> Response:
     """An answer a line; 207 where one is rejected."""
     told = tuple(
         ProductAnswer(
             index=index,
-            product_id=line.product_id,
+            product_id=line.name,
             status="rejected" if line.error else "accepted",
             error=line.error,
         )

@@ -70,10 +70,8 @@ def _rows(
     history: History, store: Store, name: str, upto: Mark, told: Progress | None
 ) -> Iterator[list[dict[str, Any]]]:
     """The rows not yet moved. All, where the database is not the one that was moved, but an older copy of it."""
-    mark = Mark(*history.manifest.marks.get(store.id, {}).get(name, Mark()))
-    after = mark.seq if store.holds(name, mark) else 0
     done = 0
-    for page in store.read(name, after, upto.seq):
+    for page in store.read(name, store.reached(name, history.manifest.marks), upto.seq):
         yield page
         done += len(page)
         if told:

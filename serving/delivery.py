@@ -27,7 +27,7 @@ log = logging.getLogger("osclms.delivery")
 Clicked = Callable[[Mapping[str, Any]], None]  # keeps an event of the contract
 Sent = Callable[[Sequence[Mapping[str, Any]]], None]  # keeps rows of the ledger of what was sent
 MEDIA: Mapping[Part, str] = {"html": HTML, "txt": TEXT}
-NO_PLACEMENT = "none"
+NO_PLACEMENT = "none"  # the label where a path or a link names none of ours
 
 
 def parted(given: object) -> object:

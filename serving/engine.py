@@ -190,9 +190,7 @@ class Engine:
         placements: Mapping[str, Placement] | None = None,
         live: Live | None = None,
     ) -> None:
-        self.gone: Callable[[str], bool] = lambda customer_id: (
-            False
-        )  # who was erased, where nothing is read live
+        self.gone: Callable[[str], bool] = nobody  # who was erased, where nothing is read live
         self.live, self.newcomers = live, Newcomers(bundle.models, bundle.manifest.recipes)
         self.placements = bundle.manifest.placements if placements is None else placements
         self.history = bundle.interactions
@@ -433,10 +431,12 @@ class Engine:
 
     def worth(self, row: Placement, ask: Ask) -> bool:
         """Whether anything is to be offered: always, unless this customer is known to be too unlikely to take it."""
+        return row.worth is None or self.enough(row, self.likely(row, ask))
+
+    def enough(self, row: Placement, likely: float | None) -> bool:
+        """Whether that is likely enough for an offer; where it is not known, it is."""
         judge = self.judge(row, WORTH)
-        if row.worth is None or judge is None or (likely := self.likely(row, ask)) is None:
-            return True
-        return likely >= row.worth * judge.base
+        return row.worth is None or judge is None or likely is None or likely >= row.worth * judge.base
 
     def likely(self, row: Placement, ask: Ask) -> float | None:
         """How likely this customer is to take something of what the placement may offer, once they buy for the need
@@ -886,6 +886,10 @@ class Engine:
         code = int(self.catalog.need[item])
         by, start = self.members
         return by[start[code] : start[code + 1]] if code >= 0 else np.array([item])
+
+
+def nobody(customer_id: str) -> bool:
+    return False
 
 
 def latest_order(person: Person) -> int:

@@ -9,58 +9,29 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-import pyarrow as pa
 from anyio import to_thread
-from pydantic import AfterValidator, Field, ValidationError, create_model
-from pydantic_core import PydanticCustomError, from_json
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from features.judge import Judge, Row
-from features.schema import EVENTS, FLAG, PATH, REAL, RECEIVED, SPACE, TEXT, TIME, WORD, Table
-from serving.body import JSON, read_body
+from features.schema import EVENTS
+from serving.body import read_body
+from serving.headers import JSON, NDJSON
 from serving.keys import EVENTS as EVENTS_SCOPE
+from serving.lines import Line, line_of, lines_of, name_in, wire_model
 from serving.openapi import Operation
-from serving.schemas import Moment
 from serving.store import Outcome, Store, StoreError
 from serving.tokens import MAX_TOKEN
 from serving.wire import RequestError, Wire
 
-NDJSON = "application/x-ndjson"
 MAX_EVENTS = 1_000  # in one request
 MAX_WAITING = 10_000  # events that wait for a group to be written
 Status = Literal["accepted", "duplicate", "rejected"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 log = logging.getLogger("osclms.service")
-
-
-def cell(text: str | None) -> str | None:
-    """Text as a file's cell: without space around it, and missing where nothing is left."""
-    if text is not None and "\0" in text:
-        raise PydanticCustomError("nul", "holds a NUL character")
-    return (text.strip(SPACE) or None) if text is not None else None
-
-
-Text = Annotated[str | None, AfterValidator(cell)]
-KINDS: Mapping[pa.DataType, Any] = {
-    TEXT: Text,
-    WORD: Text,
-    REAL: Annotated[float | None, Field(strict=True, allow_inf_nan=False)],
-    FLAG: Annotated[bool | None, Field(strict=True)],
-    TIME: Moment | None,
-    PATH: tuple[Annotated[str, AfterValidator(cell)], ...] | None,
-}
-
-
-def wire_model(name: str, table: Table, **more: Any) -> type[Wire]:
-    """A row of a table of the contract as JSON: its columns and their types. The checks are the judge's."""
-    fields: dict[str, Any] = {
-        c.name: (KINDS[c.type], Field(... if c.required else None, description=c.about or None))
-        for c in table.columns
-    }
-    return create_model(name, __base__=Wire, **fields, **more)
 
 
 TOKEN = Field(None, max_length=MAX_TOKEN, description="in place of customer_id, from a browser")
@@ -126,14 +97,6 @@ VERDICTS: Mapping[Outcome, Verdict] = {
 }
 
 
-class Line(NamedTuple):
-    """An event as it was sent: the row that it is, or what is wrong with it."""
-
-    event_id: str | None
-    row: Row | None = None
-    error: str | None = None
-
-
 Group = list[tuple[Sequence[Row], "asyncio.Future[Sequence[Verdict]]"]]
 
 
@@ -150,7 +113,10 @@ class Intake:
 
         `told` makes of each event what its sender may tell; its RequestError costs that event alone.
         """
-        lines = read_lines(*await read_body(request, (JSON, NDJSON)), at, told)
+        lines = lines_of(
+            *await read_body(request, (JSON, NDJSON)), lambda given: read_event(given, at, told),
+            listed=lambda body: Sent.model_validate_json(body).events, most=MAX_EVENTS, what="events",
+        )  # fmt: skip
         rows = [line.row for line in lines if line.row is not None]
         return answered(lines, await self.stored(rows) if rows else ())
 
@@ -214,39 +180,19 @@ def fail(group: Group, error: Exception) -> None:
             future.set_exception(RequestError("events", "not stored: send the same ones again", 503))
 
 
-def read_lines(body: bytes, kind: str, at: datetime, told: Told = plain) -> list[Line]:
-    """The events of a body. Raises RequestError, or ValidationError where it is no JSON of such a shape."""
-    if kind == NDJSON:
-        lines = [line for line in body.split(b"\n") if line.strip()]
-        if len(lines) > MAX_EVENTS:
-            raise RequestError("body", f"more than {MAX_EVENTS:,} events: send them in parts", 413)
-        return [read_line(line, at, told) for line in lines]
-    return [read_event(event, at, told) for event in Sent.model_validate_json(body or b"{}").events]
-
-
-def read_line(line: bytes, at: datetime, told: Told) -> Line:
-    try:
-        given = from_json(line)
-    except ValueError:
-        return Line(None, error="the line is not JSON")
-    return read_event(given, at, told)
-
-
 def read_event(given: Any, at: datetime, told: Told = plain) -> Line:
     """An event by the contract's columns and their types, received at `at`."""
-    name = given.get("event_id") if isinstance(given, dict) else None
-    named = name if isinstance(name, str) else None
     try:
-        event = Event.model_validate(told(given) if isinstance(given, dict) else given)
+        given = told(given) if isinstance(given, dict) else given
     except RequestError as error:
-        return Line(named, error=str(error))
-    except ValidationError as error:
-        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, fault["loc"])) or "event"
-        return Line(named, error=f"{place}: {fault['msg']}")
-    if event.customer_token is not None:
-        return Line(named, error="customer_token: this service opens none")
-    return Line(event.event_id, {**event.model_dump(exclude={"customer_token"}), RECEIVED.name: at})
+        return Line(name_in(given, "event_id"), error=str(error))
+    line = line_of(given, Event, key="event_id", what="event", at=at)
+    if line.row is None:
+        return line
+    row = dict(line.row)
+    if row.pop("customer_token") is not None:
+        return Line(line.name, error="customer_token: this service opens none")
+    return line._replace(row=row)
 
 
 def answered(lines: Sequence[Line], verdicts: Iterable[Verdict]) -> Response:
@@ -255,7 +201,7 @@ def answered(lines: Sequence[Line], verdicts: Iterable[Verdict]) -> Response:
     told = [Verdict("rejected", line.error) if line.row is None else next(rest) for line in lines]
     counts = Counter(verdict.status for verdict in told)
     events = tuple(
-        EventAnswer(index=index, event_id=line.event_id, status=verdict.status, error=verdict.error)
+        EventAnswer(index=index, event_id=line.name, status=verdict.status, error=verdict.error)
         for index, (line, verdict) in enumerate(zip(lines, told, strict=True))
     )
     whole = EventsAnswer(**{status: counts[status] for status in STATUSES}, events=events)

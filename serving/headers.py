@@ -1,6 +1,7 @@
 """Media types, and the headers that keep an answer to what it is for."""
 
-HTML, TEXT, JSON = "text/html; charset=utf-8", "text/plain; charset=utf-8", "application/json"
+HTML, TEXT = "text/html; charset=utf-8", "text/plain; charset=utf-8"
+JSON, NDJSON = "application/json", "application/x-ndjson"
 CSS, SCRIPT = "text/css; charset=utf-8", "text/javascript; charset=utf-8"
 PAGE_HEADERS = {
     "Cache-Control": "no-cache",

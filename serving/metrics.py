@@ -80,9 +80,9 @@ def record(route: str, placement: str, status: int, seconds: float) -> None:
 def listed(found: RecommendResponse) -> None:
     LENGTH.labels(found.placement).observe(len(found.items))
     FALLBACK.labels(found.placement).observe(found.fallback_share)
-    bits = [crc32(item.product_id.encode()) % BITS for item in found.items]
-    for bit in bits:
-        shown(found.placement)[bit >> 3] |= 1 << (bit & 7)
+    bits = shown(found.placement)
+    for bit in (crc32(item.product_id.encode()) % BITS for item in found.items):
+        bits[bit >> 3] |= 1 << (bit & 7)
 
 
 def removed(placement: str, rules: Mapping[str, int]) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from serving.headers import JSON
 from serving.keys import ALL, KINDS, OPEN
 from serving.schemas import ErrorBody, JsonObject
 
-JSON = "application/json"
 PARAMETER = re.compile(r"{(\w+)}")
 REFERENCE = "#/components/schemas/{model}"
 ERRORS = {

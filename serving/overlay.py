@@ -5,7 +5,6 @@ has learned stands as it is, and only rows for the new ones are added. Nothing h
 thread makes the next engine from the last, and the service takes it as it takes another champion.
 """
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,11 +19,10 @@ from features.catalog import PATH_SEPARATOR, Catalog, codes
 from features.history import History, canonical
 from features.interactions import Ints, MoreIds
 from features.pairs import Tallies, facts_of
-from serving import metrics
 from serving.bundle import Bundle
 from serving.engine import Engine
 from serving.fitted import Fitted, Neighbors, Vectors
-from serving.store import Changes, Mark, Store, StoreError
+from serving.store import Changes, Store
 
 EVERY = 1.0  # seconds between two looks at the store
 FOLLOWED = ("products", "identities")
@@ -37,7 +35,6 @@ KEPT = {
     "title": "title", "price": "price", "eligible": "eligible", "category": "category", "categories": "category",
     "parent": "category", "need": "need", "needs": "need", "brand": "brand", "brands": "brand", "group": "group_id",
 }  # fmt: skip
-log = logging.getLogger("osclms.overlay")
 Row = Mapping[str, Any]
 UNTOLD: Row = {"in_stock": True, "eligible": True}
 
@@ -215,7 +212,7 @@ class Follower:
 
     def __init__(self, base: Bundle, store: Store, history: History | None) -> None:
         self.base, self.store, self.history = base, store, history
-        self.overlay, self.identities = Overlay(base), raw_identities(history)
+        self.overlay, self.identities = Overlay(base), history.identities() if history else {}
         self.aliases = canonical(self.identities)
         self.after: dict[str, int] | None = None
 
@@ -234,9 +231,7 @@ class Follower:
 
     def begin(self) -> dict[str, int]:
         """The rows up to which the bundle's own history had been told; none, where that was another database."""
-        marks = self.base.manifest.marks.get(self.store.id, {})
-        own = {name: Mark(*marks[name]) for name in FOLLOWED if name in marks}
-        return {name: mark.seq for name, mark in own.items() if self.store.holds(name, mark)}
+        return {name: self.store.reached(name, self.base.manifest.marks) for name in FOLLOWED}
 
     def take(self, found: Changes) -> bool:
         self.after = dict(found.after)
@@ -244,24 +239,6 @@ class Follower:
             self.identities |= {row["alias"]: row["customer_id"] for row in rows}
             self.aliases = canonical(self.identities)
         return self.overlay.say(found.rows.get("products", ()))
-
-
-def looked(follower: Follower, engine: Engine) -> Engine | None:
-    """`Follower.look`; whatever goes wrong, what is served goes on, and osclms_catalogue_unread counts it."""
-    try:
-        return follower.look(engine)
-    except Exception as error:
-        metrics.UNREAD.inc()
-        # only our own errors tell their message: another's may hold what was sent
-        log.error(
-            "changes were not read: %s", error if isinstance(error, StoreError) else type(error).__name__
-        )
-        return None
-
-
-def raw_identities(history: History | None) -> dict[str, str]:
-    found = history.table("identities").to_pylist() if history else []
-    return {row["alias"]: row["customer_id"] for row in found}
 
 
 def newcomers(base: Bundle, history: History | None) -> list[Row]:

@@ -19,12 +19,13 @@ from starlette.responses import Response
 from features.history import History, canonical
 from features.judge import Row
 from features.schema import CHANNELS, CONSENTS, CUSTOMERS, ID_LENGTH, IDENTITIES, PURPOSES, RECEIVED, Table
-from serving.body import JSON, read_body
-from serving.changes import change_model, judge_of, keep
-from serving.events import Text, cell
+from serving.body import read_body
+from serving.changes import judge_of, keep
+from serving.headers import JSON
+from serving.lines import Text, cell, wire_model
 from serving.openapi import Operation
 from serving.schemas import Moment
-from serving.store import LEDGERS, Mark, Store, StoreError
+from serving.store import LEDGERS, Store, StoreError
 from serving.wire import RequestError, Wire
 
 PATH = "/v1/customers/{customer_id}"
@@ -46,7 +47,7 @@ MORE: Mapping[str, Any] = {
     "identities": (tuple[Alias, ...], Field((), max_length=MOST, description="other ids of this customer")),
     "consents": (tuple[Consent, ...], Field((), max_length=MOST, description="who agreed to what, and when")),
 }
-CustomerChange: Any = change_model("CustomerChange", CUSTOMERS, ("customer_id",), MORE)
+CustomerChange: Any = wire_model("CustomerChange", CUSTOMERS, without=("customer_id",), **MORE)
 
 
 class Stored(Wire):
@@ -119,13 +120,8 @@ OPERATIONS = (
 
 def identities_now(store: Store, history: History | None) -> dict[str, str]:
     """The customer behind each alias, by the history and by what the store has been told since."""
-    raw: dict[str, str] = {}
-    mark = Mark()
-    if history is not None:
-        listed = history.table("identities").to_pylist()
-        raw = {row["alias"]: row["customer_id"] for row in listed}
-        mark = Mark(*history.manifest.marks.get(store.id, {}).get("identities", Mark()))
-    after = mark.seq if store.holds("identities", mark) else 0
+    raw = dict(history.identities()) if history else {}
+    after = store.reached("identities", history.manifest.marks if history else {})
     for page in store.read("identities", after, store.marks()["identities"].seq):
         raw |= {row["alias"]: row["customer_id"] for row in page}
     return canonical(raw)

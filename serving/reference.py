@@ -9,6 +9,7 @@ from pathlib import Path
 from shlex import quote
 from urllib.parse import urlencode
 
+from serving.headers import JSON
 from serving.openapi import TEXT, document
 from serving.placements import PLACEMENTS
 from serving.schemas import JsonObject
@@ -75,7 +76,7 @@ def curl(path: str, method: str, about: JsonObject) -> str:
     said = "curl -s" if method in ("get", "post") else f"curl -s -X {method.upper()}"
     words = [said, quote(f"{SERVER}{path}{'?' if query else ''}{query}")]
     if "requestBody" in about:
-        example = about["requestBody"]["content"]["application/json"]["example"]
+        example = about["requestBody"]["content"][JSON]["example"]
         words += ["-H 'Content-Type: application/json' -d", quote(json.dumps(example))]
     return f"```{'sh' if all(values.values()) else 'text'}\n{' '.join(words)}\n```"
 

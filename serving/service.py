@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from copy import copy
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache, partial, wraps
 from http import HTTPStatus
 from pathlib import Path
@@ -42,7 +42,8 @@ from lifecycle.messages import Message, thank_you
 from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people
 from serving.body import read_body
 from serving.bundle import BundleError
-from serving.door import CALLER, PREFLIGHT, Door, caller, is_loopback, is_preflight
+from serving.delivery import NO_PLACEMENT
+from serving.door import CALLER, PREFLIGHT, Door, caller, is_loopback, is_preflight, now
 from serving.engine import Engine, Product
 from serving.headers import CSS, HTML, JSON, MESSAGE_HEADERS, PAGE_HEADERS, SCRIPT, TEXT, WIDGET_HEADERS
 from serving.keys import ALL, CUSTOMERS, LISTS, OPEN
@@ -73,7 +74,7 @@ MAX_FAULTS = 20
 BROWSER_EVENTS = ("view", "impression", "click")  # what a publishable key may tell
 BASKET = "cross_sell"  # the placement that knows which needs go with a basket
 VARY = "Vary"
-NO_PLACEMENT, NO_ROUTE = "none", "unknown"  # labels where the path names none of ours
+NO_ROUTE = "unknown"  # the label where the path names none of ours
 FOLDER = Path(__file__).parent
 log = logging.getLogger("osclms.service")
 
@@ -216,7 +217,7 @@ class Site:
         clicked: delivery.Clicked | None = None,
         sent: delivery.Sent | None = None,
         turns: Turns | None = None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] = now,
     ) -> None:
         """`clicked` keeps the clicks on links of mails; without it they are counted alone. `sent` keeps the ledger."""
         self.turns, self.lists = turns or Turns(), 0
@@ -237,8 +238,21 @@ class Site:
             self.engine.live.close()
 
     def caught_up(self) -> "Site | None":
-        """The site over the catalogue as it is now, warmed up; None where it has not changed. For one thread."""
-        engine = overlay.looked(self.follower, self.engine) if self.follower else None
+        """The site over the catalogue as it is now, warmed up; None where it has not changed. For one thread.
+
+        Whatever goes wrong, what is served goes on, and osclms_catalogue_unread counts it.
+        """
+        try:
+            return self.over_now()
+        except Exception as error:
+            metrics.UNREAD.inc()
+            # only our own errors tell their message: another's may hold what was sent
+            told = error if isinstance(error, StoreError) else type(error).__name__
+            log.error("changes were not read: %s", told)
+            return None
+
+    def over_now(self) -> "Site | None":
+        engine = self.follower.look(self.engine) if self.follower else None
         if self.follower and self.follower.aliases is not self.aliases:
             self.aliases = self.follower.aliases
             if of := (engine or self.engine).live:
@@ -262,9 +276,7 @@ class Site:
         return wanted or self.as_of or self.clock()
 
     async def recommend(self, request: Request) -> Response:
-        asked = self.known(
-            self.unsealed(RecommendRequest.model_validate_json(await read_json(request)), request)
-        )
+        asked = await self.asked(request)
         row = self.engine.placement(request.path_params["placement"])
         response, spent = await self.turns.compute(lambda: self.timed(row.name, asked, self.at(asked.at)))
         return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}", "Cache-Control": kept_for(row)})
@@ -294,12 +306,15 @@ class Site:
         return batch.Batch(request, self.turns, listed, lambda error: told(error)[1])
 
     async def needs(self, request: Request) -> Response:
-        asked = self.known(
-            self.unsealed(RecommendRequest.model_validate_json(await read_json(request)), request)
-        )
+        asked = await self.asked(request)
         return answer(
             await self.turns.compute(lambda: self.engine.needs(BASKET, asked, at=self.at(asked.at)))
         )
+
+    async def asked(self, request: Request) -> RecommendRequest:
+        """The question in a request's body, by the customer behind token and alias."""
+        asked = RecommendRequest.model_validate_json(await read_json(request))
+        return self.known(self.unsealed(asked, request))
 
     def unsealed(self, asked: RecommendRequest, request: Request) -> RecommendRequest:
         """The same question by the customer in its token. Raises RequestError for a token that names none."""
@@ -391,7 +406,7 @@ class Site:
         if self.intake is None:
             raise RequestError("events", "no database: set OSCLMS_HOME or OSCLMS_DATABASE_URL", 503)
         return await self.intake.answer(
-            request, at=datetime.now(UTC), told=partial(self.event_of, request=request)
+            request, at=self.clock(), told=partial(self.event_of, request=request)
         )
 
     def event_of(self, event: dict[str, Any], request: Request) -> dict[str, Any]:
@@ -405,16 +420,16 @@ class Site:
         return event if named is None else {**event, "customer_id": named}
 
     async def put_products(self, request: Request) -> Response:
-        return await changes.answer_products(self.store, request, at=datetime.now(UTC))
+        return await changes.answer_products(self.store, request, at=self.clock())
 
     async def put_customer(self, request: Request) -> Response:
-        return await people.put_customer(self.store, self.history, request, at=datetime.now(UTC))
+        return await people.put_customer(self.store, self.history, request, at=self.clock())
 
     async def get_customer(self, request: Request) -> Response:
         return await people.get_customer(self.store, self.history, request)
 
     async def delete_customer(self, request: Request) -> Response:
-        return await people.delete_customer(self.store, self.history, request, at=datetime.now(UTC))
+        return await people.delete_customer(self.store, self.history, request, at=self.clock())
 
     async def products(self, request: Request) -> Response:
         asked = ProductQuery.model_validate(query(request))
@@ -732,7 +747,7 @@ def live(engine: Engine, store: Store, aliases: Mapping[str, str]) -> Live:
         engine.history,
         until=engine.data_until,
         aliases=aliases,
-        clock=lambda: datetime.now(UTC),
+        clock=now,
     )
 
 
@@ -855,12 +870,7 @@ class Service:
         """Serve the catalogue as it is now while this worker runs. A champion that comes meanwhile takes its turn."""
         while not self.ended.wait(overlay.EVERY):
             with self.turn:
-                try:
-                    site = EDGE.site.caught_up() if EDGE.site else None
-                except Exception as error:  # what is served goes on, and the next change is read
-                    metrics.UNREAD.inc()
-                    log.error("changes are not served: %s", type(error).__name__)
-                    continue
+                site = EDGE.site.caught_up() if EDGE.site else None
                 if site:
                     EDGE.open(site)
 

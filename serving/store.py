@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from filelock import FileLock
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
+from features.history import Marks
 from features.judge import Row
 from features.schema import EVENTS, FLAG, PATH, REAL, RECEIVED, TABLES, TEXT, TIME, WORD, Column, Table
 
@@ -293,9 +294,10 @@ class Store:
 
     def graves(self) -> Callable[[str], bool]:
         """Whether an id is one of a customer who was erased by now; the database is asked once for all."""
+        key = self._key  # asked with it: the answer needs no database any more
         with self._told(), self._engine.connect() as db:
             known = set(db.scalars(sa.select(DATA["tombstones"].c.subject)))
-        return lambda customer_id: self.subject(customer_id) in known
+        return lambda customer_id: _subject(key, customer_id) in known
 
     def of(self, table: str, customer_ids: Sequence[str]) -> list[dict[str, Any]]:
         """All rows of a table that name one of these customers, in the order in which they came."""
@@ -424,6 +426,11 @@ class Store:
         with self._told(), self._engine.connect() as db:
             return mark == self._mark(db, table, mark.seq)
 
+    def reached(self, table: str, marks: Marks) -> int:
+        """The row up to which what keeps these marks was told; 0 where that was another database, or an older copy."""
+        mark = Mark(*marks.get(self.id, {}).get(table, Mark()))
+        return mark.seq if self.holds(table, mark) else 0
+
     def read(self, table: str, after: int, upto: int) -> Iterator[list[dict[str, Any]]]:
         """The rows with after < seq <= upto in pages, in the order of their commits."""
         while after < upto:
@@ -498,7 +505,7 @@ class Store:
 
     def subject(self, customer_id: str) -> str:
         """What a tombstone names a customer by: nobody without this database's key reads who it is."""
-        return hmac.new(bytes.fromhex(self._key), customer_id.encode(), hashlib.sha256).hexdigest()
+        return _subject(self._key, customer_id)
 
     @cached_property
     def _key(self) -> str:
@@ -592,6 +599,10 @@ def _migrate(db: sa.Connection, name: str, version: str | None) -> None:
         raise StoreError(
             f"{name} is at {version}, this version of OSCLMS knows up to {HEAD}: use the newer one"
         ) from unknown
+
+
+def _subject(key: str, customer_id: str) -> str:
+    return hmac.new(bytes.fromhex(key), customer_id.encode(), hashlib.sha256).hexdigest()
 
 
 def _insert(db: sa.Connection, table: str, rows: Sequence[Row]) -> None:

@@ -10,8 +10,9 @@ import httpx
 import pytest
 from web import NOW, TOKEN, Web
 
-from serving.batch import MAX_LINE, NDJSON
+from serving.batch import MAX_LINE
 from serving.client import ApiError, Client
+from serving.headers import NDJSON
 from serving.keys import SECRET
 from serving.schemas import RecommendRequest, RecommendResponse
 

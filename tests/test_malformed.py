@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from web import SHOP, Web
 
-from serving.batch import NDJSON
+from serving.headers import NDJSON
 from serving.keys import PUBLISHABLE, SECRET
 from serving.schemas import ErrorBody
 
