@@ -31,7 +31,6 @@ from training.train import train
 
 T = TypeVar("T")
 ASKED = ("next_best", "discover")
-ROWS = ("next_best.purchases", "discover.novel")
 LEAST_ORDERS = 10
 SEED = 7
 

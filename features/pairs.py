@@ -3,6 +3,7 @@
 One function makes them for training, for bulk and for a single request.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -53,12 +54,15 @@ def columns(*, basket: bool = False, offer: bool = False) -> tuple[str, ...]:
         "pair": TOGETHER,
     }
     blocks |= ({"basket": BASKET} if basket else {}) | ({"offer": OFFER} if offer else {})
-    return tuple(f"{block}.{name}" for block, names in blocks.items() for name in names)
+    return named(blocks)
 
 
 def need_columns() -> tuple[str, ...]:
     """Names of what `Pairs.of_needs` gives, in order."""
-    blocks = {"customer": ("orders",), "need": GROUP, "basket": NEED}
+    return named({"customer": ("orders",), "need": GROUP, "basket": NEED})
+
+
+def named(blocks: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     return tuple(f"{block}.{name}" for block, names in blocks.items() for name in names)
 
 

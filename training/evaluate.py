@@ -222,10 +222,11 @@ def audit_offers(engine: Engine, row: Row, task: Task, *, at: datetime, seed: in
     precision: share of these where a step was taken; lift: over the share in all questions.
     """
     made = audit_task(engine, replace(row, primary="hit_rate"), task, at=at, seed=seed)
-    asks = [engine.ask(engine.placements[row.placement], request) for request in task.requests]
     own = engine.placements[row.placement]
-    likely = np.array([engine.likely(own, ask) or 0.0 for ask in asks])
-    offered = np.array([engine.worth(own, ask) for ask in asks], np.float64)
+    asks = [engine.ask(own, request) for request in task.requests]
+    known = [engine.likely(own, ask) for ask in asks]
+    likely = np.array([p or 0.0 for p in known])
+    offered = np.array([engine.enough(own, p) for p in known], np.float64)
     taken, who = made.answers.wanted > 0, task.customer
     intervals = {"auc": auc_interval(likely, taken, who, seed=seed), **made.intervals}
     intervals["offered"] = clustered_interval(offered, who, seed=seed)

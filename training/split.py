@@ -1,7 +1,7 @@
 """The past, its future, and the questions that the future answers."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -148,51 +148,58 @@ def baskets(
     `complements`: only baskets whose hidden product serves a need that the rest does not, asked for
     complements alone.
     """
-    frame = pd.DataFrame({"order": future.order, "product": future.product, "customer": future.customer})
-    frame["order_rank"] = natural_rank(future.order_id)[frame["order"]]
-    frame["product_rank"] = natural_rank(future.product_id)[frame["product"]]
-    frame = frame.sort_values(["order_rank", "product_rank"], kind="stable")
     rng = np.random.default_rng(seed)
     items, asked, truth, who = future_items(future), [], [], []
     rare = np.append(np.bincount(bundle.interactions.item, minlength=len(bundle.catalog)) < MIN_SEEN, True)
     need = np.append(bundle.catalog.need, -1)
-    for _, rows in frame.groupby("order_rank", sort=True):
-        products = rows["product"].to_numpy()
-        if len(products) < MIN_BASKET:
-            continue
+    for products, customer in large_baskets(future):
         hidden = int(rng.integers(len(products)))
         kept, target = np.delete(products, hidden), items[products[hidden]]
         if complements and need[target] in need[items[kept]][need[items[kept]] >= 0]:
             continue
-        rest = tuple(future.product_id[p] for p in kept)
-        customer = int(rows["customer"].iloc[0])
-        named = bundle.interactions.customers.at([customer])[0] if known_customer and customer >= 0 else None
         only = complements or None
-        asked.append(RecommendRequest(customer_id=named, product_ids=rest[:500], complements_only=only))
+        request = about_basket(bundle, future, kept, customer if known_customer else -1)
+        asked.append(request.model_copy(update={"complements_only": only}))
         truth.append(np.array([-1 if rare[target] else target], np.int32))
         who.append(customer)
     return Task(asked, truth, np.array(who, np.int32))
 
 
-def missing_needs(bundle: Bundle, future: Future, *, known_customer: bool = False, seed: int = 42) -> Task:
-    """Each basket of MIN_BASKET and more products with one need hidden that a single product serves, to be named from
-    the rest. `truth` holds codes of `catalog.needs`."""
+def large_baskets(future: Future) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """(products, customer) of each basket of MIN_BASKET and more, orders and products in the order of their ids."""
     frame = pd.DataFrame({"order": future.order, "product": future.product, "customer": future.customer})
     frame["order_rank"] = natural_rank(future.order_id)[frame["order"]]
     frame["product_rank"] = natural_rank(future.product_id)[frame["product"]]
-    frame["need"] = np.append(bundle.catalog.need, -1)[future.item]
     frame = frame.sort_values(["order_rank", "product_rank"], kind="stable")
-    rng, asked, truth, who = np.random.default_rng(seed), [], [], []
     for _, rows in frame.groupby("order_rank", sort=True):
-        need = rows["need"].to_numpy()
+        if len(rows) >= MIN_BASKET:
+            yield rows["product"].to_numpy(), int(rows["customer"].iloc[0])
+
+
+def about_basket(
+    bundle: Bundle, future: Future, products: NDArray[np.int64], customer: int
+) -> RecommendRequest:
+    """A question about a basket, by its customer or by nobody, −1."""
+    named = bundle.interactions.customers.at([customer])[0] if customer >= 0 else None
+    return RecommendRequest(
+        customer_id=named, product_ids=tuple(future.product_id[p] for p in products[:500])
+    )
+
+
+def missing_needs(bundle: Bundle, future: Future, *, known_customer: bool = False, seed: int = 42) -> Task:
+    """Each basket of MIN_BASKET and more products with one need hidden that a single product serves, to be named from
+    the rest. `truth` holds codes of `catalog.needs`."""
+    rng, asked, truth, who = np.random.default_rng(seed), [], [], []
+    need_of = np.append(bundle.catalog.need, -1)[future_items(future)]
+    for products, customer in large_baskets(future):
+        need = need_of[products]
         codes, times = np.unique(need[need >= 0], return_counts=True)
-        if len(rows) < MIN_BASKET or not (times == 1).any():
+        if not (times == 1).any():
             continue
         hidden = int(rng.choice(codes[times == 1]))
-        rest = tuple(future.product_id[p] for p in rows["product"].to_numpy()[need != hidden])
-        customer = int(rows["customer"].iloc[0])
-        named = bundle.interactions.customers.at([customer])[0] if known_customer and customer >= 0 else None
-        asked.append(RecommendRequest(customer_id=named, product_ids=rest[:500]))
+        asked.append(
+            about_basket(bundle, future, products[need != hidden], customer if known_customer else -1)
+        )
         truth.append(np.array([hidden], np.int32))
         who.append(customer)
     return Task(asked, truth, np.array(who, np.int32))

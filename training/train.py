@@ -211,24 +211,12 @@ def train(
         past, full, labels, about = history.at_once(lambda pinned: read(pinned, until, work, plan))
         about["git_revision"] = code
         contest, rival = rival_of(past, champion, home, code)
-        making = [full, past]
-        lessons = {past.folder: labels[: windows_of(map(asdict, past.rankings.values()))]}
+        lessons = [(past, labels[: windows_of(map(asdict, past.rankings.values()))])]
         if rival is not None and rival is not past and rival.data is not None:
-            making.append(rival)
-            lessons[rival.folder] = labels_for(rival, labels[:asked])
+            lessons.append((rival, labels_for(rival, labels[:asked])))
         clock.lap("read")
         with jobs.workers(processes) as pool:
-            every = [*making, *(side for sides in lessons.values() for side in sides)]
-            fits = fit(pool, every, say)
-            for side in every:
-                seal(side, version=side.folder.name, metrics={}, **about)
-            clock.lap("fit")
-            fits += rank(pool, full, making[1:], lessons, say)
-            for side in making:
-                seal(side, version=side.folder.name, metrics={}, **about)
-            clock.lap("rank")
-            rank_ahead(pool, full, say)
-            clock.lap("rank ahead")
+            fits = learned(pool, full, lessons, about, clock, say)
             newer = knows_no_less(full.until, champion)
             outcome = judge(pool, past, full, contest, rival, fits, also=newer, seed=seed, say=say)
             clock.lap("evaluate")
@@ -242,6 +230,30 @@ def train(
         clock.lap("publish")
         shutil.rmtree(work)
         return outcome
+
+
+def learned(
+    pool: ProcessPoolExecutor,
+    full: Side,
+    lessons: Sequence[tuple[Side, Sequence[Side]]],
+    about: Mapping[str, Any],
+    clock: Clock,
+    say: Say,
+) -> list[jobs.Fit]:
+    """Fit the version and every judged side, each with the pasts that its rankers learn on, and make its rankings."""
+    judged = [side for side, _ in lessons]
+    pasts = [side for _, sides in lessons for side in sides]
+    fits = fit(pool, [full, *judged, *pasts], say)
+    for side in (full, *judged, *pasts):
+        seal(side, version=side.folder.name, metrics={}, **about)
+    clock.lap("fit")
+    fits += rank(pool, full, judged, {side.folder: sides for side, sides in lessons}, say)
+    for side in (full, *judged):
+        seal(side, version=side.folder.name, metrics={}, **about)
+    clock.lap("rank")
+    rank_ahead(pool, full, say)
+    clock.lap("rank ahead")
+    return fits
 
 
 def end_of(history: History) -> datetime:

@@ -12,6 +12,7 @@ from scipy.sparse.linalg import svds
 from features.catalog import Catalog
 from features.interactions import Interactions
 from serving.fitted import Vectors
+from serving.index import unit
 from training.models.hybrid import category_levels, one_hot, price_band
 from training.models.recipe import decayed_log
 
@@ -34,8 +35,8 @@ class Content:
     seed: int = 7
 
     def fit(self, data: Interactions, catalog: Catalog) -> Vectors:
-        items = to_length_one(self.reduced(features(catalog, self.buckets)))
-        customers = to_length_one(np.asarray(decayed_log(data, self.half_life) @ items, np.float32))
+        items = unit(self.reduced(features(catalog, self.buckets)))
+        customers = unit(np.asarray(decayed_log(data, self.half_life) @ items, np.float32))
         return Vectors(customers, items, np.zeros(len(catalog), np.float32))
 
     def reduced(self, rows: sparse.csr_array) -> NDArray[np.float32]:
@@ -66,7 +67,3 @@ def title_words(catalog: Catalog, buckets: int) -> sparse.csr_array:
     indptr = np.concatenate([[0], np.cumsum([len(w) for w in words])]).astype(np.int64)
     places = np.array([place for w in words for place in w], np.int32)
     return sparse.csr_array((np.ones(len(places), np.float32), places, indptr), shape=(len(told), buckets))
-
-
-def to_length_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-9))

@@ -8,7 +8,7 @@ from scipy import sparse
 from features.catalog import Catalog
 from features.interactions import Interactions
 from serving.fitted import Neighbors
-from training.models.ease import between
+from training.models.ease import between, most_held
 
 TOO_LITTLE = 1e-4  # a weight that changes no order
 
@@ -30,8 +30,7 @@ class EaseNeeds:
         served = needs_served(data, catalog)
         age = np.zeros(len(data.orders), np.float32)
         age[data.order] = data.age()
-        counts = np.bincount(served.indices, minlength=served.shape[1])
-        kept = np.sort(np.argsort(-counts, kind="stable")[: min(self.needs, int(np.count_nonzero(counts)))])
+        kept = most_held(served, self.needs)
         rows = sparse.diags_array(np.exp2(-age / self.half_life / 2)) @ served[:, kept]
         weights = between(sparse.csr_array(rows, dtype=np.float32), self.regularization)
         row, column = np.nonzero(np.abs(weights) > TOO_LITTLE)

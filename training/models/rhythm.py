@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from features.catalog import Catalog
-from features.interactions import DAY, Interactions
+from features.interactions import DAY, LINE, Interactions
 from serving.fitted import Candidates
 
 Array = NDArray[Any]
@@ -82,8 +82,7 @@ def keys(data: Interactions) -> Array:
 def earlier(data: Interactions, days: float) -> Interactions:
     """What was known so many days before."""
     until = data.until - int(days * DAY)
-    names = ("customer", "item", "order", "at", "quantity", "paid", "discount")
-    return replace(data, until=until, **{name: getattr(data, name)[data.at < until] for name in names})
+    return replace(data, until=until, **{name: getattr(data, name)[data.at < until] for name in LINE})
 
 
 def again(key: Array, data: Interactions, days: float) -> NDArray[np.bool_]:
