@@ -3,10 +3,11 @@
 import gc
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -84,6 +85,14 @@ def shop_home(shared: Callable[[str, Callable[[Path], None]], Path], loaded_home
         assert outcome.verdict.promote, outcome.verdict.reason
 
     return shared("shop", make)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from chrome import chrome  # few tests need it
+
+    with chrome() as found:
+        yield found
 
 
 @pytest.fixture(params=DATABASES)

@@ -1,17 +1,15 @@
 """The storefront page as people use it: a real Chromium against the real service."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from chrome import sound_page
+from playwright.sync_api import Browser, Page, Route, expect
 from running import Server, shop
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 SHELVES = ("next_best", "cross_sell", "upsell")
 
 
@@ -20,25 +18,10 @@ def server(shop_home: Path) -> Server:
     return shop(shop_home)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not shutil.which(CHROMIUM):
-        pytest.fail("the page is tested in Chromium: apt-get install chromium", pytrace=False)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
 def blank(browser: Browser) -> Iterator[Page]:
-    """A page that fails the test where its script does."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    yield page
-    page.close()
-    assert faults == []
+    with sound_page(browser, 1280) as page:
+        yield page
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -14,9 +13,9 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from chrome import sound_page
+from playwright.sync_api import Browser, Page, expect
 from running import ROOT, Server, shop
-from test_page import CHROMIUM, FLAGS
 
 SCRIPT = (ROOT / "serving" / "widget.js").read_text(encoding="utf-8")
 ELEMENT = "osclms-recommendations"
@@ -95,16 +94,6 @@ def handler(stall: Stall) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not shutil.which(CHROMIUM):
-        pytest.fail("the widget is tested in Chromium: apt-get install chromium", pytrace=False)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
 def stall() -> Iterator[Stall]:
     stall = Stall()
@@ -119,13 +108,8 @@ def stall() -> Iterator[Stall]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page that fails the test where its script does."""
-    page = browser.new_page(viewport={"width": 1000, "height": 900})
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    yield page
-    page.close()
-    assert faults == []
+    with sound_page(browser, 1000) as page:
+        yield page
 
 
 WATCH = """<script>

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Web:
         self.intake, self.turns = Intake(self.store), Turns(self.waiting)
         self.site = Site(
             Engine(bundle), as_of=None, history=None, intake=self.intake, tokens=TOKENS, turns=self.turns,
-            clock=lambda: NOW,
+            sent=partial(self.store.append, "sends"), clock=lambda: NOW,
         )  # fmt: skip
         meter = Meter({**RATES, **self.rates})
         self.edge = Edge(Door(Keyring(self.store), meter, self.asks, clock=lambda: NOW))
