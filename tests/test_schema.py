@@ -1,12 +1,14 @@
 """The contract: every check is SQL that DuckDB understands, and the documentation names every column."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pytest
 
-from features.schema import EVENTS, PRODUCTS, PROMOTIONS, SQL, TABLES, Table
+from features.judge import Judge
+from features.schema import CUSTOMERS, EVENTS, PRODUCTS, PROMOTIONS, SQL, TABLES, Table
 
 DOCS = Path(__file__).parent.parent / "docs" / "data.md"
 
@@ -65,3 +67,21 @@ def test_a_table_with_months_is_sorted_by_time_first() -> None:
 def test_text_that_repeats_comes_as_a_dictionary() -> None:
     assert pa.types.is_dictionary(EVENTS.schema.field("product_id").type)
     assert EVENTS.schema.field("event_id").type == pa.string()
+
+
+@pytest.mark.parametrize("table", [PRODUCTS, CUSTOMERS], ids=lambda table: table.name)
+@pytest.mark.parametrize(
+    ("text", "fine"),
+    [
+        ("{", False),
+        ("nul", False),
+        ("", False),
+        ("[1]", False),
+        ('"x"', False),
+        ('{"a": 1}', True),
+        (None, True),
+    ],
+)
+def test_what_is_no_json_is_no_object_either(table: Table, text: str | None, fine: bool) -> None:
+    row = {table.key[0]: "x", "attributes": text, "received_at": datetime(2026, 1, 1, tzinfo=UTC)}
+    assert Judge(table).reasons([row]) == [None if fine else "attributes is not a JSON object"]
