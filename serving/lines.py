@@ -37,12 +37,19 @@ def cell(text: str | None) -> str | None:
     return (text.strip(SPACE) or None) if text is not None else None
 
 
+def there(text: str | None) -> str:
+    if text is None:
+        raise PydanticCustomError("blank", "is blank")
+    return text
+
+
 def as_text(given: object) -> object:
     """An object as the text that the contract keeps it as."""
     return json.dumps(given, ensure_ascii=False) if isinstance(given, dict) else given
 
 
 Text = Annotated[str | None, AfterValidator(cell)]
+Word = Annotated[str, AfterValidator(cell), AfterValidator(there)]
 Attributes = Annotated[Text | dict[str, Any], BeforeValidator(as_text)]
 KINDS: Mapping[pa.DataType, Any] = {
     TEXT: Text,
@@ -50,7 +57,7 @@ KINDS: Mapping[pa.DataType, Any] = {
     REAL: Annotated[float | None, Field(strict=True, allow_inf_nan=False)],
     FLAG: Annotated[bool | None, Field(strict=True)],
     TIME: Moment | None,
-    PATH: tuple[Annotated[str, AfterValidator(cell)], ...] | None,
+    PATH: tuple[Word, ...] | None,
 }
 
 

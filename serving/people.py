@@ -8,10 +8,10 @@ asked for; who was erased is not told of, and nothing is taken of them any more.
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 from anyio import to_thread
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,7 +22,7 @@ from features.schema import CHANNELS, CONSENTS, CUSTOMERS, ID_LENGTH, IDENTITIES
 from serving.body import read_body
 from serving.changes import judge_of, keep
 from serving.headers import JSON
-from serving.lines import Text, cell, wire_model
+from serving.lines import Text, Word, cell, wire_model
 from serving.openapi import Operation
 from serving.schemas import Moment
 from serving.store import LEDGERS, Store, StoreError
@@ -42,9 +42,8 @@ class Consent(Wire):
     source: Text = Field(None, description="where it was given: a form, a till")
 
 
-Alias = Annotated[str, AfterValidator(cell)]
 MORE: Mapping[str, Any] = {
-    "identities": (tuple[Alias, ...], Field((), max_length=MOST, description="other ids of this customer")),
+    "identities": (tuple[Word, ...], Field((), max_length=MOST, description="other ids of this customer")),
     "consents": (tuple[Consent, ...], Field((), max_length=MOST, description="who agreed to what, and when")),
 }
 CustomerChange: Any = wire_model("CustomerChange", CUSTOMERS, without=("customer_id",), **MORE)

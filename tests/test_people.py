@@ -114,6 +114,11 @@ def test_a_product_is_answered_by_what_became_of_it_and_is_in_the_next_lists(sho
     assert shop("GET", "/v1/products?q=rye").json()["products"][0]["price"] == 4.0
 
 
+def test_a_level_of_a_category_is_not_blank(shop: Shop) -> None:
+    told = shop("PUT", "/v1/products", json={"products": [{"product_id": "x", "category": ["food", " "]}]})
+    assert told.json()["products"][0]["error"] == "category.1: is blank" and not shop.catch_up()
+
+
 def test_products_as_lines_and_twice(shop: Shop) -> None:
     lines = "\n".join(
         map(json.dumps, ({"product_id": "milk", "price": 9.5, "attributes": {"stores": ["17"]}}, 7))
@@ -285,6 +290,7 @@ def test_the_latest_consent_counts_and_none_means_no(shop: Shop) -> None:
         ({"consents": [{**AGREED, "channel": "pigeon"}]}, "channel is not one of"),
         ({"consents": [{**AGREED, "granted": 1}]}, "granted"),
         ({"identities": ["x" * 201]}, "alias is longer than 200"),
+        ({"identities": ["web/1", "  "]}, "identities.1: is blank"),
         ({"first_name": "A", "email": "a b", "identities": ["w"]}, "email"),
     ],
 )
