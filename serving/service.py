@@ -32,7 +32,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
-from starlette.routing import Route, Router
+from starlette.routing import Match, Route, Router
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
@@ -405,9 +405,8 @@ class Site:
     async def events(self, request: Request) -> Response:
         if self.intake is None:
             raise RequestError("events", "no database: set OSCLMS_HOME or OSCLMS_DATABASE_URL", 503)
-        return await self.intake.answer(
-            request, at=self.clock(), told=partial(self.event_of, request=request)
-        )
+        told, space = partial(self.event_of, request=request), caller(request).space
+        return await self.intake.answer(request, at=self.clock(), told=told, space=space)
 
     def event_of(self, event: dict[str, Any], request: Request) -> dict[str, Any]:
         """An event as who sends it may tell it. Raises RequestError."""
@@ -611,6 +610,7 @@ class Edge:
     def __init__(self, door: Door | None = None, *, log_requests: bool = False) -> None:
         self.door, self.log_requests, self.leaving = door or Door(), log_requests, False
         self.site: Site | None = None
+        self.routes: list[Route] = []
         self.router: Callable[[Scope, Receive, Send], Awaitable[None]] = unready
 
     def open(self, site: Site) -> None:
@@ -621,8 +621,8 @@ class Edge:
         self.site = site
         if self.router is unready:
             made = ((o, self.guarded(o, self.handler(o.name))) for o in OPERATIONS)
-            routes = [Route(routed(o.path), endpoint, methods=[o.method]) for o, endpoint in made]
-            self.router = Router(routes, redirect_slashes=False)
+            self.routes = [Route(routed(o.path), endpoint, methods=[o.method]) for o, endpoint in made]
+            self.router = Router(self.routes, redirect_slashes=False)
 
     def handler(self, name: str) -> Endpoint:
         async def handle(request: Request) -> Response:
@@ -661,8 +661,15 @@ class Edge:
         except ClientDisconnect:
             return
         except Exception as error:
+            if isinstance(error, HTTPException) and error.status_code == 405:
+                error.headers = {"Allow": self.allowed(scope)}
             await explained(error)(scope, receive, sent)
         self.record(*self.labels(scope), sent.status, time.perf_counter() - started)
+
+    def allowed(self, scope: Scope) -> str:
+        """Every method of a path; Starlette tells those of the first of its routes."""
+        there = (route for route in self.routes if route.matches(scope)[0] is not Match.NONE)
+        return ", ".join(sorted({method for route in there for method in route.methods or ()}))
 
     def record(self, route: str, placement: str, status: int, seconds: float) -> None:
         metrics.record(route, placement, status, seconds)
