@@ -169,7 +169,8 @@ def erase(
     now = datetime.now(UTC)
     with Store(address(home, database_url)) as store:
         if customer is not None:
-            told = bury(store, History(home / "history"), customer, now).model_dump()
+            history = History(home / "history") if (home / "history").is_dir() else None
+            told = bury(store, history, customer, now).model_dump()
             says = f"a stranger from now on, by {told['erased']} ids; `osclms erase --finish` removes what is held"
         else:
             from training.erase import finish as remove

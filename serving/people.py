@@ -59,9 +59,11 @@ class Stored(Wire):
 class CustomerAbout(Wire):
     """All that is held of a customer; who is unknown, or was erased, has nothing."""
 
-    customer_id: str
-    identities: tuple[str, ...] = Field(description="other ids of this customer")
-    facts: dict[str, Any]
+    customer_id: str = Field(description="the customer's own id, by whichever they were asked for")
+    identities: tuple[str, ...] = Field(description="other ids of this customer, in the order of text")
+    facts: dict[str, Any] = Field(
+        description="as said last of the customer's own id; what is lacking there, of their other ids, in order"
+    )
     consents: tuple[dict[str, Any], ...] = Field(
         description="what holds now, by channel and purpose: the latest record; what has none was not agreed to"
     )
@@ -107,7 +109,8 @@ OPERATIONS = (
         "Erase a customer with all their ids: a stranger from now on; `osclms erase --finish` removes what is held",
         answer=Erased,
         statuses={
-            200: "the customer is a stranger",
+            200: "the customer is a stranger, under every id",
+            501: "nobody was erased: without a history in OSCLMS_HOME their other ids are not known here",
             503: "nothing is known to be stored: send the same again",
         },
     ),
@@ -192,8 +195,8 @@ def held(store: Store, history: History | None, customer_id: str) -> CustomerAbo
     happened = sorted(events.values(), key=lambda row: (row["occurred_at"], row["event_id"]))
     records = consent_records(store, history, ids)
     return CustomerAbout(
-        customer_id=customer_id,
-        identities=tuple(name for name in ids[1:]),
+        customer_id=ids[0] or customer_id,
+        identities=ids[1:],
         facts=facts_of(store, history, ids),
         consents=tuple(told("consents", row) for row in consents_now(records).values()),
         consent_records=tuple(told("consents", row) for row in records),
@@ -214,9 +217,11 @@ def history_rows(history: History | None, table: str, ids: Sequence[str]) -> lis
 
 
 def facts_of(store: Store, history: History | None, ids: Sequence[str]) -> dict[str, Any]:
-    """What was said last of each fact, in the history and then live."""
+    """What was said last of each fact, in the history and then live: of the first of the ids, which is the customer's
+    own, and what is lacking there of the others in their order."""
+    rows = (*history_rows(history, "customers", ids), *store.of("customers", ids))
     found: dict[str, Any] = {}
-    for row in (*history_rows(history, "customers", ids), *store.of("customers", ids)):
+    for row in sorted(rows, key=lambda row: -ids.index(row["customer_id"])):  # the last word is the first id's
         found |= {name: row[name] for name in CUSTOMERS.names[1:] if row.get(name) is not None}
     return found
 
@@ -263,7 +268,17 @@ async def delete_customer(
 
 
 def erase(store: Store, history: History | None, customer_id: str, at: datetime) -> Erased:
-    """Bury a customer under all their ids. Doing it again changes nothing."""
+    """Bury a customer under all their ids. Doing it again changes nothing.
+
+    Raises RequestError without a history, which alone knows the ids that files have told.
+    """
+    if history is None:
+        raise RequestError(
+            "customer_id",
+            "nobody is erased where there is no history, as it knows a customer's other ids: ask a service whose "
+            "OSCLMS_HOME holds it, or there `osclms erase CUSTOMER`",
+            501,
+        )
     ids = ids_of(customer_id, identities_now(store, history))
     for name in {*ids, customer_id}:
         store.bury(name, at=at)

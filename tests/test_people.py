@@ -184,6 +184,7 @@ def test_every_worker_answers_with_it_and_goes_on_while_a_customer_is_removed(
 
     home = Path(shutil.copytree(grocer, tmp_path / "home"))
     (home / "champion").write_text("1\n")
+    (home / "history").mkdir()
     (tmp_path / "bentoml").mkdir()
     server = start("serving.service:Service", tmp_path / "bentoml", {"home": str(home), "workers": "2"})
 
@@ -256,7 +257,7 @@ def test_a_customer_is_told_with_all_that_is_held(shop: Shop) -> None:
     for moved in (False, True):  # what lies in both is told once
         for name in ("anna", "card", "web-1"):
             told = shop("GET", f"/v1/customers/{name}").json()
-            assert told["identities"] == ["card", "web-1"]
+            assert (told["customer_id"], told["identities"]) == ("anna", ["card", "web-1"])
             assert told["facts"] == {
                 "first_name": "Anna", "region": "North", "email": "a@b.c", "attributes": '{"pets": 2}',
             }, moved  # fmt: skip
@@ -268,6 +269,19 @@ def test_a_customer_is_told_with_all_that_is_held(shop: Shop) -> None:
             assert [c["granted"] for c in told["consents"]] == [True]
         compact(History(shop.home / "history"), shop.store)
     assert shop("POST", "/v1/recommend/next_best", json={"customer_id": "web-1"}).status_code == 200
+
+
+def test_facts_are_the_customers_own_and_what_they_lack_those_of_other_ids(shop: Shop) -> None:
+    """Of three customers who turn out to be one, some told in files and some live."""
+    history = History(shop.home / "history")
+    put(history, "customers", {"customer_id": "card", "first_name": "Ann", "locale": "de", "phone": "1"})
+    shop("PUT", "/v1/customers/zoe", json={"first_name": "Zoe", "locale": "fr", "phone": "2", "email": "z@b.c"})
+    shop("PUT", ANNA, json={"region": "South", "identities": ["zoe"]})
+    wanted = {"first_name": "Anna", "region": "South", "locale": "de", "phone": "1", "email": "z@b.c"}
+    for moved in (False, True):
+        for name in ("anna", "card", "zoe"):
+            assert shop("GET", f"/v1/customers/{name}").json()["facts"] == wanted, (name, moved)
+        compact(history, shop.store)
 
 
 def test_the_latest_consent_counts_and_none_means_no(shop: Shop) -> None:
@@ -316,6 +330,20 @@ def test_who_is_erased_is_so_under_every_id(shop: Shop) -> None:
     told = shop("GET", ANNA).json()
     assert not any(told[name] for name in told if name != "customer_id")
     assert shop("GET", "/v1/customers/bert").json()["orders"]
+
+
+def test_nobody_is_erased_where_their_other_ids_are_not_known(shop: Shop, grocer: Path, url: sa.URL) -> None:
+    """A bundle alone does not know that card is anna: she would be no stranger."""
+    from serving.service import intake, load
+
+    settings = Settings(bundle=grocer / "bundles" / "1", database_url=SecretStr(spelled(url)))
+    shop.site.close()
+    shop.site = load(settings, intake(settings), settings.folder())
+    shop.edge.open(shop.site)
+    for name in ("card", "anna"):
+        answer = shop("DELETE", f"/v1/customers/{name}")
+        assert answer.status_code == 501 and "OSCLMS_HOME" in answer.json()["error"]
+    assert not shop.store.buried(("anna", "card"))
 
 
 def test_an_id_that_is_none(shop: Shop) -> None:
