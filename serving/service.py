@@ -41,7 +41,7 @@ from lifecycle.fragments import Part
 from lifecycle.messages import Message, thank_you
 from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people
 from serving.body import read_body
-from serving.bundle import BundleError
+from serving.bundle import BundleError, Edition, edition
 from serving.delivery import NO_PLACEMENT
 from serving.door import CALLER, PREFLIGHT, Door, caller, is_loopback, is_preflight, now
 from serving.engine import Engine, Product
@@ -842,31 +842,32 @@ class Service:
     def __init__(self) -> None:
         faiss.omp_set_num_threads(1)
         logs.structured()
-        folder = settings().folder()
+        served = edition(settings().folder())
         self.intake = intake(settings())
         EDGE.door = settings().door(self.intake.store if self.intake else None)
         EDGE.log_requests = settings().log_requests
-        EDGE.open(load(settings(), self.intake, folder))
+        EDGE.open(load(settings(), self.intake, served.folder))
         settle()
         self.ended, self.turn = Event(), Lock()
         Thread(target=EDGE.door.ring.follow, args=(self.ended,), daemon=True).start()
-        Thread(target=self.swap, args=(folder,), daemon=True).start()
+        Thread(target=self.swap, args=(served,), daemon=True).start()
         Thread(target=self.follow, daemon=True).start()
         leaving.slowly(settings().drain, EDGE.leave)
 
-    def swap(self, folder: Path) -> None:
-        """Serve whichever champion is promoted while this worker runs."""
+    def swap(self, served: Edition) -> None:
+        """Serve whichever champion is promoted, or written anew, while this worker runs. Nothing holds the old one."""
 
         def use(site: Site) -> None:
             with self.turn:
-                before = EDGE.site
+                before = EDGE.site.engine.live if EDGE.site else None
                 EDGE.open(site)
+            if before:
+                before.close()  # an answer that is still being made opens it anew
+            del before
             settle()
-            if before and before.engine.live:
-                before.engine.live.close()  # an answer that is still being made opens it anew
 
         watch(
-            folder,
+            served,
             find=settings().folder,
             make=partial(load, settings(), self.intake),
             use=use,

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil  # type: ignore[import-untyped]
 import pytest
 import sqlalchemy as sa
 from live import spelled
 from pydantic import SecretStr
-from running import start, stop
+from running import Server, start, stop
 from test_compact import put
 from tiny import GROCER, GROCERIES, bundle
 
@@ -177,6 +178,20 @@ def every_worker(http: Callable[[], httpx.Response], holds: Callable[[Any], bool
     return row == 20
 
 
+def nothing_held(server: Server) -> bool:
+    """Whether in the end no process of the server maps or holds a file of a bundle that is no more."""
+    main, deadline = psutil.Process(server.process.pid), time.monotonic() + 60
+    while time.monotonic() < deadline:
+        processes = [Path(f"/proc/{p.pid}") for p in (main, *main.children(recursive=True))]
+        maps = "".join((of / "maps").read_text() for of in processes)
+        assert "/bundles/" in maps, "arrays are mapped"
+        files = [str(fd.readlink()) for of in processes for fd in (of / "fd").iterdir() if fd.is_symlink()]
+        if not any("bundles" in line and "(deleted)" in line for line in (*maps.splitlines(), *files)):
+            return True
+        time.sleep(0.2)
+    return False
+
+
 def test_every_worker_answers_with_it_and_goes_on_while_a_customer_is_removed(
     grocer: Path, tmp_path: Path
 ) -> None:
@@ -208,6 +223,7 @@ def test_every_worker_answers_with_it_and_goes_on_while_a_customer_is_removed(
         assert httpx.delete(f"{server.url}/v1/customers/anna").status_code == 200
         with Store(address(home, None)) as store:
             assert finish(home, store, at=datetime.now(UTC)).bundles == 1
+        assert nothing_held(server)
         assert every_worker(partial(asked, "bert"), lambda answer: "milk" in ids(answer))
         assert "anna" not in server.log.read_text()
     finally:
