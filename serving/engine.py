@@ -190,7 +190,6 @@ class Engine:
         placements: Mapping[str, Placement] | None = None,
         live: Live | None = None,
     ) -> None:
-        self.gone: Callable[[str], bool] = nobody  # who was erased, where nothing is read live
         self.live, self.newcomers = live, Newcomers(bundle.models, bundle.manifest.recipes)
         self.placements = bundle.manifest.placements if placements is None else placements
         self.history = bundle.interactions
@@ -358,7 +357,7 @@ class Engine:
 
     def person(self, customer_id: str | None, at: datetime) -> Person:
         """Who asks, as the bundle knows them, and with what came in live before `at`."""
-        if customer_id is None or self.gone(customer_id):
+        if customer_id is None:
             return stranger(self.pairs)
         customer = self.position(customer_id)
         known = Person(customer, self.pairs, customer)
@@ -850,9 +849,7 @@ class Engine:
 
     def is_buried(self, customer_id: str | None) -> bool:
         """Whether this customer was erased."""
-        if customer_id is None:
-            return False
-        return self.gone(customer_id) or (self.live is not None and self.live.is_buried(customer_id))
+        return customer_id is not None and self.live is not None and self.live.is_buried(customer_id)
 
     def sample(self, customers: int = 12, products: int = 60) -> Sample:
         bought = np.diff(self.history.start)
@@ -886,10 +883,6 @@ class Engine:
         code = int(self.catalog.need[item])
         by, start = self.members
         return by[start[code] : start[code + 1]] if code >= 0 else np.array([item])
-
-
-def nobody(customer_id: str) -> bool:
-    return False
 
 
 def latest_order(person: Person) -> int:
