@@ -31,6 +31,7 @@ from serving.placements import (
     STORIES,
     Placement,
     Source,
+    check_policies,
     read_placements,
 )
 from serving.ranker import (
@@ -250,7 +251,11 @@ class Engine:
         """
         bundle = Bundle.load(folder, verify=verify)
         base = bundle.manifest.placements
-        return cls(bundle, read_placements(placements, base) if placements else base)
+        if placements is None or not placements.exists():
+            return cls(bundle, base)
+        engine = cls(bundle, read_placements(placements, base))
+        check_policies(placements, engine.placements, engine.shelf.check)
+        return engine
 
     def ranker_for(self, row: Placement) -> Ranker | None:
         """The placement's own ranker, else that of the one it is like; none that looks at other sources."""

@@ -23,6 +23,7 @@ from serving.headers import JSON, NDJSON
 from serving.keys import EVENTS as EVENTS_SCOPE
 from serving.lines import Line, line_of, lines_of, name_in, wire_model
 from serving.openapi import Operation
+from serving.schemas import EventAnswer, EventsAnswer
 from serving.store import Outcome, Store, StoreError
 from serving.tokens import MAX_TOKEN
 from serving.wire import RequestError, Wire
@@ -51,22 +52,6 @@ class Sent(Wire):
 
 class EventsRequest(Sent):
     events: tuple[Event, ...] = Field((), max_length=MAX_EVENTS)
-
-
-class EventAnswer(Wire):
-    index: int = Field(description="its place in what was sent, from 0")
-    event_id: str | None
-    status: Status = Field(
-        description="accepted: stored, on disk; duplicate: stored before, as good as accepted; rejected: see error"
-    )
-    error: str | None = None
-
-
-class EventsAnswer(Wire):
-    accepted: int
-    duplicate: int
-    rejected: int
-    events: tuple[EventAnswer, ...]
 
 
 OPERATION = Operation(

@@ -24,7 +24,7 @@ from serving.changes import judge_of, keep
 from serving.headers import JSON
 from serving.lines import Text, Word, cell, wire_model
 from serving.openapi import Operation
-from serving.schemas import Moment
+from serving.schemas import CustomerAbout, Erased, Moment, Stored
 from serving.store import LEDGERS, Store, StoreError
 from serving.wire import RequestError, Wire
 
@@ -47,36 +47,6 @@ MORE: Mapping[str, Any] = {
     "consents": (tuple[Consent, ...], Field((), max_length=MOST, description="who agreed to what, and when")),
 }
 CustomerChange: Any = wire_model("CustomerChange", CUSTOMERS, without=("customer_id",), **MORE)
-
-
-class Stored(Wire):
-    customer_id: str
-    facts: int = Field(description="how many facts were said")
-    identities: int
-    consents: int
-
-
-class CustomerAbout(Wire):
-    """All that is held of a customer; who is unknown, or was erased, has nothing."""
-
-    customer_id: str = Field(description="the customer's own id, by whichever they were asked for")
-    identities: tuple[str, ...] = Field(description="other ids of this customer, in the order of text")
-    facts: dict[str, Any] = Field(
-        description="as said last of the customer's own id; what is lacking there, of their other ids, in order"
-    )
-    consents: tuple[dict[str, Any], ...] = Field(
-        description="what holds now, by channel and purpose: the latest record; what has none was not agreed to"
-    )
-    consent_records: tuple[dict[str, Any], ...]
-    orders: tuple[dict[str, Any], ...] = Field(
-        description="each with its lines, returns among them, oldest first"
-    )
-    events: tuple[dict[str, Any], ...] = Field(description="all else that happened, oldest first")
-    sends: tuple[dict[str, Any], ...] = Field(description="the lists that were shown or sent")
-
-
-class Erased(Wire):
-    erased: int = Field(description="how many ids the customer had")
 
 
 OPERATIONS = (

@@ -74,6 +74,10 @@ class Shelf:
         found[[not text for text in texts]] = -1
         return found
 
+    def check(self, attribute: str) -> None:
+        """Raises RequestError for an attribute that the catalogue does not have."""
+        self.other(attribute) if attribute.startswith(OTHER) else self.column(attribute)
+
     def column(self, attribute: str) -> Any:
         if attribute not in PLAIN:
             raise unknown(attribute, (*PLAIN, *(OTHER + name for name in sorted(self.others))))

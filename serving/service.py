@@ -597,7 +597,8 @@ def told(error: Exception) -> tuple[int, ErrorBody]:
 
 def explained(error: Exception) -> Response:
     status, body = told(error)
-    headers = error.headers if isinstance(error, HTTPException | RequestError) else None
+    headers = {"Retry-After": "1"} if status == 503 else {}
+    headers |= (error.headers or {}) if isinstance(error, HTTPException | RequestError) else {}
     return Response(body.model_dump_json(), status, headers=headers, media_type=JSON)
 
 
