@@ -474,7 +474,9 @@ def bulk(
     engine, aliases = now
     engine.placement(placement)
     questions = (
-        files.everybody(engine, limit, aliases) if every else files.queries(Path(str(queries)), limit, aliases)
+        files.everybody(engine, limit, aliases)
+        if every
+        else files.queries(Path(str(queries)), limit, aliases)
     )
     of, key = (len(engine.history.customers), "customer_id") if every else (None, "query_id")
     with bar() as told:

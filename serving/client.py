@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from serving.schemas import (
     CustomerAbout,
+    CustomersAnswer,
     Erased,
     ErrorBody,
     EventsAnswer,
@@ -180,10 +181,12 @@ class Client:
 
         Consents without a moment get it here, once, so that a repetition tells nothing twice.
         """
-        now = datetime.now(UTC).isoformat()
-        if "consents" in said:
-            said["consents"] = [{"at": now, **consent} for consent in said["consents"]]
-        return read(Stored, self.call("PUT", customer_path(customer_id), json=said))
+        return read(Stored, self.call("PUT", customer_path(customer_id), json=dated(said)))
+
+    def tell_customers(self, customers: Iterable[Mapping[str, Any]]) -> CustomersAnswer:
+        """The same of many, each with its `customer_id`; what became of each. Raises ApiError."""
+        rows = [dated(customer) for customer in customers]
+        return read(CustomersAnswer, self.call("PUT", "/v1/customers", json={"customers": rows}))
 
     def customer(self, customer_id: str) -> CustomerAbout:
         """All that is held of a customer. Raises ApiError."""
@@ -267,6 +270,13 @@ def valid(kind: type[Answer], fields: Mapping[str, Any]) -> Answer:
 
 def customer_path(customer_id: str) -> str:
     return f"/v1/customers/{quote(customer_id, safe='')}"
+
+
+def dated(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of a customer, its consents of now where they name no moment."""
+    now = datetime.now(UTC).isoformat()
+    consents = [{"at": now, **consent} for consent in said.get("consents", ())]
+    return {**said, **({"consents": consents} if consents else {})}
 
 
 def moment(at: datetime | None) -> str | None:

@@ -38,6 +38,11 @@ def current(home: Path, database_url: str | None, *, clock: Callable[[], datetim
         follower = Follower(engine.bundle, store, history)
         engine = follower.look(engine) or engine
         engine.live = Live(
-            store, engine.catalog, engine.history, until=engine.data_until, aliases=follower.aliases, clock=clock
+            store,
+            engine.catalog,
+            engine.history,
+            until=engine.data_until,
+            aliases=follower.aliases,
+            clock=clock,
         )
         yield Current(engine, follower.aliases)

@@ -146,6 +146,21 @@ class ProductsAnswer(Wire):
     products: tuple[ProductAnswer, ...]
 
 
+class CustomerAnswer(Wire):
+    index: int = Field(description="its place in what was sent, from 0")
+    customer_id: str | None
+    status: Literal["accepted", "rejected"] = Field(
+        description="accepted: all of it is stored, on disk; rejected: nothing of it, see error"
+    )
+    error: str | None = None
+
+
+class CustomersAnswer(Wire):
+    accepted: int
+    rejected: int
+    customers: tuple[CustomerAnswer, ...]
+
+
 class Stored(Wire):
     customer_id: str
     facts: int = Field(description="how many facts were said")

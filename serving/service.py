@@ -424,6 +424,9 @@ class Site:
     async def put_customer(self, request: Request) -> Response:
         return await people.put_customer(self.store, self.history, request, at=self.clock())
 
+    async def put_customers(self, request: Request) -> Response:
+        return await people.put_customers(self.store, self.history, request, at=self.clock())
+
     async def get_customer(self, request: Request) -> Response:
         return await people.get_customer(self.store, self.history, request)
 

@@ -50,7 +50,10 @@ def watch(
             refused = found
             metrics.REFUSED.inc()
             # only our own errors tell their message: another's may hold what a customer sent
-            told, names = str(error) if isinstance(error, BundleError) else type(error).__name__, served.folder.name
+            told, names = (
+                str(error) if isinstance(error, BundleError) else type(error).__name__,
+                served.folder.name,
+            )
             log.error("version %s is not served, version %s goes on: %s", found.folder.name, names, told)
         else:
             log.info("version %s is served in place of %s", found.folder.name, served.folder.name)

@@ -64,6 +64,11 @@ def test_a_customer_by_an_id_of_any_letters(osclms: Client) -> None:
     held = osclms.customer("client-card")
     assert (held.customer_id, held.facts) == (who, {"region": "North"})
     assert [consent["granted"] for consent in held.consents] == [True] and len(held.sends) >= 2
+    many = osclms.tell_customers(
+        [{"customer_id": who, "region": "South", "consents": [agreed]}, {"region": "x"}]
+    )
+    assert [line.status for line in many.customers] == ["accepted", "rejected"]
+    assert osclms.customer(who).facts == {"region": "South"}
     assert osclms.erase("client-card").erased == 2
     assert osclms.customer(who).facts == {}
 

@@ -61,7 +61,9 @@ def by_the_service(shop: Shop, placement: str, customer: str | None) -> list[tup
 def lists(path: Path, key: str) -> dict[str, list[tuple[Any, ...]]]:
     found: dict[str, list[tuple[Any, ...]]] = {}
     for row in map(json.loads, path.read_text().splitlines()):
-        found.setdefault(row[key], []).append(tuple(row[n] for n in ("product_id", "price", "score", "story")))
+        found.setdefault(row[key], []).append(
+            tuple(row[n] for n in ("product_id", "price", "score", "story"))
+        )
     return found
 
 

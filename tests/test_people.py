@@ -287,11 +287,46 @@ def test_a_customer_is_told_with_all_that_is_held(shop: Shop) -> None:
     assert shop("POST", "/v1/recommend/next_best", json={"customer_id": "web-1"}).status_code == 200
 
 
+def test_many_customers_are_each_taken_whole_or_not_at_all(shop: Shop) -> None:
+    shop("DELETE", "/v1/customers/bert")
+    fine = {"customer_id": "card", "region": "East", "identities": ["web-1"], "consents": [AGREED]}
+    wrong = (
+        {"customer_id": "carl", "region": "x", "consents": [{**AGREED, "channel": "pigeon"}]},
+        {"customer_id": "bert", "region": "x"},
+        {"customer_id": "dora", "identities": ["bert"]},
+        {"customer_id": " ", "region": "x"},
+        {"region": "x"},
+        7,
+    )
+    said = ("channel is not one of", "erased", "erased", "customer_id", "customer_id", "customer")
+    for _ in range(2):  # again, which changes nothing
+        answer = shop("PUT", "/v1/customers", json={"customers": [fine, *wrong, {"customer_id": "emil"}]})
+        told = answer.json()
+        assert (answer.status_code, told["accepted"], told["rejected"]) == (207, 2, 6)
+        lines = told["customers"]
+        assert [line["status"] for line in lines] == ["accepted", *["rejected"] * 6, "accepted"]
+        assert all(word in line["error"] for word, line in zip(said, lines[1:7], strict=True)), lines
+        anna = shop("GET", ANNA).json()
+        assert (anna["facts"]["region"], anna["identities"]) == ("East", ["card", "web-1"])
+        assert [consent["granted"] for consent in anna["consent_records"]] == [True]
+    assert shop("GET", "/v1/customers/carl").json()["facts"] == {}
+    text = "\n".join(json.dumps({"customer_id": f"c{n}", "region": "West"}) for n in range(1_000))
+    many = shop("PUT", "/v1/customers", content=text, headers={"Content-Type": "application/x-ndjson"})
+    assert (many.status_code, many.json()["accepted"]) == (200, 1_000)
+    more = shop(
+        "PUT", "/v1/customers", content=text + "\n{}", headers={"Content-Type": "application/x-ndjson"}
+    )
+    assert more.status_code == 413
+    assert shop("GET", "/v1/customers/c999").json()["facts"] == {"region": "West"}
+
+
 def test_facts_are_the_customers_own_and_what_they_lack_those_of_other_ids(shop: Shop) -> None:
     """Of three customers who turn out to be one, some told in files and some live."""
     history = History(shop.home / "history")
     put(history, "customers", {"customer_id": "card", "first_name": "Ann", "locale": "de", "phone": "1"})
-    shop("PUT", "/v1/customers/zoe", json={"first_name": "Zoe", "locale": "fr", "phone": "2", "email": "z@b.c"})
+    shop(
+        "PUT", "/v1/customers/zoe", json={"first_name": "Zoe", "locale": "fr", "phone": "2", "email": "z@b.c"}
+    )
     shop("PUT", ANNA, json={"region": "South", "identities": ["zoe"]})
     wanted = {"first_name": "Anna", "region": "South", "locale": "de", "phone": "1", "email": "z@b.c"}
     for moved in (False, True):

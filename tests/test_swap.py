@@ -182,4 +182,6 @@ def test_a_champion_that_is_just_being_replaced_is_waited_for(tmp_path: Path) ->
             ended.set()
         return tmp_path / "1"
 
-    swap.watch(Edition(tmp_path / "1", 7, 7), find=find, make=pytest.fail, use=print, ended=ended, every=0.001)
+    swap.watch(
+        Edition(tmp_path / "1", 7, 7), find=find, make=pytest.fail, use=print, ended=ended, every=0.001
+    )
