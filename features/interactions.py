@@ -187,6 +187,11 @@ class Interactions:
         """Rows of customer c are start[c]:start[c + 1]."""
         return np.searchsorted(self.customer, np.arange(len(self.customers) + 1))
 
+    def where(self, mask: NDArray[np.bool_]) -> "Interactions":
+        """The rows for which `mask` is true; positions stay."""
+        rows = ("customer", "item", "order", "at", "quantity", "paid", "discount")
+        return replace(self, **{name: getattr(self, name)[mask] for name in rows})
+
     def rows(self, customer: int) -> slice:
         return (
             slice(int(self.start[customer]), int(self.start[customer + 1])) if customer >= 0 else slice(0, 0)
