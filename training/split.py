@@ -47,15 +47,17 @@ def cut(events: pa.Table, products: pa.Table, until: datetime, promoted: pa.Tabl
 
 
 def cut_short(data: Data, *, share: float, most: int, seed: int) -> Data:
-    """The same with so large a share of the customers known by their last orders alone, one to `most` of them."""
+    """The same with so large a share of the customers known by their last orders alone, one to `most` of them.
+
+    Their earlier orders stay as anonymous ones, so that what baskets tell is whole.
+    """
     rows, rng = data.interactions, np.random.default_rng(seed)
     n = len(rows.customers)
     kept = np.where(rng.random(n) < share, rng.integers(1, most + 1, n), np.iinfo(np.int64).max)
     order = np.cumsum(runs(rows.order) | runs(rows.customer))
     last = np.append(order, 0)[rows.start[1:] - 1]
-    known = rows.customer >= 0
-    stays = ~known | (last[rows.customer] - order < kept[rows.customer])
-    return replace(data, interactions=rows.where(stays))
+    known = (rows.customer >= 0) & (last[rows.customer] - order < kept[rows.customer])
+    return replace(data, interactions=rows.unnamed(~known))
 
 
 @dataclass(frozen=True)

@@ -310,7 +310,7 @@ def sides_of(
 
     The past ends VALIDATION_DAYS earlier, or a quarter of the history earlier where that is shorter; each of
     the others as much before the next. In those a SHORT share of the customers is known by FEW orders at most, so
-    that rankers meet newcomers also where most customers are old ones.
+    that rankers meet newcomers also where most customers are old ones; what all say of an item stays what it was.
     """
     events = history.events(until=end, types=("order", "return"), columns=EVENT_COLUMNS)
     products = history.table("products")
