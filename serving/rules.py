@@ -56,7 +56,9 @@ class Shelf:
         """Which items have one of these values: bool [n_items], not to be written to."""
         if attribute.startswith(OTHER):
             found = np.zeros(len(self.catalog), bool)
-            found[[item for item, held in self.other(attribute).items() if not held.isdisjoint(values)]] = True
+            found[[item for item, held in self.other(attribute).items() if not held.isdisjoint(values)]] = (
+                True
+            )
         else:
             code, known = codes(self.column(attribute))
             under = tuple(value + PATH_SEPARATOR for value in values) if attribute == "category" else ()

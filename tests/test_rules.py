@@ -192,6 +192,20 @@ def test_an_unknown_attribute_is_named(shop: Engine, rule: dict[str, Any], said:
         listed(shop, rule)
 
 
+def test_attributes_take_the_room_of_what_is_said() -> None:
+    """Not that of every product for every name, and the time likewise: it went by the square of the catalogue."""
+    about = ({"sku": n, f"of {n % 500}": ["a", "b"], "none": []} for n in range(3_000))
+    rows = [{"product_id": f"p{n:04}", "attributes": json.dumps(of)} for n, of in enumerate(about)]
+    goods = pa.Table.from_pylist(rows, PRODUCTS.schema)
+    shelf = Shelf(Catalog(Ids(np.array([row["product_id"].encode() for row in rows])), goods))
+    tracemalloc.start()
+    assert np.flatnonzero(shelf.where("attributes.of 7", ("b",))).tolist() == [7, 507, 1007, 1507, 2007, 2507]
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+    code = shelf.code("attributes.of 7")
+    assert code[7] == code[507] >= 0 and code[8] == -1 and set(shelf.code("attributes.none")) == {-1}
+
+
 @pytest.mark.parametrize(
     "rule",
     [
@@ -207,20 +221,6 @@ def test_an_unknown_attribute_is_named(shop: Engine, rule: dict[str, Any], said:
     ],
     ids=str,
 )  # fmt: skip
-def test_attributes_take_the_room_of_what_is_said() -> None:
-    """Not that of every product for every name: a catalogue of 3,000 would not be read in a day."""
-    about = ({"sku": n, f"of {n % 500}": ["a", "b"], "none": []} for n in range(3_000))
-    rows = [{"product_id": f"p{n:04}", "attributes": json.dumps(of)} for n, of in enumerate(about)]
-    goods = pa.Table.from_pylist(rows, PRODUCTS.schema)
-    shelf = Shelf(Catalog(Ids(np.array([row["product_id"].encode() for row in rows])), goods))
-    tracemalloc.start()
-    assert np.flatnonzero(shelf.where("attributes.of 7", ("b",))).tolist() == [7, 507, 1007, 1507, 2007, 2507]
-    assert tracemalloc.get_traced_memory()[1] < 20_000_000
-    tracemalloc.stop()
-    code = shelf.code("attributes.of 7")
-    assert code[7] == code[507] >= 0 and code[8] == -1 and set(shelf.code("attributes.none")) == {-1}
-
-
 def test_a_rule_that_makes_no_sense_is_refused(rule: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         RecommendRequest.model_validate({"rules": [rule]})
