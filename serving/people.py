@@ -214,7 +214,7 @@ def error_of(
     return ": ".join(fault) if fault else None
 
 
-def rows_of(own: str, said: Mapping[str, Any], at: datetime) -> dict[Table, list[Row]]:
+def rows_of(own: str | None, said: Mapping[str, Any], at: datetime) -> dict[Table, list[Row]]:
     """What was said of a customer as rows of the contract."""
     facts = {name: said[name] for name in CUSTOMERS.names if said_of(said, name)}
     rows: dict[Table, list[Row]] = {

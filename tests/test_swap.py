@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 
 import httpx
 import pytest
@@ -164,7 +164,7 @@ def test_a_champion_that_was_written_anew_is_taken_whole(tmp_path: Path) -> None
 
     def use(which: int) -> None:
         used.append(which)
-        Thread(target=lambda: (time.sleep(0.05), ended.set())).start()
+        Timer(0.05, ended.set).start()
 
     write()
     served = edition(folder)
