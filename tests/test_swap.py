@@ -182,6 +182,7 @@ def test_a_champion_that_is_just_being_replaced_is_waited_for(tmp_path: Path) ->
             ended.set()
         return tmp_path / "1"
 
-    swap.watch(
-        Edition(tmp_path / "1", 7, 7), find=find, make=pytest.fail, use=print, ended=ended, every=0.001
-    )
+    def make(folder: Path) -> None:
+        pytest.fail(f"{folder} is not there yet")
+
+    swap.watch(Edition(tmp_path / "1", 7, 7), find=find, make=make, use=print, ended=ended, every=0.001)
