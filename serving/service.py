@@ -5,6 +5,7 @@ way through BentoML (docs/decisions.md). At the `Edge` every error becomes one J
 caller sent reaches a log, and each answer is counted.
 """
 
+import asyncio
 import gc
 import json
 import logging
@@ -32,7 +33,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
-from starlette.routing import Route, Router
+from starlette.routing import Route
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
@@ -43,6 +44,7 @@ from serving import batch, changes, delivery, events, leaving, logs, metrics, ov
 from serving.body import read_body
 from serving.bundle import BundleError
 from serving.delivery import NO_PLACEMENT
+from serving.direct import Direct, Routes
 from serving.door import CALLER, PREFLIGHT, Door, caller, is_loopback, is_preflight, now
 from serving.engine import Engine, Product
 from serving.headers import CSS, HTML, JSON, MESSAGE_HEADERS, PAGE_HEADERS, SCRIPT, TEXT, WIDGET_HEADERS
@@ -69,6 +71,7 @@ from serving.turns import Turns
 from serving.wire import RequestError, Wire
 
 WIRE = "1"  # the version of what is under /v1
+PATIENCE = 10  # seconds that a request may be on its way, and an answer in the making
 MAX_FOUND = 20
 MAX_FAULTS = 20
 BROWSER_EVENTS = ("view", "impression", "click")  # what a publishable key may tell
@@ -547,8 +550,14 @@ def query(request: Request) -> dict[str, str]:
 
 
 async def read_json(request: Request) -> bytes:
-    """The body, `{}` where there is none."""
-    body, _ = await read_body(request)
+    """The body, `{}` where there is none. Raises RequestError, 408, for one that is too long on its way."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            body, _ = await read_body(request)
+    except TimeoutError as error:
+        raise RequestError(
+            "body", f"it did not come within {PATIENCE} seconds: send it again", 408
+        ) from error
     return body or b"{}"
 
 
@@ -622,7 +631,7 @@ class Edge:
         if self.router is unready:
             made = ((o, self.guarded(o, self.handler(o.name))) for o in OPERATIONS)
             routes = [Route(routed(o.path), endpoint, methods=[o.method]) for o, endpoint in made]
-            self.router = Router(routes, redirect_slashes=False)
+            self.router = Routes(routes)
 
     def handler(self, name: str) -> Endpoint:
         async def handle(request: Request) -> Response:
@@ -692,11 +701,14 @@ class Sent:
     async def __call__(self, message: AsgiMessage) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers.update({name: value for name, value in self.headers.items() if name != VARY})
-            if VARY in self.headers:
-                headers.add_vary_header(self.headers[VARY])
+            if self.headers:
+                self.add(MutableHeaders(scope=message))
         await self.send(message)
+
+    def add(self, headers: MutableHeaders) -> None:
+        headers.update({name: value for name, value in self.headers.items() if name != VARY})
+        if VARY in self.headers:
+            headers.add_vary_header(self.headers[VARY])
 
 
 async def unready(*_: Any) -> None:
@@ -804,8 +816,9 @@ EDGE = Edge()
 
 @bentoml.service(
     name="osclms",
+    service_class=Direct,
     workers=settings().workers,
-    traffic={"timeout": 10},  # BentoML keeps a timer for each request so long
+    traffic={"timeout": PATIENCE},  # of all but what goes the short way
     logging={"access": {"enabled": False}},
     metrics={"enabled": False},  # ours is at /metrics; BentoML's labels by raw path
     tracing={"excluded_urls": ".*"},
