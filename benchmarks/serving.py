@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,9 +27,10 @@ from urllib.request import Request, urlopen
 
 import faiss
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 from rich.console import Console
 
-from benchmarks.bench import Figure, answers, free_port, table, tree
+from benchmarks.bench import Figure, free_port, table, tree
 from benchmarks.contest import QualityError, machine
 from benchmarks.quality import write
 from benchmarks.routing import Run, read
@@ -45,10 +46,16 @@ from serving.store import Store, address
 from training.train import revision
 
 ROUNDS, SECONDS, CONNECTIONS = 5, 3.0, 32
+START = 300  # seconds that a server may take to come up
 MARKS = ("<!-- serving: begin -->", "<!-- serving: end -->")
 ROOT = Path(__file__).parent.parent
 THREADS = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-QUESTIONS, NEWS, CARTS, HELD = 2_000, 200, 500, 3  # of customers, of these with news, of carts and products in each
+QUESTIONS, NEWS, CARTS, HELD = (
+    2_000,
+    200,
+    500,
+    3,
+)  # of customers, of these with news, of carts and products in each
 NEXT, CROSS = "/v1/recommend/next_best", "/v1/recommend/cross_sell"
 EVENTS_A_SECOND, NAMELESS = 20, 0.9  # of a soak, and the share of them that nobody is named in
 SCRIPT = """
@@ -183,15 +190,27 @@ def up(shop: Shop, command: Sequence[str], workers: int) -> Iterator[tuple[str, 
             cwd=ROOT, env=shop.environ(workers), stdout=out, stderr=out,
         )  # fmt: skip
     try:
-        url, until = f"http://127.0.0.1:{port}", time.monotonic() + 120
+        url, until = f"http://127.0.0.1:{port}", time.monotonic() + START
         while not serves(shop, url):
             if process.poll() is not None or time.monotonic() > until:
                 raise ServingError(f"{' '.join(command)} did not come up:\n{log.read_text()[-2000:]}")
             time.sleep(0.1)
         yield url, process.pid
     finally:
-        process.terminate()
+        stop(process)
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """A server and its workers, which BentoML makes leaders of sessions."""
+    alive = tree(process.pid)
+    process.terminate()
+    try:
         process.wait(60)
+    except subprocess.TimeoutExpired:
+        for one in alive:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.wait()
 
 
 def serves(shop: Shop, url: str) -> bool:
@@ -224,7 +243,18 @@ def peak(shop: Shop, url: str, bodies: Path, seconds: float) -> Run:
     """As many requests as are answered, by wrk. An answer other than 2xx makes it void."""
     script = shop.home / "wrk.lua"
     script.write_text(SCRIPT.format(key=shop.key, bodies=bodies))
-    command = ("wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(round(seconds), 1)}s", "--latency", "-s", script, url)
+    command = (
+        "wrk",
+        "-t1",
+        f"-c{CONNECTIONS}",
+        f"-d{max(round(seconds), 1)}s",
+        "--latency",
+        "-s",
+        script,
+        "--timeout",
+        "30s",
+        url,
+    )
     report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in report or "Socket errors" in report:
         raise ServingError(f"{url} did not answer all that it was asked:\n{report}")
@@ -328,7 +358,7 @@ def rounds(
     )  # fmt: skip
     rates: dict[str, list[float]] = {name: [] for name in sides}
     cpu: dict[str, list[float]] = {name: [] for name in LIVE}
-    for name, (url, bodies) in sides.items():
+    for url, bodies in sides.values():
         peak(shop, url, bodies, 1)  # every worker has answered once
     for _ in range(length.rounds):
         for name, (url, bodies) in sides.items():
@@ -359,7 +389,9 @@ def speed(
     for one, other, goal in RATIOS:
         ratios = [a / b for a, b in zip(rates[one], rates[other], strict=True)]
         found.append(
-            Figure(f"{TITLES[one]} × {TITLES[other]}", median(ratios), "×", goal, least=True, note=spread(ratios))
+            Figure(
+                f"{TITLES[one]} × {TITLES[other]}", median(ratios), "×", goal, least=True, note=spread(ratios)
+            )
         )
     for name, took in cpu.items():
         ratios = [rate / workers * seconds for rate, seconds in zip(rates[name], took, strict=True)]
@@ -396,7 +428,9 @@ def of_bulk(bulk: Sequence[tuple[float, float]]) -> list[Figure]:
     ratio = [a / b for a, b in bulk]
     return [
         Figure("next_best of all customers, streamed", median(ours), "customers/s", note=spread(ours)),
-        Figure("implicit's recommend in batches, no HTTP", median(theirs), "customers/s", note=spread(theirs)),
+        Figure(
+            "implicit's recommend in batches, no HTTP", median(theirs), "customers/s", note=spread(theirs)
+        ),
         Figure("streamed × implicit's batches", median(ratio), "×", 0.3, least=True, note=spread(ratio)),
     ]
 
@@ -407,9 +441,7 @@ def memory(shop: Shop, length: Length) -> list[Figure]:
         with up(shop, SERVICE, workers) as (url, pid):
             for path, bodies in PLACED.values():
                 peak(shop, url + path, shop.home / bodies, 1)
-            found.append(
-                Figure(f"memory (PSS), {workers} worker{'s' * (workers > 1)}", memory_mb(pid), "MB")
-            )
+            found.append(Figure(f"memory (PSS), {workers} worker{'s' * (workers > 1)}", memory_mb(pid), "MB"))
     return found
 
 
@@ -433,7 +465,9 @@ def soak(shop: Shop, minutes: float, workers: int) -> list[Figure]:
     return [
         Figure("lists asked for", lists.sent, "requests", note=f"{rate:,.0f}/s for {minutes:g} minutes"),
         Figure("lists, failed", lists.failed, "requests", 0),
-        Figure("lists, p99", lists.p99_ms, "ms", note=f"p50 {lists.p50_ms:.1f}, worst {lists.worst_ms:,.0f} ms"),
+        Figure(
+            "lists, p99", lists.p99_ms, "ms", note=f"p50 {lists.p50_ms:.1f}, worst {lists.worst_ms:,.0f} ms"
+        ),
         Figure("events sent", kept.sent, "requests"),
         Figure("events, failed", kept.failed, "requests", 0),
         Figure("memory (PSS), growth", 100 * (late / early - 1), "%", note=f"{early:,.0f} to {late:,.0f} MB"),
@@ -443,7 +477,8 @@ def soak(shop: Shop, minutes: float, workers: int) -> list[Figure]:
 def mix(shop: Shop) -> list[dict[str, object]]:
     """Of ten lists one is a cart's and one a customer's with news."""
     plain, news, carts = (
-        [json.loads(line) for line in of.read_text().splitlines()] for of in (shop.plain, shop.news, shop.carts)
+        [json.loads(line) for line in of.read_text().splitlines()]
+        for of in (shop.plain, shop.news, shop.carts)
     )
     rare = [(carts, news)[n % 2][n // 2 % len((carts, news)[n % 2])] for n in range(max(len(plain) // 4, 2))]
     return [one for n, body in enumerate(rare) for one in (*plain[4 * n : 4 * n + 4], body)]

@@ -84,7 +84,9 @@ class Peer:
         self.links = {name: bundle.catalog.table[name].to_pylist() for name in ("url", "image_url")}
 
     def best(self, customer: Any, limit: int) -> Any:
-        return self.model.recommend(customer, self.bought[customer], N=limit, filter_already_liked_items=False)
+        return self.model.recommend(
+            customer, self.bought[customer], N=limit, filter_already_liked_items=False
+        )
 
     def listed(self, placement: str, asked: Asked) -> Listed:
         customer = int(self.customers.positions([asked.customer_id])[0])

@@ -47,6 +47,7 @@ class Line(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        self.load.lines.append(self)
         self.load.free(self)
 
     def ask(self, due: float, request: bytes) -> None:
@@ -86,9 +87,10 @@ class Load:
         ).encode()
         self.bodies, self.rate, self.seconds = bodies, rate, seconds
         self.idle: list[Line] = []
+        self.lines: list[Line] = []  # open
         self.waiting: deque[tuple[float, bytes]] = deque()
         self.took: list[float] = []
-        self.open, self.sent, self.refused = 0, 0, 0
+        self.open, self.sent, self.refused, self.gone = 0, 0, 0, 0
 
     def request(self, number: int) -> bytes:
         body = self.bodies[number % len(self.bodies)].replace(NUMBER, str(number).encode())
@@ -106,6 +108,8 @@ class Load:
             self.sent = due
             await asyncio.sleep(TICK)
         await self.rest()
+        for line in self.lines:
+            line.transport.close()
         return self.told()
 
     def send(self, due: float, request: bytes) -> None:
@@ -148,13 +152,15 @@ class Load:
     def lost(self, line: Line) -> None:
         """A connection that was closed: what it was asked, if anything, stays without an answer."""
         self.open -= 1
+        self.gone += line.busy
+        self.lines.remove(line)
         if line in self.idle:
             self.idle.remove(line)
 
     async def rest(self) -> None:
         """Wait for the last answers, for a while."""
         until = self.loop.time() + PATIENCE
-        while len(self.took) < self.sent and self.loop.time() < until:
+        while len(self.took) + self.gone < self.sent and self.loop.time() < until:
             await asyncio.sleep(0.01)
 
     def told(self) -> Told:

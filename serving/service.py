@@ -67,6 +67,7 @@ from serving.settings import Settings, SettingsError
 from serving.store import Store, StoreError
 from serving.swap import watch
 from serving.tokens import TokenError, Tokens
+from serving.traces import Traces
 from serving.turns import Turns
 from serving.wire import RequestError, Wire
 
@@ -77,6 +78,7 @@ MAX_FAULTS = 20
 BROWSER_EVENTS = ("view", "impression", "click")  # what a publishable key may tell
 BASKET = "cross_sell"  # the placement that knows which needs go with a basket
 VARY = "Vary"
+FOUND = "osclms.found"  # the list in the answer, in the scope of a request
 NO_ROUTE = "unknown"  # the label where the path names none of ours
 FOLDER = Path(__file__).parent
 log = logging.getLogger("osclms.service")
@@ -282,6 +284,7 @@ class Site:
         asked = await self.asked(request)
         row = self.engine.placement(request.path_params["placement"])
         response, spent = await self.turns.compute(lambda: self.timed(row.name, asked, self.at(asked.at)))
+        request.scope[FOUND] = response
         return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}", "Cache-Control": kept_for(row)})
 
     def timed(self, placement: str, asked: RecommendRequest, at: datetime) -> tuple[RecommendResponse, float]:
@@ -620,6 +623,7 @@ class Edge:
     def __init__(self, door: Door | None = None, *, log_requests: bool = False) -> None:
         self.door, self.log_requests, self.leaving = door or Door(), log_requests, False
         self.site: Site | None = None
+        self.traces: Traces | None = None
         self.router: Callable[[Scope, Receive, Send], Awaitable[None]] = unready
 
     def open(self, site: Site) -> None:
@@ -671,10 +675,13 @@ class Edge:
             return
         except Exception as error:
             await explained(error)(scope, receive, sent)
-        self.record(*self.labels(scope), sent.status, time.perf_counter() - started)
+        self.record(scope, sent.status, time.perf_counter() - started)
 
-    def record(self, route: str, placement: str, status: int, seconds: float) -> None:
+    def record(self, scope: Scope, status: int, seconds: float) -> None:
+        route, placement = self.labels(scope)
         metrics.record(route, placement, status, seconds)
+        if self.traces:
+            self.traces.record(route, placement, status, seconds, scope.get(FOUND))
         if self.log_requests:
             about = {"route": route, "placement": placement, "status": status, "ms": round(seconds * 1000, 2)}
             log.info("request", extra={logs.ABOUT: about})
@@ -851,7 +858,7 @@ class Service:
         folder = settings().folder()
         self.intake = intake(settings())
         EDGE.door = settings().door(self.intake.store if self.intake else None)
-        EDGE.log_requests = settings().log_requests
+        EDGE.log_requests, EDGE.traces = settings().log_requests, settings().traces()
         EDGE.open(load(settings(), self.intake, folder))
         settle()
         self.ended, self.turn = Event(), Lock()
@@ -890,6 +897,8 @@ class Service:
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def end(self) -> None:
         self.ended.set()
+        if EDGE.traces:
+            EDGE.traces.close()
 
     async def __is_ready__(self) -> bool:
         return EDGE.ready
