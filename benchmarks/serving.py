@@ -327,7 +327,10 @@ def pss_kb(pid: int) -> float:
 
 def measured(shop: Shop, length: Length, workers: int) -> list[Figure]:
     with ExitStack() as stack:
-        run = lambda *command: stack.enter_context(up(shop, command, workers))[0]  # noqa: E731
+
+        def run(*command: str) -> str:
+            return stack.enter_context(up(shop, command, workers))[0]
+
         ours = run(*SERVICE)
         (shop.home / "answer.json").write_bytes(post(shop, ours + NEXT, {"customer_id": shop.customers[-1]}))
         bare, peer = run(*uvicorn("bare", workers)), run(*uvicorn("peer", workers))
@@ -341,9 +344,9 @@ def measured(shop: Shop, length: Length, workers: int) -> list[Figure]:
         }
         post(shop, ours + "/v1/events", {"events": shop.events})
         rates, cpu = rounds(shop, sides, length, workers)
-        tails = {name: tail(shop, *sides[name], median(rates[name]) / 2, length) for name in GOALS_MS}
+        tails = [tail(shop, name, *sides[name], median(rates[name]) / 2, length) for name in GOALS_MS]
         bulk = [(batch_rate(shop, ours), implicit_rate(shop)) for _ in range(length.rounds)]
-    found = [*speed(rates, cpu, workers), *(figure for of in tails.values() for figure in of)]
+    found = [*speed(rates, cpu, workers), *(figure for of in tails for figure in of)]
     return [*found, *of_bulk(bulk), *memory(shop, length)]
 
 
@@ -369,6 +372,12 @@ def rounds(
     return rates, cpu
 
 
+PLACED = {
+    "next_best": (NEXT, "plain.ndjson"),
+    "cart": (CROSS, "carts.ndjson"),
+    "news": (NEXT, "news.ndjson"),
+}
+SHARES = {"next_best": 0.3, "cart": 0.1, "news": 0.1}  # of each one's peak, in a soak
 LIVE = {"cart": "cross_sell", "news": "next_best"}
 GOALS_MS = {"next_best": 20.0, "cart": 40.0, "news": 40.0}
 TITLES = {
@@ -405,9 +414,8 @@ def spread(values: Sequence[float]) -> str:
     return f"{min(values):,.4g} to {max(values):,.4g} in {len(values)} rounds"
 
 
-def tail(shop: Shop, url: str, bodies: Path, rate: float, length: Length) -> list[Figure]:
+def tail(shop: Shop, name: str, url: str, bodies: Path, rate: float, length: Length) -> list[Figure]:
     """p99 at a constant rate, the median of three runs; one failed request is one too many."""
-    name = next(name for name, placed in PLACED.items() if placed == (urlsplit(url).path, bodies.name))
     told = [ended(constant_rate(shop, url, bodies, rate, 2 * length.seconds)) for _ in range(3)]
     note = f"at {rate:,.0f}/s, half of its peak; p50 {median(one.p50_ms for one in told):.1f} ms"
     p99 = median(one.p99_ms for one in told)
@@ -416,11 +424,6 @@ def tail(shop: Shop, url: str, bodies: Path, rate: float, length: Length) -> lis
         Figure(f"{TITLES[name]}, p99", p99, "ms", GOALS_MS[name], note=note),
         Figure(f"{TITLES[name]}, failed at that rate", failed, "requests", 0),
     ]
-
-
-PLACED = {
-    "next_best": (NEXT, "plain.ndjson"), "cart": (CROSS, "carts.ndjson"), "news": (NEXT, "news.ndjson"),
-}  # fmt: skip
 
 
 def of_bulk(bulk: Sequence[tuple[float, float]]) -> list[Figure]:
@@ -449,39 +452,33 @@ def memory(shop: Shop, length: Length) -> list[Figure]:
 
 
 def soak(shop: Shop, minutes: float, workers: int) -> list[Figure]:
-    """Lists of all kinds at half of the peak while events come in; memory after a tenth of the time and at the end."""
+    """Lists at half of what is reached while events come in; memory after a tenth of the time and at the end."""
     seconds = 60 * minutes
     with up(shop, SERVICE, workers) as (url, pid):
         post(shop, url + "/v1/events", {"events": shop.events})
-        mixed = lined(shop.home, "mixed", mix(shop))
-        rate = peak(shop, url + NEXT, mixed, 5).per_second / 2
-        asked = constant_rate(shop, url + NEXT, mixed, rate, seconds)
         events = lined(shop.home, "told", told(shop))
-        sent = constant_rate(shop, url + "/v1/events", events, EVENTS_A_SECOND, seconds)
+        places = {name: (url + path, shop.home / bodies) for name, (path, bodies) in PLACED.items()}
+        rates = {name: SHARES[name] * peak(shop, *place, 5).per_second for name, place in places.items()}
+        loads = [constant_rate(shop, *places[name], rate, seconds) for name, rate in rates.items()]
+        loads.append(constant_rate(shop, url + "/v1/events", events, EVENTS_A_SECOND, seconds))
         time.sleep(seconds / 10)
         early = memory_mb(pid)
-        lists, kept = ended(asked), ended(sent)
+        became = [ended(load) for load in loads]
         late = memory_mb(pid)
-    return [
-        Figure("lists asked for", lists.sent, "requests", note=f"{rate:,.0f}/s for {minutes:g} minutes"),
-        Figure("lists, failed", lists.failed, "requests", 0),
-        Figure(
-            "lists, p99", lists.p99_ms, "ms", note=f"p50 {lists.p50_ms:.1f}, worst {lists.worst_ms:,.0f} ms"
-        ),
-        Figure("events sent", kept.sent, "requests"),
-        Figure("events, failed", kept.failed, "requests", 0),
-        Figure("memory (PSS), growth", 100 * (late / early - 1), "%", note=f"{early:,.0f} to {late:,.0f} MB"),
-    ]
-
-
-def mix(shop: Shop) -> list[dict[str, object]]:
-    """Of ten lists one is a cart's and one a customer's with news."""
-    plain, news, carts = (
-        [json.loads(line) for line in of.read_text().splitlines()]
-        for of in (shop.plain, shop.news, shop.carts)
+    titles = [*(TITLES[name] for name in rates), "events"]
+    growth = Figure(
+        "memory (PSS), growth", 100 * (late / early - 1), "%", note=f"{early:,.0f} to {late:,.0f} MB"
     )
-    rare = [(carts, news)[n % 2][n // 2 % len((carts, news)[n % 2])] for n in range(max(len(plain) // 4, 2))]
-    return [one for n, body in enumerate(rare) for one in (*plain[4 * n : 4 * n + 4], body)]
+    return [*(f for title, of in zip(titles, became, strict=True) for f in soaked(title, of)), growth]
+
+
+def soaked(title: str, of: Told) -> list[Figure]:
+    note = f"{of.sent / of.seconds:,.1f}/s for {of.seconds / 60:.1f} minutes; p50 {of.p50_ms:.1f} ms"
+    return [
+        Figure(f"{title}, sent", of.sent, "requests", note=note),
+        Figure(f"{title}, failed", of.failed, "requests", 0),
+        Figure(f"{title}, p99", of.p99_ms, "ms", note=f"worst {of.worst_ms:,.0f} ms"),
+    ]
 
 
 def told(shop: Shop) -> list[dict[str, object]]:

@@ -78,15 +78,13 @@ class Peer:
         self.model = AlternatingLeastSquares(factors=vectors.items.shape[1], num_threads=1)
         self.model.user_factors = np.ascontiguousarray(vectors.customers)
         self.model.item_factors = np.ascontiguousarray(vectors.items)
-        self.bought = bundle.interactions.matrix(lambda data: np.ones(len(data.item), np.float32))
         self.customers, self.catalog = bundle.interactions.customers, bundle.catalog
         self.currency = bundle.manifest.store.currency
         self.links = {name: bundle.catalog.table[name].to_pylist() for name in ("url", "image_url")}
 
     def best(self, customer: Any, limit: int) -> Any:
-        return self.model.recommend(
-            customer, self.bought[customer], N=limit, filter_already_liked_items=False
-        )
+        """Positions and scores, of one customer or of many; what was bought stays in, as in next_best."""
+        return self.model.recommend(customer, None, N=limit, filter_already_liked_items=False)
 
     def listed(self, placement: str, asked: Asked) -> Listed:
         customer = int(self.customers.positions([asked.customer_id])[0])
