@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.history import History
 from features.interactions import DAY, EVENT_COLUMNS, seconds
+from features.pairs import item_facts
 from serving.bundle import Bundle, BundleError, Manifest, load_data, read_manifest, save_data, write_manifest
 from serving.engine import Engine
 from serving.placements import PLACEMENTS, Placement, models_in_use
@@ -29,7 +31,7 @@ from training.insight import inspect
 from training.models import Recipe, described, recipe_of
 from training.rank import Ranking, label_cutoffs
 from training.settings import Settings, read_settings, with_settings
-from training.split import AUDITS, Data, cut
+from training.split import AUDITS, Data, cut, cut_short
 
 if TYPE_CHECKING:
     from training.publish import Registry
@@ -43,6 +45,7 @@ COMPARED = ("popular", "habit", "rhythm", "als", "bpr", "hybrid", "item_knn", "c
 SLOW_FIRST = ("hybrid", "bpr", "als", "copurchase", "complements")
 CHUNK = 1_000  # customers that a process ranks ahead at a time
 SEED = 7
+SHORT, FEW = 0.4, 3
 
 Say = Callable[[str, int, int], None]  # what, done, of how many
 
@@ -57,7 +60,10 @@ class TrainError(RuntimeError):
 
 @dataclass(frozen=True)
 class Side:
-    """A bundle in the making: what is learned, from what. Without `data` it lies finished in `folder`."""
+    """A bundle in the making: what is learned, from what. Without `data` it lies finished in `folder`.
+
+    facts: what all customers say of each item, where `data` is of some customers' last orders alone.
+    """
 
     folder: Path
     until: datetime
@@ -65,6 +71,7 @@ class Side:
     placements: Mapping[str, Placement]
     data: Data | None
     rankings: Mapping[str, Ranking] = field(default_factory=dict)
+    facts: NDArray[np.float32] | None = None
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -289,7 +296,7 @@ def read(
 def stored(side: Side) -> Side:
     """The side with its data saved in its folder and mapped from there, so that it takes no memory."""
     assert side.data is not None
-    save_data(side.folder, side.data.catalog, side.data.interactions)
+    save_data(side.folder, side.data.catalog, side.data.interactions, side.facts)
     return replace(side, data=Data(*load_data(side.folder, until=seconds(side.until))))
 
 
@@ -302,14 +309,19 @@ def sides_of(
     """The past that is judged, everything before `end`, and the pasts that rankers learn on, the latest first.
 
     The past ends VALIDATION_DAYS earlier, or a quarter of the history earlier where that is shorter; each of
-    the others as much before the next.
+    the others as much before the next. In those a SHORT share of the customers is known by FEW orders at most, so
+    that rankers meet newcomers also where most customers are old ones; what all say of an item stays what it was.
     """
     events = history.events(until=end, types=("order", "return"), columns=EVENT_COLUMNS)
     products = history.table("products")
-    whole = cut(events, products, end)
+
+    def before(moment: datetime) -> Data:
+        return cut(events, products, moment, history.promoted(moment))
+
+    whole = before(end)
     window = judged_days(whole, end)
     cutoff = (end - timedelta(days=window)).replace(microsecond=0)
-    past = cut(events, products, cutoff)
+    past = before(cutoff)
     recipes, rankings = plan.settled(past)
 
     def side(name: str, until: datetime, used: set[str], data: Data) -> Side:
@@ -321,7 +333,14 @@ def sides_of(
     most = max(plan.rival_windows, windows_of(map(asdict, rankings.values())))
     for at in label_cutoffs(int(whole.interactions.at.min()), cutoff, window, most):
         at = at.replace(microsecond=0)
-        yield taught(side(f"label-{at:%Y-%m-%d}", at, set(recipes), cut(events, products, at)))
+        known = before(at)
+        label = side(
+            f"label-{at:%Y-%m-%d}",
+            at,
+            set(recipes),
+            cut_short(known, share=SHORT, most=FEW, seed=seconds(at)),
+        )
+        yield replace(taught(label), facts=item_facts(known.catalog, known.interactions))
 
 
 def judged_days(whole: Data, end: datetime) -> float:
@@ -409,7 +428,8 @@ def labels_for(rival: Side, labels: Sequence[Side]) -> list[Side]:
     made = []
     for at in labels if rival.rankings else ():
         folder = at.folder.with_name(f"rival-{at.folder.name}")
-        made.append(stored(taught(replace(rival, folder=folder, until=at.until, data=at.data))))
+        side = replace(rival, folder=folder, until=at.until, data=at.data, facts=at.facts)
+        made.append(stored(taught(side)))
     return made
 
 
