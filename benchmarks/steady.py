@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -45,8 +46,7 @@ class Line(asyncio.Protocol):
         self.load, self.due, self.since, self.held, self.busy = load, 0.0, 0.0, b"", False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does alone
         self.load.lines.append(self)
         self.load.free(self)
 
