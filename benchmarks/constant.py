@@ -4,6 +4,7 @@ The answer stands in the file BENCH_ANSWER.
 """
 
 from functools import cache
+from typing import Any
 
 import bentoml
 
@@ -27,5 +28,6 @@ def answer() -> RecommendResponse:
 
 
 setattr(service, "Engine", Same)  # noqa: B010 - mypy knows that it is a class
-Inner = bentoml.asgi_app(service.EDGE, path="/")(type("Constant", (service.Service.inner,), {}))
-Constant = bentoml.service(Inner, name="constant", service_class=Direct, **service.Service.config)
+OURS: Any = service.Service
+Inner = bentoml.asgi_app(service.EDGE, path="/")(type("Constant", (OURS.inner,), {}))
+Constant = bentoml.service(Inner, name="constant", service_class=Direct, **OURS.config)

@@ -150,7 +150,7 @@ def lined(folder: Path, name: str, bodies: Sequence[Mapping[str, object]]) -> Pa
     return path
 
 
-def carts(engine: Engine, rng: np.random.Generator) -> list[dict[str, object]]:
+def carts(engine: Engine, rng: np.random.Generator) -> Sequence[Mapping[str, object]]:
     """What lay together in baskets of known customers, the first products of each."""
     data = engine.history
     by_order, start = data.order_rows
@@ -481,7 +481,7 @@ def soaked(title: str, of: Told) -> list[Figure]:
     ]
 
 
-def told(shop: Shop) -> list[dict[str, object]]:
+def told(shop: Shop) -> Sequence[Mapping[str, object]]:
     """Views, most of them by nobody in particular; each has an id of its own when it is sent."""
     rng, found = np.random.default_rng(7), []
     products = [event["product_id"] for event in shop.events]

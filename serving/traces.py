@@ -7,7 +7,8 @@ address, nothing that a caller sent. Without a share nothing of OpenTelemetry is
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from serving.schemas import RecommendResponse
@@ -21,10 +22,11 @@ GROUP = "opentelemetry_traces_exporter"  # under which exporters are installed
 
 def known() -> dict[str, Callable[[], Any]]:
     """What makes an exporter, by its name: that of the log, and those that are installed, such as `otlp`."""
-    return {
-        LOG: to_log,
-        **{found.name: lambda found=found: found.load()() for found in entry_points(group=GROUP)},
-    }
+    return {LOG: to_log, **{found.name: partial(loaded, found) for found in entry_points(group=GROUP)}}
+
+
+def loaded(exporter: EntryPoint) -> Any:
+    return exporter.load()()
 
 
 def to_log() -> "SpanExporter":

@@ -94,11 +94,12 @@ def test_memory_is_told_of_what_lives() -> None:
 
 def test_the_table_goes_between_its_marks(tmp_path: Path) -> None:
     from benchmarks import serving
+    from benchmarks.quality import write
 
     page = tmp_path / "page.md"
     page.write_text(f"# Before\n{serving.MARKS[0]}\nold\n{serving.MARKS[1]}\nAfter.\n")
     figures = serving.of_bulk([(1_000.0, 5_000.0), (900.0, 1_800.0), (800.0, 2_000.0)])
-    serving.write(page, serving.markdown(figures, ["of a test"]), serving.MARKS)
+    write(page, serving.markdown(figures, ["of a test"]), serving.MARKS)
     text = page.read_text()
     assert "| streamed × implicit's batches | 0.4 × | ≥ 0.3 |" in text and "- of a test" in text
     assert "old" not in text and text.endswith("After.\n")
