@@ -166,25 +166,28 @@ def grow(
         load(history, "identities", [home / "aliases.csv"], people, rejects_dir=home)
 
 
-def data_of(home: Path, work: Path) -> tuple[Side, Side, Side]:
-    """What training learns from at the cutoff, saved: (the past that is judged, everything, a past for rankers)."""
-    past, full, label = map(stored, sides_of(History(home / "history"), CUTOFF, work, PLAN))
-    return past, full, label
+def data_of(home: Path, work: Path) -> tuple[Side, Side, Side, Side]:
+    """What training learns from at the cutoff, saved: (the past that is judged, everything, a past for rankers, the
+    same with newcomers)."""
+    past, full, label, short = map(stored, sides_of(History(home / "history"), CUTOFF, work, PLAN))
+    assert short.short and not label.short and label.until == short.until
+    return past, full, label, short
 
 
 def bundle_of(home: Path, work: Path) -> None:
     """The bundle that training makes at the cutoff: data, models, manifest."""
     history = History(home / "history")
-    past, full, label = data_of(home, work)
-    for side in (full, label):
+    past, full, *labels = data_of(home, work)
+    for side in (full, *labels):
         for name, recipe in side.recipes.items():
             jobs.fit(side.folder, name, recipe, seconds(side.until))
     about = {"store": history.store, "fingerprint": history.fingerprint(CUTOFF), "git_revision": "none"}
-    seal(label, version="label", metrics={}, **about)
-    later = jobs.Later(past.folder, past.until, label.until, past.until)
-    for name, ranking in label.rankings.items():
-        jobs.examples(label.folder, later, name, ranking, work / f"{name}.npz")
-        jobs.learn([work / f"{name}.npz"], full.folder, name, columns_for(name, full.placements), ranking)
+    for label in labels:
+        seal(label, version="label", metrics={}, **about)
+        later = jobs.Later(past.folder, past.until, label.until, past.until)
+        for name, ranking in label.rankings.items():
+            jobs.examples(label.folder, later, name, ranking, work / f"{name}.npz")
+            jobs.learn([work / f"{name}.npz"], full.folder, name, columns_for(name, full.placements), ranking)
     assert list(full.folder.glob("*.ranker.txt"))
     seal(full, version="1", metrics={}, **about)
     with ThreadPoolExecutor(1) as pool:
@@ -278,7 +281,7 @@ def test_the_past_that_is_judged_is_the_same_too(
     """The judged past ends 30 days earlier and is cut out of the same events."""
     made = []
     for name, home in (("a", past_alone), ("b", with_future), ("c", with_another_future)):
-        past, full, _ = data_of(home, tmp_path / name)
+        past, full, *_ = data_of(home, tmp_path / name)
         assert (past.until, full.until) == (CUTOFF - timedelta(days=30), CUTOFF)
         made.append(content(tmp_path / name))
     assert differing(made[0], made[1]) == differing(made[0], made[2]) == []
