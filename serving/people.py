@@ -112,7 +112,7 @@ OPERATIONS = (
         answer=Erased,
         statuses={
             200: "the customer is a stranger, under every id",
-            501: "nobody was erased: without a history in OSCLMS_HOME their other ids are not known here",
+            409: "nobody was erased: without a history in OSCLMS_HOME their other ids are not known here",
             503: "nothing is known to be stored: send the same again",
         },
     ),
@@ -344,7 +344,7 @@ def erase(store: Store, history: History | None, customer_id: str, at: datetime)
             "customer_id",
             "nobody is erased where there is no history, as it knows a customer's other ids: ask a service whose "
             "OSCLMS_HOME holds it, or there `osclms erase CUSTOMER`",
-            501,
+            409,
         )
     ids = ids_of(customer_id, identities_now(store, history))
     for name in {*ids, customer_id}:

@@ -5,6 +5,7 @@ way through BentoML (docs/decisions.md). At the `Edge` every error becomes one J
 caller sent reaches a log, and each answer is counted.
 """
 
+import asyncio
 import gc
 import json
 import logging
@@ -32,7 +33,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
-from starlette.routing import Match, Route, Router
+from starlette.routing import Route
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
@@ -43,6 +44,7 @@ from serving import batch, changes, delivery, events, leaving, logs, metrics, ov
 from serving.body import read_body
 from serving.bundle import BundleError, Edition, edition
 from serving.delivery import NO_PLACEMENT
+from serving.direct import Direct, Routes
 from serving.door import CALLER, PREFLIGHT, Door, caller, is_loopback, is_preflight, now
 from serving.engine import Engine, Product
 from serving.headers import CSS, HTML, JSON, MESSAGE_HEADERS, PAGE_HEADERS, SCRIPT, TEXT, WIDGET_HEADERS
@@ -65,15 +67,18 @@ from serving.settings import Settings, SettingsError
 from serving.store import Store, StoreError
 from serving.swap import watch
 from serving.tokens import TokenError, Tokens
+from serving.traces import Traces
 from serving.turns import Turns
 from serving.wire import RequestError, Wire
 
 WIRE = "1"  # the version of what is under /v1
+PATIENCE = 10  # seconds that a request may be on its way, and an answer in the making
 MAX_FOUND = 20
 MAX_FAULTS = 20
 BROWSER_EVENTS = ("view", "impression", "click")  # what a publishable key may tell
 BASKET = "cross_sell"  # the placement that knows which needs go with a basket
 VARY = "Vary"
+FOUND = "osclms.found"  # the list in the answer, in the scope of a request
 NO_ROUTE = "unknown"  # the label where the path names none of ours
 FOLDER = Path(__file__).parent
 log = logging.getLogger("osclms.service")
@@ -279,6 +284,7 @@ class Site:
         asked = await self.asked(request)
         row = self.engine.placement(request.path_params["placement"])
         response, spent = await self.turns.compute(lambda: self.timed(row.name, asked, self.at(asked.at)))
+        request.scope[FOUND] = response
         return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}", "Cache-Control": kept_for(row)})
 
     def timed(self, placement: str, asked: RecommendRequest, at: datetime) -> tuple[RecommendResponse, float]:
@@ -549,8 +555,14 @@ def query(request: Request) -> dict[str, str]:
 
 
 async def read_json(request: Request) -> bytes:
-    """The body, `{}` where there is none."""
-    body, _ = await read_body(request)
+    """The body, `{}` where there is none. Raises RequestError, 408, for one that is too long on its way."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            body, _ = await read_body(request)
+    except TimeoutError as error:
+        raise RequestError(
+            "body", f"it did not come within {PATIENCE} seconds: send it again", 408
+        ) from error
     return body or b"{}"
 
 
@@ -614,7 +626,7 @@ class Edge:
     def __init__(self, door: Door | None = None, *, log_requests: bool = False) -> None:
         self.door, self.log_requests, self.leaving = door or Door(), log_requests, False
         self.site: Site | None = None
-        self.routes: list[Route] = []
+        self.traces: Traces | None = None
         self.router: Callable[[Scope, Receive, Send], Awaitable[None]] = unready
 
     def open(self, site: Site) -> None:
@@ -625,8 +637,8 @@ class Edge:
         self.site = site
         if self.router is unready:
             made = ((o, self.guarded(o, self.handler(o.name))) for o in OPERATIONS)
-            self.routes = [Route(routed(o.path), endpoint, methods=[o.method]) for o, endpoint in made]
-            self.router = Router(self.routes, redirect_slashes=False)
+            routes = [Route(routed(o.path), endpoint, methods=[o.method]) for o, endpoint in made]
+            self.router = Routes(routes)
 
     def handler(self, name: str) -> Endpoint:
         async def handle(request: Request) -> Response:
@@ -665,18 +677,14 @@ class Edge:
         except ClientDisconnect:
             return
         except Exception as error:
-            if isinstance(error, HTTPException) and error.status_code == 405:
-                error.headers = {"Allow": self.allowed(scope)}
             await explained(error)(scope, receive, sent)
-        self.record(*self.labels(scope), sent.status, time.perf_counter() - started)
+        self.record(scope, sent.status, time.perf_counter() - started)
 
-    def allowed(self, scope: Scope) -> str:
-        """Every method of a path; Starlette tells those of the first of its routes."""
-        there = (route for route in self.routes if route.matches(scope)[0] is not Match.NONE)
-        return ", ".join(sorted({method for route in there for method in route.methods or ()}))
-
-    def record(self, route: str, placement: str, status: int, seconds: float) -> None:
+    def record(self, scope: Scope, status: int, seconds: float) -> None:
+        route, placement = self.labels(scope)
         metrics.record(route, placement, status, seconds)
+        if self.traces:
+            self.traces.record(route, placement, status, seconds, scope.get(FOUND))
         if self.log_requests:
             about = {"route": route, "placement": placement, "status": status, "ms": round(seconds * 1000, 2)}
             log.info("request", extra={logs.ABOUT: about})
@@ -703,11 +711,14 @@ class Sent:
     async def __call__(self, message: AsgiMessage) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers.update({name: value for name, value in self.headers.items() if name != VARY})
-            if VARY in self.headers:
-                headers.add_vary_header(self.headers[VARY])
+            if self.headers:
+                self.add(MutableHeaders(scope=message))
         await self.send(message)
+
+    def add(self, headers: MutableHeaders) -> None:
+        headers.update({name: value for name, value in self.headers.items() if name != VARY})
+        if VARY in self.headers:
+            headers.add_vary_header(self.headers[VARY])
 
 
 async def unready(*_: Any) -> None:
@@ -815,8 +826,9 @@ EDGE = Edge()
 
 @bentoml.service(
     name="osclms",
+    service_class=Direct,
     workers=settings().workers,
-    traffic={"timeout": 10},  # BentoML keeps a timer for each request so long
+    traffic={"timeout": PATIENCE},  # of all but what goes the short way
     logging={"access": {"enabled": False}},
     metrics={"enabled": False},  # ours is at /metrics; BentoML's labels by raw path
     tracing={"excluded_urls": ".*"},
@@ -849,7 +861,7 @@ class Service:
         served = edition(settings().folder())
         self.intake = intake(settings())
         EDGE.door = settings().door(self.intake.store if self.intake else None)
-        EDGE.log_requests = settings().log_requests
+        EDGE.log_requests, EDGE.traces = settings().log_requests, settings().traces()
         EDGE.open(load(settings(), self.intake, served.folder))
         settle()
         self.ended, self.turn = Event(), Lock()
@@ -889,6 +901,8 @@ class Service:
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def end(self) -> None:
         self.ended.set()
+        if EDGE.traces:
+            EDGE.traces.close()
 
     async def __is_ready__(self) -> bool:
         return EDGE.ready
