@@ -1,6 +1,6 @@
 """Who bought what, in which order, when: events up to a moment as aligned arrays."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -380,6 +380,20 @@ def take_back(
             taken = min(wanted, float(left[bought]))
             left[bought] -= taken
             wanted -= taken
+
+
+def pasts(
+    events: pa.Table, *, items: Ids, keep: NDArray[np.bool_], moments: Sequence[datetime]
+) -> Iterator[Interactions]:
+    """`Interactions.from_events` as of each of these moments in turn; ids are read once for all of them."""
+    lines = Lines.bought(events, items, keep, max(moments))
+    returned = Lines.of(before(events, max(moments), "return"), items, like=lines)
+    for moment in moments:
+        end = seconds(moment)
+        if moment == max(moments):
+            yield lines.less(returned).merged(items, end)
+        else:
+            yield lines.where(lines.at < end).less(returned.where(returned.at < end)).merged(items, end)
 
 
 def compact(data: Interactions) -> Interactions:
