@@ -10,7 +10,7 @@ export OSCLMS_HOME ?= .osclms
 export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: run setup test test-long lint bench bench-cold bench-quality notebooks clean help
+.PHONY: run setup test test-long lint bench bench-cold bench-replenishment bench-quality notebooks clean help
 
 help:                 ## what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -44,6 +44,9 @@ bench: setup          ## measure load, train, quality, bulk and latency on the d
 
 bench-cold: setup     ## measure the lists of customers of whom one order is known, or three
 	$(BIN)/python -m benchmarks.cold
+
+bench-replenishment: setup  ## measure due dates on the demo data; half a minute
+	$(BIN)/python -m benchmarks.replenishment --home $(OSCLMS_HOME) --write docs/replenishment.md
 
 notebooks: setup      ## run the notebooks on the home and write their .ipynb; some minutes
 	$(BIN)/python -m benchmarks.notebooks $(NOTEBOOKS)

@@ -19,7 +19,10 @@ STAGES = ("prospect", "new", "active", "loyal", "brink", "lapsed", "won_back")
 QUANTILE = 0.9  # of the gaps between a customer's orders: what their usual gap is
 BRINK, LAPSED = 1.5, 3.0  # times the customer's own usual gap
 LOYAL, BACK = 5, 3  # orders without a lapse between them; fewer than so many after one
-OWN_GAPS, CATEGORY_GAPS = 3.0, 50.0  # how many gaps the figure above counts for, where there are few of one's own
+OWN_GAPS, CATEGORY_GAPS = (
+    3.0,
+    50.0,
+)  # how many gaps the figure above counts for, where there are few of one's own
 NO_GAPS = 30.0  # days, where nobody came twice
 SCORED = ("last", "orders", "spend")
 # By the score of recency, then by those of frequency and money together: from 2 to 6.
@@ -143,7 +146,9 @@ def facts(data: Interactions, catalog: Catalog, norms: Norms | None = None) -> p
     orders = Orders.of(data)
     gap = usual_gap(orders, favourite(catalog.parent, data)[orders.who], norms)
     scored = figures(orders)
-    r, f, m = (1 + (x > low).astype(np.int8) + (x > high) for x, (low, high) in zip(scored, norms.cuts, strict=True))
+    r, f, m = (
+        1 + (x > low).astype(np.int8) + (x > high) for x, (low, high) in zip(scored, norms.cuts, strict=True)
+    )
     columns = {
         "recency": (data.until - orders.at[orders.last]) / DAY,
         "frequency": orders.count,

@@ -169,14 +169,27 @@ class Interactions:
         return Lines.bought(events, items, keep, until).told(events, items, until)
 
     def of_one(
-        self, customer: int, events: pa.Table, *, keep: NDArray[np.bool_], until: datetime
+        self,
+        customer: int,
+        events: pa.Table,
+        *,
+        keep: NDArray[np.bool_],
+        until: datetime,
+        others: Sequence[int] = (),
     ) -> "Interactions":
         """What one customer bought (−1: nothing as yet) with what these events of theirs add, as of `until`.
+
+        `others` were other customers when the rest was read, and are this one now.
 
         As if the events had been known with the rest, as far as this customer's own rows go: by the steps of
         `from_events`. All of them name the customer alike.
         """
-        lines = Lines.of_rows(self, customer).plus(Lines.bought(events, self.items, keep, until))
+        lines = Lines.of_rows(self, customer)
+        for part in (
+            *(Lines.of_rows(self, other) for other in others),
+            Lines.bought(events, self.items, keep, until),
+        ):
+            lines = lines.plus(part)
         return lines.told(events, self.items, until)
 
     def __len__(self) -> int:

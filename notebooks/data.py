@@ -46,7 +46,7 @@ from lifecycle.support import measured, supported
 from serving.bundle import champion, read_manifest
 from serving.placements import PRICE_STEP
 from training.defaults import Shape
-from training.plots import BLUE, GREY, ORANGE
+from training.plots import BLUE, ORANGE
 from training.split import known
 
 pd.set_option("display.width", 150, "display.max_columns", 20, "display.max_colwidth", 70)

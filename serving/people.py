@@ -7,7 +7,8 @@ asked for; who was erased is not told of, and nothing is taken of them any more.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from anyio import to_thread
@@ -21,9 +22,12 @@ from features.judge import Row
 from features.schema import CHANNELS, CONSENTS, CUSTOMERS, ID_LENGTH, IDENTITIES, PURPOSES, RECEIVED, Table
 from serving.body import read_body
 from serving.changes import judge_of, keep
+from serving.door import caller
 from serving.headers import JSON
+from serving.identities import identities_now, ids_of, naming, said_now
 from serving.lines import Text, Word, cell, wire_model
 from serving.openapi import Operation
+from serving.profile import Everybody, Profile, by_history, by_model, profile
 from serving.schemas import Moment
 from serving.store import LEDGERS, Store, StoreError
 from serving.wire import RequestError, Wire
@@ -56,6 +60,13 @@ class Stored(Wire):
     consents: int
 
 
+class CustomerQuery(Wire):
+    at: Moment | None = Field(
+        None,
+        description="as of this moment: nothing that happened at or after it is told; missing: all, as of now",
+    )
+
+
 class CustomerAbout(Wire):
     """All that is held of a customer; who is unknown, or was erased, has nothing."""
 
@@ -71,6 +82,7 @@ class CustomerAbout(Wire):
     )
     events: tuple[dict[str, Any], ...] = Field(description="all else that happened, oldest first")
     sends: tuple[dict[str, Any], ...] = Field(description="the lists that were shown or sent")
+    profile: Profile | None = Field(None, description="what it comes to; missing, where nothing is held")
 
 
 class Erased(Wire):
@@ -96,8 +108,10 @@ OPERATIONS = (
         "get_customer",
         "GET",
         PATH,
-        "All that is held of a customer",
+        "All that is held of a customer, and what it comes to",
         answer=CustomerAbout,
+        query=CustomerQuery,
+        example={"at": "2030-01-01"},
         statuses={200: "as it is now", 503: "the database cannot be used now: ask again"},
     ),
     Operation(
@@ -117,21 +131,6 @@ OPERATIONS = (
 # --- who it is --------------------------------------------------------------------------------------------
 
 
-def identities_now(store: Store, history: History | None) -> dict[str, str]:
-    """The customer behind each alias, by the history and by what the store has been told since."""
-    raw = dict(history.identities()) if history else {}
-    after = store.reached("identities", history.manifest.marks if history else {})
-    for page in store.read("identities", after, store.marks()["identities"].seq):
-        raw |= {row["alias"]: row["customer_id"] for row in page}
-    return canonical(raw)
-
-
-def ids_of(customer_id: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
-    """All ids of the customer whom this one names, their own first."""
-    own = aliases.get(customer_id, customer_id)
-    return own, *sorted(alias for alias, end in aliases.items() if end == own)
-
-
 def named(request: Request) -> str:
     try:
         found = cell(request.path_params["customer_id"]) or ""
@@ -148,12 +147,15 @@ def named(request: Request) -> str:
 async def put_customer(store: Store, history: History | None, request: Request, *, at: datetime) -> Response:
     body, _ = await read_body(request)
     said = CustomerChange.model_validate_json(body or b"{}")
-    return answer(await asked(take, store, history, named(request), said, at))
+    return answer(await asked(take, store, history, named(request), said, at, caller(request).key_id))
 
 
-def take(store: Store, history: History | None, customer_id: str, said: Any, at: datetime) -> Stored:
-    """Store what was said, all or nothing. Raises RequestError by the first fault."""
-    own = ids_of(customer_id, identities_now(store, history))[0]
+def take(
+    store: Store, history: History | None, customer_id: str, said: Any, at: datetime, by: str | None = None
+) -> Stored:
+    """Store what was said, all or nothing; `by` is the key that said it. Raises RequestError by the first fault."""
+    names = said_now(store, history)
+    own = ids_of(customer_id, canonical(names))[0]
     if store.buried({own, customer_id, *said.identities}):
         raise RequestError("customer_id", "the customer was erased: nothing is taken of them any more", 410)
     facts = {name: value for name, value in vars(said).items() if name not in MORE and value is not None}
@@ -168,7 +170,8 @@ def take(store: Store, history: History | None, customer_id: str, said: Any, at:
     for table, of in rows.items():
         for reason in filter(None, judge_of(table).reasons(of)):
             raise RequestError(table.name, reason)
-    keep(store, {table.name: of for table, of in rows.items()})
+    record = naming(names, [row["alias"] for row in rows.get(IDENTITIES, ())], own, by=by, at=at)["merges"]
+    keep(store, {**{table.name: of for table, of in rows.items()}, **({"merges": record} if record else {})})
     counts = {table.name: len(of) for table, of in rows.items()}
     told = {name: counts.get(name, 0) for name in ("identities", "consents")}
     return Stored(customer_id=own, facts=len(facts), **told)
@@ -177,29 +180,66 @@ def take(store: Store, history: History | None, customer_id: str, said: Any, at:
 # --- what is held of them ---------------------------------------------------------------------------------
 
 
-async def get_customer(store: Store, history: History | None, request: Request) -> Response:
-    return answer(await asked(held, store, history, named(request)))
+async def get_customer(
+    store: Store,
+    history: History | None,
+    request: Request,
+    everybody: Everybody,
+    *,
+    until: datetime | None,
+    now: datetime,
+) -> Response:
+    view = partial(viewed, everybody, history is not None, until or now)
+    return answer(await asked(held, store, history, named(request), until, view))
 
 
-def held(store: Store, history: History | None, customer_id: str) -> CustomerAbout:
-    """What history and store hold of a customer by any of their ids."""
-    ids = ids_of(customer_id, identities_now(store, history))
+def viewed(
+    everybody: Everybody,
+    whole: bool,
+    at: datetime,
+    ids: Sequence[str],
+    events: Sequence[Row],
+    sends: Sequence[Row],
+) -> Profile:
+    """The profile of a customer; `whole`: these are all the events there ever were."""
+    life = by_history(everybody, events, at) if whole else by_model(everybody, ids, events, at)
+    return profile(everybody, life, sends)
+
+
+def held(
+    store: Store,
+    history: History | None,
+    customer_id: str,
+    until: datetime | None = None,
+    view: Callable[[Sequence[str], Sequence[Row], Sequence[Row]], Profile] | None = None,
+) -> CustomerAbout:
+    """What history and store hold of a customer by any of their ids, all of it or of what happened before `until`, and
+    what `view` makes of it."""
+    end = until or datetime.max.replace(tzinfo=UTC)
+    ids = ids_of(customer_id, identities_now(store, history, until))
     gone = store.buried(ids)
     ids = tuple(name for name in ids if name not in gone) or ("",)
     events = {
         row["event_id"]: row for row in (*history_rows(history, "events", ids), *store.of("events", ids))
     }
-    happened = sorted(events.values(), key=lambda row: (row["occurred_at"], row["event_id"]))
-    records = consent_records(store, history, ids)
+    happened = sorted(
+        (row for row in events.values() if row["occurred_at"] < end),
+        key=lambda row: (row["occurred_at"], row["event_id"]),
+    )
+    records = [row for row in consent_records(store, history, ids) if row["at"] < end]
+    facts, sends = facts_of(store, history, ids), [row for row in store.of("sends", ids) if row["at"] < end]
+    seen = view(ids, happened, sends) if view else None
+    anything = happened or records or facts or sends or (seen and seen.orders.count)
     return CustomerAbout(
         customer_id=customer_id,
         identities=tuple(name for name in ids[1:]),
-        facts=facts_of(store, history, ids),
+        facts=facts,
         consents=tuple(told("consents", row) for row in consents_now(records).values()),
         consent_records=tuple(told("consents", row) for row in records),
         orders=tuple(orders_of(happened)),
         events=tuple(told("events", row) for row in happened if row["event_type"] not in ORDERS),
-        sends=tuple(told("sends", row) for row in store.of("sends", ids)),
+        sends=tuple(told("sends", row) for row in sends),
+        profile=seen if anything else None,
     )
 
 

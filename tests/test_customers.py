@@ -118,7 +118,7 @@ AWAY = WEEKLY[-1] + LAPSED * 10 + 1  # back after a lapse
     ],
 )
 def test_stages_and_their_boundaries(orders: tuple[float, ...], later: float, expected: str) -> None:
-    until = int(round((orders[-1] + later) * DAY))
+    until = round((orders[-1] + later) * DAY)
     assert STAGES[stages(life(*orders), np.array([10.0]), until)[0]] == expected
 
 
@@ -131,7 +131,9 @@ def test_no_gap_at_all_is_an_hour() -> None:
 
 def test_every_score_has_one_group() -> None:
     scores = np.array(list(product((1, 2, 3), repeat=3)), np.int8)
-    named = {tuple(s): GROUP_NAMES[code] for s, code in zip(scores.tolist(), group_codes(*scores.T), strict=True)}
+    named = {
+        tuple(s): GROUP_NAMES[code] for s, code in zip(scores.tolist(), group_codes(*scores.T), strict=True)
+    }
     assert len(named) == 27 and set(named.values()) == set(GROUP_NAMES)
     assert named[3, 3, 3] == named[3, 2, 3] == "Champions" and named[3, 1, 1] == "Recent"
     assert named[2, 3, 3] == named[3, 2, 2] == "Loyal" and named[2, 2, 2] == "Needs Attention"
@@ -148,7 +150,9 @@ def test_the_documentation_has_the_table_of_groups() -> None:
 
 def test_the_price_band_is_by_thirds_of_the_need() -> None:
     goods = [{"product_id": f"p{n}", "need": "tea", "price": float(n)} for n in range(6)]
-    listed = products(*goods, {"product_id": "alone", "need": "jam", "price": 3.0}, {"product_id": "x", "need": "tea"})
+    listed = products(
+        *goods, {"product_id": "alone", "need": "jam", "price": 3.0}, {"product_id": "x", "need": "tea"}
+    )
     catalog = Catalog.of(listed, events(), until=day(1))
     assert price_thirds(catalog).tolist() == [-1, 0, 0, 1, 1, 2, 2, -1]  # alone, p0 to p5, x
 
@@ -235,7 +239,9 @@ def naive(data: Interactions, catalog: Catalog) -> dict[int, dict[str, float]]:
     usual = float(np.quantile([gap for own in gaps.values() for gap in own], QUANTILE))
 
     def pulled(own: list[float], towards: float, prior: float) -> float:
-        return (sum([np.quantile(own, QUANTILE) * len(own)] if own else []) + towards * prior) / (len(own) + prior)
+        return (sum([np.quantile(own, QUANTILE) * len(own)] if own else []) + towards * prior) / (
+            len(own) + prior
+        )
 
     of_main = {
         code: pulled([g for c in gaps if main[c] == code for g in gaps[c]], usual, CATEGORY_GAPS)
