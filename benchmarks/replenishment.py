@@ -72,9 +72,8 @@ def rules(data: Interactions) -> dict[str, Array]:
 
 def read(home: Path, until: datetime, days: float) -> Reading:
     """Measure on a home's history."""
-    later = known(History(home / "history"), until + timedelta(days=days))
     history = History(home / "history")
-    past = known(history, until)
+    past, later = known(history, until), known(history, until + timedelta(days=days))
     data = past.interactions
     began = perf_counter()
     found = due(data, past.catalog, horizon=days)
@@ -129,7 +128,7 @@ def page(reading: Reading) -> str:
         f"Known: all before {reading.until}. Held against the {reading.days:.0f} days after it: "
         f"{reading.pairs:,} pairs of {reading.customers:,} customers.", "",
         "| due by | mean absolute error, days |", "|---|--:|",
-        *(f"| {n} | {'**' if e == best else ''}{e:.2f}{'**' if e == best else ''} |" for n, e in reading.errors.items()),
+        *(f"| {n} | **{e:.2f}** |" if e == best else f"| {n} | {e:.2f} |" for n, e in reading.errors.items()),
         "", "| due within 14 days, as likely as not to buy in the window | |", "|---|--:|",
         *(f"| {n} | {v:,.0f} |" if n.startswith("pairs") else f"| {n} | {v:.1%} |" for n, v in reading.soon.items()),
         "", "| chance given | pairs | mean chance | bought |", "|---|--:|--:|--:|",

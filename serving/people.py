@@ -147,7 +147,7 @@ def named(request: Request) -> str:
 async def put_customer(store: Store, history: History | None, request: Request, *, at: datetime) -> Response:
     body, _ = await read_body(request)
     said = CustomerChange.model_validate_json(body or b"{}")
-    return answer(await asked(take, store, history, named(request), said, at, caller(request).key_id))
+    return answer(await asked(take, store, history, named(request), said, at, caller(request).key_id or None))
 
 
 def take(

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import Field
 
 from features.catalog import Catalog
@@ -99,6 +100,10 @@ class Everybody:
         return self.kept[until]
 
     @cached_property
+    def bands(self) -> NDArray[np.int32]:
+        return price_thirds(self.catalog)
+
+    @cached_property
     def renewal(self) -> Renewal:
         return Renewal.of(self.data, self.catalog)
 
@@ -177,7 +182,7 @@ def profile(everybody: Everybody, life: Life, sends: Sequence[Row]) -> Profile:
         stage="prospect" if known.empty else known["stage"].iloc[0],
         stages=dict(stages_by_month(everybody, life)),
         rfm=None if known.empty else rfm(known.iloc[0]),
-        favourites=favourites(everybody.catalog, data, life.rows),
+        favourites=favourites(everybody, data, life.rows),
         due=tuple(due_next(everybody, data)),
     )
 
@@ -208,12 +213,13 @@ def rfm(known: "pd.Series[Any]") -> Rfm:
     return Rfm(**numbers, **scores, group=known["group"])
 
 
-def favourites(catalog: Catalog, data: Interactions, rows: Sequence[Row]) -> Favourites:
+def favourites(everybody: Everybody, data: Interactions, rows: Sequence[Row]) -> Favourites:
+    catalog = everybody.catalog
     latest = np.flatnonzero(data.at == data.at.max(initial=-1))
     category = int(catalog.category[data.item[latest[np.argmax(data.paid[latest])]]]) if len(latest) else -1
     orders = {(row["order_id"], row.get("store_id")) for row in rows if row["event_type"] == "order"}
     stores = Counter(sorted(store for _, store in orders if store))
-    brand, band = (most(code, data) for code in (catalog.brand, price_thirds(catalog)))
+    brand, band = (most(code, data) for code in (catalog.brand, everybody.bands))
     return Favourites(
         category=catalog.categories[category] if category >= 0 else None,
         store_id=stores.most_common(1)[0][0] if stores else None,
