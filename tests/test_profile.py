@@ -25,17 +25,17 @@ END = datetime(2017, 11, 2, tzinfo=UTC)
 
 RECOUNT = """
 WITH lines AS (
-    SELECT order_id, product_id, min(occurred_at) AS at, sum(quantity) AS bought, sum(quantity * unit_price) AS paid
+    SELECT order_id, product_id, min(occurred_at) AS began, sum(quantity) AS bought, sum(quantity * unit_price) AS paid
     FROM read_parquet([{files}]) WHERE customer_id IN ({ids}) AND event_type = 'order' AND unit_price > 0
     AND occurred_at < TIMESTAMPTZ '{at}' GROUP BY ALL
 ), back AS (
     SELECT order_id, product_id, sum(quantity) AS returned FROM read_parquet([{files}])
     WHERE customer_id IN ({ids}) AND event_type = 'return' AND occurred_at < TIMESTAMPTZ '{at}' GROUP BY ALL
 ), kept AS (
-    SELECT order_id, at, 1 - coalesce(returned, 0) / bought AS share, paid FROM lines
+    SELECT order_id, began, 1 - coalesce(returned, 0) / bought AS share, paid FROM lines
     LEFT JOIN back USING (order_id, product_id)
-), whole AS (SELECT order_id, min(at) AS at, sum(paid * share) AS paid FROM kept WHERE share > 1e-9 GROUP BY 1)
-SELECT count(*), epoch_us(min(at)) // 1000000, epoch_us(max(at)) // 1000000, coalesce(sum(paid), 0) FROM whole
+), whole AS (SELECT order_id, min(began) AS began, sum(paid * share) AS paid FROM kept WHERE share > 1e-9 GROUP BY 1)
+SELECT count(*), epoch_us(min(began)) // 1000000, epoch_us(max(began)) // 1000000, coalesce(sum(paid), 0) FROM whole
 """
 
 
