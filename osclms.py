@@ -88,6 +88,9 @@ def load(
     files: Annotated[list[Path] | None, typer.Argument(help="CSV, gzipped CSV or Parquet.", exists=True)] = None,
     mapping: Annotated[Path | None, typer.Option(help="The source's columns, in TOML: docs/data.md.")] = None,
     max_rejects: Annotated[float, typer.Option(min=0, max=1, help="Refuse above this share of broken rows.")] = 0.01,
+    promotions_known: Annotated[
+        int, typer.Option(min=0, help="Days ahead that the demo data's promotions were known.")
+    ] = 0,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -107,9 +110,14 @@ def load(
                 history,
                 max_rejects=max_rejects,
                 rejects_dir=rejects,
+                promotions_known=promotions_known,
                 progress=lambda n, of: told("rows", n, of),
             )
         else:
+            if promotions_known:
+                raise typer.BadParameter(
+                    "--promotions-known is for completejourney: others name their column known_at"
+                )
             if table not in TABLES:
                 raise typer.BadParameter(
                     f"{table!r} is none of {', '.join(TABLES)}, completejourney", param_hint="TABLE"
