@@ -73,7 +73,7 @@ class Orders:
         later = np.ones(len(self.at), bool)
         later[self.start] = False
         place = np.repeat(np.arange(len(self.who)), self.count)[later]
-        return quantiles(place, self.gaps()[later], len(self.who)), self.count - 1.0
+        return quantiles(place, self.gaps()[later], len(self.who)), (self.count - 1).astype(np.float64)
 
 
 def quantiles(group: NDArray[np.int64], values: Array, groups: int, at: float = QUANTILE) -> Array:
@@ -158,14 +158,14 @@ def facts(data: Interactions, catalog: Catalog, norms: Norms | None = None) -> p
         "r": r,
         "f": f,
         "m": m,
-        "group": pd.Categorical.from_codes(group_codes(r, f, m), GROUP_NAMES),
+        "group": pd.Categorical.from_codes(group_codes(r, f, m).tolist(), list(GROUP_NAMES)),
     }  # fmt: skip
     found = pd.DataFrame(columns, index=pd.Index(orders.who, name="customer"))
     if len(found) < len(data.customers):  # of some nothing is left: they were erased, or gave all back
         found = found.reindex(np.arange(len(data.customers)))
     codes = np.zeros(len(data.customers), np.int8)
     codes[orders.who] = stages(orders, gap, data.until)
-    found["stage"] = pd.Categorical.from_codes(codes, STAGES)
+    found["stage"] = pd.Categorical.from_codes(codes.tolist(), list(STAGES))
     return found.rename_axis("customer")
 
 

@@ -42,8 +42,8 @@ def naming(
 ) -> dict[str, list[Row]]:
     """The rows that say that these aliases name a customer, and what they had been said to name before."""
     about: dict[str, Any] = {"customer_id": customer_id, RECEIVED.name: at}
-    rows = [{"alias": alias, **about} for alias in aliases]
-    told = [
+    rows: list[Row] = [{"alias": alias, **about} for alias in aliases]
+    told: list[Row] = [
         {**row, "formerly": said.get(row["alias"]), "by": by}
         for row in rows
         if said.get(row["alias"], row["alias"]) != customer_id

@@ -6,7 +6,7 @@ happened at or after the moment is seen.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -113,9 +113,7 @@ def before(data: Interactions, until: int) -> Interactions:
     if until >= data.until:
         return data
     rows = data.at < until
-    return Interactions(
-        data.customers, data.items, data.orders, *(getattr(data, name)[rows] for name in LINE), until
-    )
+    return replace(data, until=until, **{name: getattr(data, name)[rows] for name in LINE})
 
 
 @dataclass(frozen=True)

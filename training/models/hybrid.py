@@ -64,7 +64,7 @@ def customer_features(data: Interactions, catalog: Catalog) -> sparse.csr_matrix
     """Rows sum to 1: the customer, the need, brand and price band of most of their purchases, their stage."""
     n = len(data.customers)
     codes = [favourite(code, data) for code in (catalog.need, catalog.brand, price_band(catalog))]
-    codes.append(facts(data, catalog)["stage"].cat.codes.to_numpy())
+    codes.append(facts(data, catalog)["stage"].cat.codes.to_numpy().astype(np.int64))
     return shared([sparse.eye_array(n, format="csr"), *map(one_hot, codes)])
 
 
