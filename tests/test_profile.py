@@ -161,7 +161,7 @@ def test_the_route_tells_it_and_live_events_count_at_once(shop: Shop) -> None:  
     anna = "/v1/customers/anna"
     first = shop("GET", anna).json()["profile"]
     assert (first["known_by"], first["orders"]["count"], first["orders"]["spend"]) == ("history", 1, 4.0)
-    event = {
+    event: dict[str, Any] = {
         "event_id": "e1",
         "event_type": "order",
         "order_id": "o7",
