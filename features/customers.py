@@ -158,14 +158,14 @@ def facts(data: Interactions, catalog: Catalog, norms: Norms | None = None) -> p
         "r": r,
         "f": f,
         "m": m,
-        "group": pd.Categorical.from_codes(group_codes(r, f, m).tolist(), list(GROUP_NAMES)),
+        "group": pd.Categorical.from_codes(group_codes(r, f, m), pd.Index(GROUP_NAMES)),
     }  # fmt: skip
     found = pd.DataFrame(columns, index=pd.Index(orders.who, name="customer"))
     if len(found) < len(data.customers):  # of some nothing is left: they were erased, or gave all back
         found = found.reindex(np.arange(len(data.customers)))
     codes = np.zeros(len(data.customers), np.int8)
     codes[orders.who] = stages(orders, gap, data.until)
-    found["stage"] = pd.Categorical.from_codes(codes.tolist(), list(STAGES))
+    found["stage"] = pd.Categorical.from_codes(codes, pd.Index(STAGES))
     return found.rename_axis("customer")
 
 
