@@ -1,5 +1,6 @@
 """Several ids of one customer: said to be one, taken back, and what lists make of it; over both databases."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ AT = datetime(2026, 3, 5, tzinfo=UTC)
 
 
 @pytest.fixture
-def store(url: sa.URL) -> Store:
-    return Store(url)
+def store(url: sa.URL) -> Iterator[Store]:
+    with Store(url) as opened:
+        yield opened
 
 
 def test_a_merge_is_on_record_and_taken_back(store: Store) -> None:

@@ -311,7 +311,7 @@ FLOORS = (
     Floor("als", "novel", 0.037),
     Floor("bpr", "purchases", 0.12),  # of five rounds
     Floor("bpr", "novel", 0.033),
-    Floor("hybrid", "purchases", 0.09),  # of three rounds
+    Floor("hybrid", "purchases", 0.12),  # of three rounds
     Floor("hybrid", "novel", 0.027),
     Floor("copurchase", "purchases", 0.24, beats_popular=True),
     Floor("copurchase", "novel", 0.03),
