@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,6 @@ TRUTH: dict[str, pa.Schema] = {
     ),
     "truth/stockouts": pa.schema({"product_id": TEXT, "starts": TIME, "ends": TIME}),
 }  # fmt: skip
-OF_ALL = ("products", "promotions", "truth/categories", "truth/needs", "truth/products", "truth/stockouts")
 OF_PARTS = ("events", "customers", "identities", "consents", *list(TRUTH)[:4])
 
 
@@ -119,8 +119,28 @@ class Generated:
         return f"{self.folder}: " + ", ".join(f"{n:,} {name}" for name, n in self.rows.items())
 
 
+@dataclass(frozen=True)
+class Work:
+    """How a world is written: `part` decides which customers share a file of events, `chunk` the memory alone."""
+
+    world: World
+    folder: Path
+    part: int  # customers in a file
+    chunk: int  # customers at once
+
+    def parts(self) -> list[Places]:
+        who = np.arange(self.world.customers)
+        return [who[first : first + self.part] for first in range(0, len(who), self.part)]
+
+
 def generate(
-    world: World, folder: Path, *, processes: int = 1, chunk: int = CHUNK, told: Told | None = None
+    world: World,
+    folder: Path,
+    *,
+    processes: int = 1,
+    chunk: int = CHUNK,
+    part: int = PART,
+    told: Told | None = None,
 ) -> Generated:
     """Write a world into an empty or missing folder: as a whole, or not at all."""
     folder = Path(folder)
@@ -128,61 +148,58 @@ def generate(
         raise FileExistsError(f"{folder} is not empty: name another folder, or remove it")
     making = folder.with_name(folder.name + ".making")
     shutil.rmtree(making, ignore_errors=True)
-    (making / "parts").mkdir(parents=True)
     try:
-        rows = write_all(world, making, processes, chunk, told or (lambda done, of: None))
+        for name in ("parts", "events", "truth"):
+            (making / name).mkdir(parents=True)
+        rows = write_all(Work(world, making, part, chunk), processes, told or (lambda done, of: None))
         shutil.rmtree(making / "parts")
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            folder.rmdir()
         making.rename(folder)
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return Generated(folder, rows)
 
 
-def write_all(world: World, folder: Path, processes: int, chunk: int, told: Told) -> dict[str, int]:
-    (folder / "world.json").write_text(json.dumps(asdict(world), indent=1) + "\n")
-    for name in FILLED:
-        (folder / f"{name}.toml").write_text(
-            mapping_text(FILLED[name][1], STORE if name == "events" else ""), encoding="utf-8"
-        )
-    rows = {}
-    for name in OF_ALL:
-        rows[name] = write(folder / f"{name}.parquet", schema_of(name), MAKERS[name](world))
-    told(0, world.customers)
-    made = 0
-    for part in parts_made(world, folder, processes, chunk):
-        made += part["events"]
-        told(min((part["part"] + 1) * PART, world.customers), world.customers)
-    rows["events"] = made
+def write_all(work: Work, processes: int, told: Told) -> dict[str, int]:
+    folder = work.folder
+    (folder / "world.json").write_text(json.dumps(asdict(work.world), indent=1) + "\n")
+    for name, (_, filled) in FILLED.items():
+        text = mapping_text(filled, STORE if name == "events" else "")
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
+    rows = {n: write(folder / f"{n}.parquet", schema_of(n), MAKERS[n](work.world)) for n in MAKERS}
+    rows["events"] = write_parts(work, processes, told)
     for name in OF_PARTS[1:]:
-        found = (folder / "parts" / f"{name.replace('/', '.')}.{n:05}.parquet" for n in range(parts(world)))
-        rows[name] = write(folder / f"{name}.parquet", schema_of(name), batches_of(found))
+        found = batches_of(sorted((folder / "parts").glob(f"{name.replace('/', '.')}.*.parquet")))
+        rows[name] = write(folder / f"{name}.parquet", schema_of(name), found)
     return rows
 
 
-def parts(world: World) -> int:
-    return -(-world.customers // PART)
+def write_parts(work: Work, processes: int, told: Told) -> int:
+    """Write what customers bring to the tables, part by part; how many events."""
+    parts, done, made = work.parts(), 0, 0
+    for part, rows in zip(parts, each(partial(write_part, work), len(parts), processes), strict=True):
+        done, made = done + len(part), made + rows
+        told(done, work.world.customers)
+    return made
 
 
-def parts_made(world: World, folder: Path, processes: int, chunk: int) -> Iterator[dict[str, int]]:
-    tasks = [(world, folder, part, chunk) for part in range(parts(world))]
+def each(do: Callable[[int], int], count: int, processes: int) -> Iterator[int]:
+    """`do` of 0, 1, …, in their order, by so many processes."""
     if processes == 1:
-        yield from map(write_part, tasks)
+        yield from map(do, range(count))
         return
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(write_part, tasks)
+        yield from pool.map(do, range(count))
 
 
-def write_part(task: tuple[World, Path, int, int]) -> dict[str, int]:
-    """Write what PART customers bring to the tables; the number of the part and of its events."""
-    world, folder, part, chunk = task
-    (folder / "events").mkdir(exist_ok=True)
-    sheets = {name: Sheet(folder / path_of(name, part), schema_of(name)) for name in OF_PARTS}
-    end = min((part + 1) * PART, world.customers)
-    for first in range(part * PART, end, chunk):
-        for name, table in lived(world, np.arange(first, min(first + chunk, end))).items():
+def write_part(work: Work, part: int) -> int:
+    sheets = {name: Sheet(work.folder / path_of(name, part), schema_of(name)) for name in OF_PARTS}
+    who = work.parts()[part]
+    for first in range(0, len(who), work.chunk):
+        for name, table in lived(work.world, who[first : first + work.chunk]).items():
             sheets[name].add(table)
-    return {"part": part, **{name: sheet.close() for name, sheet in sheets.items()}}
+    return {name: sheet.close() for name, sheet in sheets.items()}["events"]
 
 
 def path_of(name: str, part: int) -> str:
@@ -194,14 +211,13 @@ def path_of(name: str, part: int) -> str:
 
 
 def write(path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
     sheet = Sheet(path, schema)
     for table in tables:
         sheet.add(table)
     return sheet.close()
 
 
-def batches_of(paths: Iterator[Path]) -> Iterator[pa.Table]:
+def batches_of(paths: Iterable[Path]) -> Iterator[pa.Table]:
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(BLOCK):
             yield pa.Table.from_batches([batch])

@@ -16,6 +16,7 @@ from features.worlds import COMPLEMENTS, MS, Places, World, cheaper, there, week
 
 YEAR = 365.0
 UNIT = 1_000_000  # of attention, in whole numbers
+EVENNESS = 6.0  # gamma shape of how long a unit lasts
 CANDIDATES = 3  # products that somebody looks at before taking one
 MOST_PANTRY = 120  # needs
 QUANTITY = (0.792, 0.145, 0.026, 0.016, 0.004, 0.004)  # of 1, 2, …: the demo's
@@ -142,14 +143,23 @@ def orders(world: World, them: People) -> Orders:
     chance, end = world.chance, np.minimum(them.left, world.clock.end)
     owner, nth = spread(most_orders(world, them))
     gap = chance.gamma(them.regularity[owner], "gap", them.id[owner], nth) / them.rate[owner] * DAY * MS
-    begun = np.where(them.established, chance.uniform("begun", them.id), 0.0)
-    gap[nth == 0] *= begun[owner[nth == 0]]
+    gap[nth == 0] = np.where(them.established, begun(world, them), 0.0)
     at = them.joined[owner] + running(np.minimum(gap, FAR).astype(np.int64), owner)
     kept = at < end[owner]
     owner, nth, at = owner[kept], nth[kept], at[kept]
     noise = world.basket_spread * chance.normal("attention", them.id[owner], nth)
     attention = np.maximum(np.exp(noise) * UNIT, 1).astype(np.int64)
     return Orders(owner, nth, at, attention, np.searchsorted(owner, np.arange(len(them) + 1)))
+
+
+def begun(world: World, them: People) -> Reals:
+    """Milliseconds until the first order of who was a customer before: the rest of a gap that was under way.
+
+    A moment falls into a gap the more likely the longer it is: such gaps are gamma-distributed of one shape more.
+    """
+    longer = them.regularity + 1
+    gap = world.chance.gamma(longer, "begun gap", them.id) * longer / them.regularity
+    return world.chance.uniform("begun", them.id) * gap / them.rate * DAY * MS
 
 
 def most_orders(world: World, them: People) -> Places:
@@ -208,8 +218,9 @@ def dues(world: World, them: People, kept: Pantry) -> tuple[Places, Places, Plac
     row, nth = spread(np.ceil(1.5 * span / kept.interval).astype(np.int64) + 4)
     key = them.id[kept.owner[row]], kept.need[row], nth
     units = 1 + chance.pick(QUANTITY, "units", *key)
-    lasts = kept.interval[row] * DAY * MS * chance.gamma(6.0, "lasts", *key)
-    lasted = np.where(nth == 0, lasts * chance.uniform("open", *key), lasts)  # something is there at first
+    shape = EVENNESS + (nth == 0)  # at first something is there, opened some time ago: as `begun`
+    lasts = kept.interval[row] * DAY * MS * chance.gamma(shape, "lasts", *key) * shape / EVENNESS
+    lasted = np.where(nth == 0, lasts * chance.uniform("open", *key), lasts)
     before = np.where(nth == 0, 1, np.concatenate([[1], units[:-1]]) if len(units) else units)
     at = them.joined[kept.owner[row]] + running(np.minimum(lasted * before, FAR).astype(np.int64), row)
     within = at < world.clock.end
@@ -221,7 +232,7 @@ def caught(world: World, them: People, made: Orders, owner: Places, at: Places, 
     upto = running(made.attention, made.owner)
     before = np.searchsorted(made.owner * FAR + made.at, owner * FAR + at)
     held = before > made.start[owner]
-    seen = np.where(held, upto[np.where(held, before - 1, 0)], 0)
+    seen = np.where(held, np.append(upto, 0)[before - 1], 0)
     patience = (0.7 * UNIT * world.chance.exponential("patience", them.id[owner], *keys)).astype(np.int64)
     found = np.searchsorted(made.owner * FAR + upto, owner * FAR + seen + patience, side="right")
     found = np.maximum(found, before)

@@ -235,7 +235,7 @@ class Shelf:
         sizes = shared(world.products, weight**0.6)
         need, rank = spread(sizes)
         start = np.concatenate([[0], np.cumsum(sizes)])
-        share: Reals = (rank + 1.0) ** -world.popularity
+        share: Reals = np.asarray((rank + 1.0) ** -world.popularity, np.float64)
         share = np.divide(share, np.add.reduceat(share, start[:-1])[need], dtype=np.float64)
         product = np.arange(world.products)
         step, pack = chance.pick(STEP_SHARES, "step", product), chance.pick([1] * len(PACKS), "pack", product)
