@@ -49,7 +49,6 @@ Database = Annotated[
 ]
 HERE = Path(".osclms")
 LOCAL = "127.0.0.1"
-FIRST_DAY = datetime(2025, 1, 6, tzinfo=UTC)  # of generated worlds, a Monday
 AsOf = Annotated[
     datetime | None, typer.Option("--as-of", parser=moment, metavar="DATE", help="Answer as of this moment.")
 ]
@@ -162,8 +161,9 @@ def generate(
     days: Annotated[int, typer.Option(min=1)] = 400,
     seed: Annotated[int, typer.Option(min=0, help="The same seed, the same files.")] = 7,
     start: Annotated[
-        datetime, typer.Option(parser=moment, metavar="DATE", help="The first day.")
-    ] = FIRST_DAY,
+        datetime | None,
+        typer.Option(parser=moment, metavar="DATE", help="The first day; missing: 2025-01-06."),
+    ] = None,
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any parameter: docs/worlds.md.")
     ] = None,
@@ -177,10 +177,9 @@ def generate(
     from features.history import History
     from features.worlds import World
 
-    world = World.of(
-        dict(map(parameter, sets or ())), customers=customers, products=products, days=days, seed=seed,
-        start=f"{start:%Y-%m-%d}",
-    )  # fmt: skip
+    asked = {"customers": customers, "products": products, "days": days, "seed": seed}
+    begun = {"start": f"{start:%Y-%m-%d}"} if start else {}
+    world = World.of(dict(map(parameter, sets or ())), **asked, **begun)
     with bar() as told:
         done = write_world(world, folder, processes=processes, told=lambda n, of: told("customers", n, of))
         reports = load_world(folder, History(home / "history"), rejects_dir=home / "rejects") if home else []
