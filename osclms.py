@@ -92,6 +92,9 @@ def load(
         bool, typer.Option("--demo-contacts", help="Lay made-up contacts, consents, views and stock over it.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of what is made up.")] = 7,
+    promotions_known: Annotated[
+        int, typer.Option(min=0, help="Days ahead that the demo data's promotions were known.")
+    ] = 0,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -112,6 +115,7 @@ def load(
                 history,
                 max_rejects=max_rejects,
                 rejects_dir=rejects,
+                promotions_known=promotions_known,
                 progress=lambda n, of: told("rows", n, of),
             )  # fmt: skip
             if demo_contacts:
@@ -121,6 +125,10 @@ def load(
         else:
             if demo_contacts:
                 raise typer.BadParameter(f"--demo-contacts belongs to completejourney, not to {table}")
+            if promotions_known:
+                raise typer.BadParameter(
+                    "--promotions-known is for completejourney: others name their column known_at"
+                )
             if table not in TABLES:
                 raise typer.BadParameter(
                     f"{table!r} is none of {', '.join(TABLES)}, completejourney", param_hint="TABLE"

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -29,6 +30,7 @@ from rich.table import Table
 CUTOFF, WINDOW = "2017-12-01", "2017-12-01:2018-01-01"
 ROUNDS = 3
 REQUESTS = 600
+RANKED_AHEAD = 1_000  # customers
 QUALITY = (
     ("next_best NDCG@10", "next_best.purchases", "ndcg", 0.445),
     ("cross_sell HitRate@10, no customer", "cross_sell.basket", "hit_rate", 0.125),
@@ -211,9 +213,71 @@ def latency(home: Path) -> list[Figure]:
     return found
 
 
-def asked(engine: Any, placement: str) -> list[float]:
+def ranking(home: Path) -> list[Figure]:
+    """The trees of next_best over every candidate of a customer, by two processes at once, as publishing does it."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    from serving.bundle import champion
+    from serving.ranker import PUBLISHED, RANKED
+    from training import jobs
+
+    folder = champion(home)
+    customers = min(RANKED_AHEAD, len(np.load(folder / "customers.npy", mmap_mode="r")))
+    halves = [slice(n * customers // 2, (n + 1) * customers // 2) for n in range(2)]
+    with tempfile.TemporaryDirectory() as work, ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        path = Path(work) / "ranked.npy"
+        np.lib.format.open_memmap(path, "w+", RANKED, (customers, PUBLISHED)).flush()
+        took = []
+        for part in [[slice(0, 5), slice(5, 10)], *[halves] * ROUNDS]:  # the first opens the bundle
+            began = time.perf_counter()
+            for job in [pool.submit(jobs.rank_ahead, folder, "next_best", half, path) for half in part]:
+                job.result()
+            took.append(time.perf_counter() - began)
+    rate = customers / float(np.median(took[1:]))
+    return [Figure("next_best ranked anew, customers a second on two cores", rate, "/s", 300, least=True)]
+
+
+def news(home: Path) -> list[Figure]:
+    """One request at a time of customers of whom an order came in since the bundle was made."""
+    from serving.bundle import champion
+    from serving.engine import Engine
+    from serving.live import Live
+    from serving.store import Store, address
+
+    engine = Engine.load(champion(home))
+    at, rng = engine.data_until, np.random.default_rng(7)
+    customers = engine.history.customers.at(rng.integers(len(engine.history.customers), size=REQUESTS))
+    products = engine.catalog.items.at(rng.integers(len(engine.catalog), size=REQUESTS))
+    with tempfile.TemporaryDirectory() as work, Store(address(Path(work), None)) as store:
+        engine.live = Live(
+            store, engine.catalog, engine.history, until=at, aliases={}, clock=lambda: at + timedelta(days=1)
+        )
+        took = []
+        for n, (customer, product) in enumerate(zip(customers, products, strict=True)):
+            order = {
+                "event_id": f"bench-{n}", "event_type": "order", "customer_id": customer, "product_id": product,
+                "order_id": f"bench-{n}", "quantity": 1.0, "unit_price": 1.0, "occurred_at": at + timedelta(hours=1),
+            }  # fmt: skip
+            store.add([order])
+            took.append(one(engine, "next_best", customer, (), at + timedelta(hours=2)))
+    median, p99 = float(np.median(took)), float(np.quantile(took, 0.99))
+    return [
+        Figure("next_best when an order just came, median", median, "ms", 8),
+        Figure("next_best when an order just came, p99", p99, "ms", 20),
+    ]
+
+
+def one(engine: Any, placement: str, customer: str, basket: tuple[str, ...], at: datetime) -> float:
+    """Milliseconds of a request."""
     from serving.schemas import RecommendRequest
 
+    began = time.perf_counter()
+    engine.recommend(placement, RecommendRequest(customer_id=customer, product_ids=basket), at=at)
+    return 1000 * (time.perf_counter() - began)
+
+
+def asked(engine: Any, placement: str) -> list[float]:
     rng = np.random.default_rng(7)
     customers = engine.history.customers.at(rng.integers(len(engine.history.customers), size=REQUESTS))
     products = [p.product_id for p in engine.sample().products]
@@ -221,11 +285,7 @@ def asked(engine: Any, placement: str) -> list[float]:
     took = []
     for n, customer in enumerate(customers):
         basket = (products[n % len(products)],) if with_products else ()
-        began = time.perf_counter()
-        engine.recommend(
-            placement, RecommendRequest(customer_id=customer, product_ids=basket), at=engine.data_until
-        )
-        took.append(1000 * (time.perf_counter() - began))
+        took.append(one(engine, placement, customer, basket, engine.data_until))
     return took[REQUESTS // 10 :]
 
 
@@ -275,7 +335,9 @@ STEPS: dict[str, Callable[[Path], list[Figure]]] = {
     "train": train,
     "quality": quality,
     "bulk": bulk,
+    "ranking": ranking,
     "latency": latency,
+    "news": news,
     "serve": serve,
 }
 

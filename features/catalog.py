@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from features.interactions import Floats, Ids, Ints, before
+from features.promotions import PROMOTED
 
 PATH_SEPARATOR = " > "
 PRICE_DAYS = 365
@@ -25,16 +26,19 @@ class Catalog:
 
     table: arrow columns title, brand, size, url, image_url, group_id, category ("a > b > c", null unknown),
     need (the category where the source names none, null unknown), attributes (a JSON object),
-    price (float32, null unknown), in_stock, eligible (bool).
+    price (float32, null unknown), in_stock, eligible (bool), and PROMOTED (float32).
     """
 
     items: Ids
     table: pa.Table
 
     @classmethod
-    def of(cls, products: pa.Table, events: pa.Table, *, until: datetime) -> "Catalog":
+    def of(
+        cls, products: pa.Table, events: pa.Table, *, until: datetime, promoted: pa.Table | None = None
+    ) -> "Catalog":
         """Products of the contract's table known before `until`, and those sold before it without a row there.
 
+        promoted: what `History.promoted` tells of that moment; nothing is promoted where it is not given.
         A missing price is the median list price of the product's purchases in the PRICE_DAYS days before
         `until`, or in all the time before where there were none.
         """
@@ -45,7 +49,8 @@ class Catalog:
         sold = before(events, until, "order")
         ids = set(pc.unique(products["product_id"]).to_pylist())
         items = Ids.of(sorted(ids | set(pc.unique(sold["product_id"]).to_pylist())))
-        return cls(items, aligned(products, items, list_prices(sold, items, until)))
+        table = aligned(products, items, list_prices(sold, items, until))
+        return cls(items, with_shares(table, items, promoted))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -107,6 +112,11 @@ class Catalog:
         return codes(self.table["brand"])[1]
 
     @cached_property
+    def promoted(self) -> Floats:
+        """Columns of PROMOTED: float32 [n_items, len(PROMOTED)]."""
+        return np.column_stack([pc.fill_null(self.table[c], 0).to_numpy() for c in PROMOTED])
+
+    @cached_property
     def group(self) -> Ints:
         """Style group code, −1 for a product that stands alone."""
         return codes(self.table["group_id"])[0]
@@ -132,6 +142,17 @@ def aligned(products: pa.Table, items: Ids, prices: Floats) -> pa.Table:
     for name in ("in_stock", "eligible"):
         columns[name] = pc.fill_null(products[name].take(rows), True)
     return pa.table(columns).combine_chunks()
+
+
+def with_shares(table: pa.Table, items: Ids, promoted: pa.Table | None) -> pa.Table:
+    """The table with columns of PROMOTED, 0 for what is not promoted."""
+    place = items.column(promoted["product_id"]) if promoted is not None else np.empty(0, np.int32)
+    for name in PROMOTED:
+        shares = np.zeros(len(items) + 1, np.float32)  # the last is of products that are not in `items`
+        if promoted is not None:
+            shares[place] = promoted[name].to_numpy()
+        table = table.append_column(name, pa.array(shares[:-1]))
+    return table
 
 
 def joined(paths: "pa.ChunkedArray[Any]") -> "pa.ChunkedArray[Any]":

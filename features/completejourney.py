@@ -33,6 +33,7 @@ def load_complete_journey(
     max_rejects: float = 0.01,
     rejects_dir: Path,
     promotions: bool = True,
+    promotions_known: int = 0,
     progress: Progress | None = None,
 ) -> list[LoadReport]:
     """Load products, customers, promotions and events, each table as a whole; a report for each.
@@ -51,7 +52,7 @@ def load_complete_journey(
 
     reports = [one("products"), one("customers")]
     if promotions:
-        reports.append(load_promotions(history, data / "promotions.parquet"))
+        reports.append(load_promotions(history, data / "promotions.parquet", known=promotions_known))
     return [*reports, one("events")]
 
 
@@ -65,8 +66,8 @@ def source_folder() -> Path:
     return Path(str(files(PACKAGE) / "data"))
 
 
-def load_promotions(history: History, path: Path) -> LoadReport:
-    """Displays and mailers, a promotion each, known from the start of their week.
+def load_promotions(history: History, path: Path, *, known: int = 0) -> LoadReport:
+    """Displays and mailers, a promotion each, known so many days before their week starts.
 
     Weeks start on Monday in New York, week 2 on 2017-01-02; the first is cut short by the new year and
     starts the Monday before.
@@ -74,7 +75,7 @@ def load_promotions(history: History, path: Path) -> LoadReport:
     with history.loading() as staging, database(staging) as db:
         read = _rank(db, path)
         merged = []
-        for month, promotions in _months(db):
+        for month, promotions in _months(db, np.timedelta64(known, "D")):
             db.register("promotions", promotions)
             merged.append(history.merge(db, PROMOTIONS, "promotions", staging, [month], ordered=True))
         whole = total(merged)
@@ -102,7 +103,7 @@ def _rank(db: duckdb.DuckDBPyConnection, path: Path) -> int:
     return int(rows)
 
 
-def _months(db: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, pa.Table]]:
+def _months(db: duckdb.DuckDBPyConnection, known: np.timedelta64) -> Iterator[tuple[str, pa.Table]]:
     """The promotions of each month, sorted by their key and each once.
 
     A promotion is one number made of week and ranks, in the order of the key: 23 million of these are
@@ -129,6 +130,7 @@ def _months(db: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, pa.Table]]:
                     _coded(kind, kinds),
                     starts[week],
                     starts[week + 1],
+                    starts[week] - known,
                 ),
             )
 
@@ -167,8 +169,6 @@ def _coded(indices: IntArray, names: pa.Array) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(indices.astype(np.int32), names)
 
 
-def _promotions(
-    product: pa.Array, store: pa.Array, kind: pa.Array, starts: IntArray, ends: IntArray
-) -> pa.Table:
-    starts, ends = pa.array(starts, TIME), pa.array(ends, TIME)
-    return pa.table([product, store, starts, ends, kind, starts], PROMOTIONS.names)
+def _promotions(product: pa.Array, store: pa.Array, kind: pa.Array, *moments: IntArray) -> pa.Table:
+    starts, ends, known_at = (pa.array(at, TIME) for at in moments)
+    return pa.table([product, store, starts, ends, kind, known_at], PROMOTIONS.names)

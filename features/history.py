@@ -30,7 +30,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from features.schema import EVENTS, PRODUCTS, TABLES, WORD, Table
+from features.promotions import SHARES
+from features.schema import EVENTS, PRODUCTS, PROMOTIONS, TABLES, WORD, Table
 
 FORMAT = 2
 MEMORY = "1500MB"  # DuckDB's part; what does not fit goes to disk
@@ -237,11 +238,27 @@ class History:
         """
         return self._reading(lambda manifest: read(History(self.folder, manifest)))
 
+    def promoted(self, until: datetime) -> pa.Table:
+        """product_id and columns PROMOTED of each product that promotions known before `until` name, sorted."""
+
+        def read(manifest: Manifest) -> pa.Table:
+            paths = [self.folder / f.path for f in manifest.files(PROMOTIONS.name)]
+            with in_memory() as db:
+                if paths:
+                    db.execute(f"CREATE TEMP VIEW promotions AS FROM {_parquet(paths)}")
+                else:
+                    db.register("promotions", PROMOTIONS.schema.empty_table())
+                return db.sql(SHARES, params={"until": _utc(until)}).to_arrow_table()
+
+        return self._reading(read)
+
     def fingerprint(self, until: datetime) -> str:
-        """A hash of the events before `until`, their customers resolved, and the products known before it.
+        """A hash of the events before `until`, their customers resolved, and of what was known before it of
+        products and promotions.
 
         It depends on neither the order of loading nor on anything that is or becomes known from `until` on.
         """
+        promoted = self.promoted(until)
 
         def read(manifest: Manifest) -> str:
             with in_memory() as db:
@@ -254,6 +271,8 @@ class History:
                     _digest(db, table, [self.folder / f.path for f in manifest.files(table.name)], until)
                     for table in (EVENTS, PRODUCTS)
                 ]
+            if len(promoted):
+                digests.append(hashlib.sha256(promoted.to_pandas().to_csv(index=False).encode()).hexdigest())
             return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:32]
 
         return self._reading(read)

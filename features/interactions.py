@@ -187,6 +187,13 @@ class Interactions:
         """Rows of customer c are start[c]:start[c + 1]."""
         return np.searchsorted(self.customer, np.arange(len(self.customers) + 1))
 
+    def unnamed(self, mask: NDArray[np.bool_]) -> "Interactions":
+        """The same with the rows of `mask` anonymous; whole orders, as an order is one customer's."""
+        customer = np.where(mask, np.int32(-1), self.customer)
+        by = np.lexsort((self.at, customer))
+        names = ("item", "order", "at", "quantity", "paid", "discount")
+        return replace(self, customer=customer[by], **{name: getattr(self, name)[by] for name in names})
+
     def rows(self, customer: int) -> slice:
         return (
             slice(int(self.start[customer]), int(self.start[customer + 1])) if customer >= 0 else slice(0, 0)

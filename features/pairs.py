@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from features.catalog import Catalog
 from features.interactions import DAY, Floats, Interactions, is_in, runs, sorted_set
+from features.promotions import PROMOTED
 
 Array = NDArray[Any]
 HALF_LIVES = (10.0, 30.0, 90.0, 365.0)  # days
@@ -51,6 +52,7 @@ def columns(*, basket: bool = False, offer: bool = False) -> tuple[str, ...]:
         "own": OWN,
         **dict.fromkeys(GROUPS, GROUP),
         "item": ITEM,
+        "promotion": PROMOTED,
         "pair": TOGETHER,
     }
     blocks |= ({"basket": BASKET} if basket else {}) | ({"offer": OFFER} if offer else {})
@@ -116,12 +118,13 @@ class Tallies:
 
 
 def item_facts(catalog: Catalog, data: Interactions) -> Floats:
-    """Columns of ITEM for each item: float32 [n_items, len(ITEM)]. Prices are logarithms, gaps and ages days."""
+    """Columns of ITEM and PROMOTED for each item: float32 [n_items, columns]. Prices are logarithms, gaps and ages
+    days."""
     return facts_of(catalog, Tallies.of(data, len(catalog)))
 
 
 def facts_of(catalog: Catalog, of: Tallies) -> Floats:
-    """Columns of ITEM for what was tallied of each item of a catalogue."""
+    """Columns of ITEM and PROMOTED for what was tallied of each item of a catalogue."""
     need = np.where(catalog.need < 0, len(catalog.needs), catalog.need)  # unknown needs are one
 
     def in_need(values: Array) -> Array:
@@ -136,7 +139,7 @@ def facts_of(catalog: Catalog, of: Tallies) -> Floats:
             price - medians(need, price)[need], of.oldest, of.newest, of.month / np.maximum(in_need(of.month), 1),
             np.log1p(in_need(of.month)), in_need(of.rebuyers) / (in_need(of.ever) + 5),
             in_need(of.gap * of.rebuyers) / np.maximum(in_need(of.rebuyers), 1), np.log1p(in_need(of.ever > 0)),
-            of.deal, of.deal_28, of.deal_7,
+            of.deal, of.deal_28, of.deal_7, catalog.promoted,
         ]
     ).astype(np.float32)  # fmt: skip
 

@@ -20,7 +20,7 @@ from serving.fitted import Fitted, load_fitted, mapped
 from serving.placements import Placement, models_in_use
 from serving.ranker import Ranker, load_rankers, load_rankings
 
-FORMAT = 3
+FORMAT = 4
 CHAMPION = "champion"
 FACTS = "items.facts.npy"
 IDS = ("customers", "items", "orders")
@@ -52,7 +52,7 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Bundle:
-    """facts: what all customers say of each item, columns features.pairs.ITEM."""
+    """facts: what all customers say of each item, columns features.pairs.ITEM and what of them is promoted."""
 
     manifest: Manifest
     catalog: Catalog
@@ -119,14 +119,17 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_data(folder: Path, catalog: Catalog, interactions: Interactions) -> None:
-    """Write ids, interactions and catalog: the part of a bundle that recipes are fitted on."""
+def save_data(
+    folder: Path, catalog: Catalog, interactions: Interactions, facts: NDArray[np.float32] | None = None
+) -> None:
+    """Write ids, interactions and catalog: the part of a bundle that recipes are fitted on. `facts` are of the
+    interactions where none are given."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in IDS:
         np.save(folder / f"{name}.npy", getattr(interactions, name).values)
     for name in ROWS:
         np.save(folder / f"interactions.{name}.npy", getattr(interactions, name))
-    np.save(folder / FACTS, item_facts(catalog, interactions))
+    np.save(folder / FACTS, item_facts(catalog, interactions) if facts is None else facts)
     pq.write_table(catalog.table, folder / "catalog.parquet", compression="zstd")
 
 

@@ -19,6 +19,7 @@ from features.catalog import PATH_SEPARATOR, Catalog, codes
 from features.history import History, canonical
 from features.interactions import Ints, MoreIds
 from features.pairs import Tallies, facts_of
+from features.promotions import PROMOTED
 from serving.bundle import Bundle
 from serving.engine import Engine
 from serving.fitted import Fitted, Neighbors, Vectors
@@ -36,7 +37,7 @@ KEPT = {
     "parent": "category", "need": "need", "needs": "need", "brand": "brand", "brands": "brand", "group": "group_id",
 }  # fmt: skip
 Row = Mapping[str, Any]
-UNTOLD: Row = {"in_stock": True, "eligible": True}
+UNTOLD: Row = {"in_stock": True, "eligible": True, **dict.fromkeys(PROMOTED, 0.0)}
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ COLUMNS = (
 
 def row_now(said: Row, was: Row) -> dict[str, Any]:
     """A product's row in a catalogue's table. A need that is its category, because it was not told, follows it."""
-    row = {name: said.get(name, was.get(name)) for name in COLUMNS}
+    row = {**was, **{name: said.get(name, was.get(name)) for name in COLUMNS}}
     row["category"] = PATH_SEPARATOR.join(said["category"]) if "category" in said else was.get("category")
     own = was.get("need") if was.get("need") != was.get("category") else None
     row["need"] = said.get("need") or own or row["category"]

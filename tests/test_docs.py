@@ -23,6 +23,7 @@ PAGES = (
     "docs/data.md",
     "docs/decisions.md",
     "docs/widget.md",
+    "docs/worlds.md",
 )
 BIN = Path(sys.executable).parent
 KEPT = 3

@@ -25,6 +25,7 @@ from features.completejourney import mapping_of, source_folder
 from features.history import History
 from features.interactions import Interactions, seconds
 from features.mapping import Mapping as SourceMapping
+from features.promotions import SHARES
 from features.sources import load
 from serving.bundle import save_data
 from serving.engine import Engine
@@ -33,7 +34,7 @@ from serving.ranker import columns_for
 from serving.schemas import RecommendRequest
 from training import jobs, train
 from training.split import Data, cut
-from training.train import Plan, Side, rank_ahead, seal, sides_of, silent
+from training.train import Plan, Side, rank_ahead, seal, sides_of, silent, stored
 
 CUTOFF = datetime(2017, 12, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -119,8 +120,27 @@ def past_alone(shared: Shared, source: Source) -> Path:
         products = source_folder() / "products.parquet"
         load(History(home / "history"), "products", [products], mapping_of("products"), rejects_dir=home)
         journey(home, source.early)
+        plans(home, [plan(product) for _, product in source.bought])
 
     return shared("past_alone", make)
+
+
+def plan(product: str, known: timedelta = -SECOND, first: int = -20, days: int = 40) -> Row:
+    """A promotion of a product, known so long after the cutoff, from so many days after it on."""
+    starts = CUTOFF + timedelta(days=first)
+    moments = {"starts": starts, "ends": starts + timedelta(days=days), "known_at": CUTOFF + known}
+    return {
+        "product_id": product,
+        "kind": "mailer:A",
+        **{name: at.isoformat() for name, at in moments.items()},
+    }
+
+
+def plans(home: Path, rows: list[Row]) -> None:
+    pq.write_table(pa.Table.from_pylist(rows), home / "plans.parquet")
+    (home / "plans.toml").write_text("[columns]\n" + "".join(f'{name} = "{name}"\n' for name in rows[0]))
+    mapping = SourceMapping.read(home / "plans.toml")
+    load(History(home / "history"), "promotions", [home / "plans.parquet"], mapping, rejects_dir=home)
 
 
 def journey(home: Path, rows: pa.Table) -> None:
@@ -146,29 +166,28 @@ def grow(
         load(history, "identities", [home / "aliases.csv"], people, rejects_dir=home)
 
 
-def data_of(home: Path, work: Path) -> tuple[Side, Side, Side]:
-    """What training learns from at the cutoff, saved: (the past that is judged, everything, a past for rankers)."""
-    past, full, label = sides_of(History(home / "history"), CUTOFF, work, PLAN)
-    sides = past, full, label
-    for side in sides:
-        assert side.data is not None
-        save_data(side.folder, side.data.catalog, side.data.interactions)
-    return sides
+def data_of(home: Path, work: Path) -> tuple[Side, Side, Side, Side]:
+    """What training learns from at the cutoff, saved: (the past that is judged, everything, a past for rankers, the
+    same with newcomers)."""
+    past, full, label, short = map(stored, sides_of(History(home / "history"), CUTOFF, work, PLAN))
+    assert short.short and not label.short and label.until == short.until
+    return past, full, label, short
 
 
 def bundle_of(home: Path, work: Path) -> None:
     """The bundle that training makes at the cutoff: data, models, manifest."""
     history = History(home / "history")
-    past, full, label = data_of(home, work)
-    for side in (full, label):
+    past, full, *labels = data_of(home, work)
+    for side in (full, *labels):
         for name, recipe in side.recipes.items():
             jobs.fit(side.folder, name, recipe, seconds(side.until))
     about = {"store": history.store, "fingerprint": history.fingerprint(CUTOFF), "git_revision": "none"}
-    seal(label, version="label", metrics={}, **about)
-    later = jobs.Later(past.folder, past.until, label.until, past.until)
-    for name, ranking in label.rankings.items():
-        jobs.examples(label.folder, later, name, ranking, work / f"{name}.npz")
-        jobs.learn([work / f"{name}.npz"], full.folder, name, columns_for(name, full.placements), ranking)
+    for label in labels:
+        seal(label, version="label", metrics={}, **about)
+        later = jobs.Later(past.folder, past.until, label.until, past.until)
+        for name, ranking in label.rankings.items():
+            jobs.examples(label.folder, later, name, ranking, work / f"{name}.npz")
+            jobs.learn([work / f"{name}.npz"], full.folder, name, columns_for(name, full.placements), ranking)
     assert list(full.folder.glob("*.ranker.txt"))
     seal(full, version="1", metrics={}, **about)
     with ThreadPoolExecutor(1) as pool:
@@ -188,7 +207,8 @@ def differing(one: Mapping[str, bytes], other: Mapping[str, bytes]) -> list[str]
 @pytest.fixture(scope="session")
 def with_future(shared: Shared, past_alone: Path, source: Source) -> Path:
     """The past, all of December, and at the till from the cutoff on: returns of what was bought before it, new
-    customers, new products, new prices; and aliases of people who came later."""
+    customers, new products, new prices; aliases of people who came later; and promotions of which nobody knew
+    before it, though some began earlier."""
     returns = [
         line(n, type="return", customer=source.customer, order=order, product=product)
         for n, (order, product) in enumerate(source.bought)
@@ -201,7 +221,13 @@ def with_future(shared: Shared, past_alone: Path, source: Source) -> Path:
     dear = [line(300 + n, product=product, price=999) for n, (_, product) in enumerate(source.bought)]
     aliases = "later-1,later-2\nlater-2,later-3\n"
     lines = [*returns, *named_no_order, *fresh, *dear]
-    return shared("with_future", lambda home: grow(home, past_alone, source.late, lines, aliases))
+
+    def make(home: Path) -> None:
+        grow(home, past_alone, source.late, lines, aliases)
+        products = [product for _, product in source.bought]
+        plans(home, [plan(p, known=n * SECOND, first=-7 * n, days=30) for p in products for n in range(3)])
+
+    return shared("with_future", make)
 
 
 @pytest.fixture(scope="session")
@@ -237,7 +263,10 @@ def test_the_worlds_do_differ_from_the_cutoff_on(
         assert early.num_rows == History(past_alone / "history").counts()["events"]
     assert len(set(counts)) == 3 and spans[0] != spans[1]
     assert counts[1][1] == counts[0][1] + 5  # five products that the future tells of
-    assert History(with_future / "history").resolve("later-1") == "later-3"
+    future, past = (History(home / "history") for home in (with_future, past_alone))
+    assert future.resolve("later-1") == "later-3"
+    assert future.counts()["promotions"] > past.counts()["promotions"] == len(past.promoted(CUTOFF)) > 0
+    assert not future.promoted(CUTOFF + SECOND).equals(past.promoted(CUTOFF + SECOND))
 
 
 def test_a_bundle_is_the_same_with_and_without_the_future(bundle: Path, bundle_with_future: Path) -> None:
@@ -252,7 +281,7 @@ def test_the_past_that_is_judged_is_the_same_too(
     """The judged past ends 30 days earlier and is cut out of the same events."""
     made = []
     for name, home in (("a", past_alone), ("b", with_future), ("c", with_another_future)):
-        past, full, _ = data_of(home, tmp_path / name)
+        past, full, *_ = data_of(home, tmp_path / name)
         assert (past.until, full.until) == (CUTOFF - timedelta(days=30), CUTOFF)
         made.append(content(tmp_path / name))
     assert differing(made[0], made[1]) == differing(made[0], made[2]) == []
@@ -331,9 +360,9 @@ def test_what_happens_a_second_before_the_cutoff_is_known(
     assert "interactions.quantity.npy" in told(home, tmp_path / "told", known), what
 
 
-def leaks_prices(events: pa.Table, products: pa.Table, until: datetime) -> Data:
+def leaks_prices(events: pa.Table, products: pa.Table, until: datetime, promoted: pa.Table) -> Data:
     """Prices by the purchases of all time."""
-    right = cut(events, products, until)
+    right = cut(events, products, until, promoted)
     everything = Catalog.of(products, events, until=datetime(2030, 1, 1, tzinfo=UTC))
     place = everything.items.positions(right.catalog.items.at(np.arange(len(right.catalog))))
     prices = everything.table["price"].take(pa.array(place))
@@ -342,16 +371,16 @@ def leaks_prices(events: pa.Table, products: pa.Table, until: datetime) -> Data:
     return replace(right, catalog=Catalog(right.catalog.items, table))
 
 
-def leaks_products(events: pa.Table, products: pa.Table, until: datetime) -> Data:
+def leaks_products(events: pa.Table, products: pa.Table, until: datetime, promoted: pa.Table) -> Data:
     """The catalogue as it is at the end."""
-    catalog = Catalog.of(products, events, until=datetime(2030, 1, 1, tzinfo=UTC))
+    catalog = Catalog.of(products, events, until=datetime(2030, 1, 1, tzinfo=UTC), promoted=promoted)
     return Data(
         catalog,
         Interactions.from_events(events, items=catalog.items, keep=catalog.eligible, until=until),
     )
 
 
-def leaks_returns(events: pa.Table, products: pa.Table, until: datetime) -> Data:
+def leaks_returns(events: pa.Table, products: pa.Table, until: datetime, promoted: pa.Table) -> Data:
     """Returns of all time: a purchase that will be returned counts as none."""
     early = pc.less(events["occurred_at"], pa.scalar(until, pa.timestamp("us", tz="UTC")))
     is_return = pc.equal(events["event_type"].cast(pa.string()), "return")
@@ -362,7 +391,7 @@ def leaks_returns(events: pa.Table, products: pa.Table, until: datetime) -> Data
         moved["occurred_at"],
     )
     place = moved.schema.get_field_index("occurred_at")
-    return cut(moved.set_column(place, "occurred_at", at), products, until)
+    return cut(moved.set_column(place, "occurred_at", at), products, until, promoted)
 
 
 @pytest.mark.parametrize(
@@ -390,3 +419,10 @@ def test_a_planted_leak_is_seen(
     assert told(with_future, tmp_path / "guarded", known) == []  # a second guard holds: `cut` cuts again
     monkeypatch.setattr(train, "cut", leak)
     assert file in told(with_future, tmp_path / "leaking", known)
+
+
+def test_a_plan_that_nobody_knew_is_seen(
+    with_future: Path, tmp_path: Path, known: Mapping[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("features.history.SHARES", SHARES.replace("known_at < $until", "TRUE"))
+    assert "items.facts.npy" in told(with_future, tmp_path / "leaking", known)

@@ -4,7 +4,7 @@ import csv
 import gzip
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -808,6 +808,9 @@ def test_promotions_of_the_demo_data(home: Home) -> None:
         "2017-03-13T04:00",
     ]
     assert all(p["known_at"] == p["starts"] < p["ends"] for p in found)
+    assert load_promotions(home.history, home.folder / "promotions.parquet", known=35).replaced == 4
+    found = home.history.table("promotions").to_pylist()
+    assert all(p["starts"] - p["known_at"] == timedelta(days=35) for p in found)
 
 
 @pytest.mark.parametrize("table", ["events", "products", "customers"])

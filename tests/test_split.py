@@ -17,6 +17,7 @@ from training.split import (
     Task,
     baskets,
     chances,
+    cut_short,
     habits,
     missing_needs,
     natural_rank,
@@ -294,3 +295,22 @@ def test_every_placement_is_asked_something() -> None:
     from serving.placements import PLACEMENTS
 
     assert {row.placement for row in AUDITS} == set(PLACEMENTS)
+
+
+def test_some_customers_are_known_by_their_last_orders_alone() -> None:
+    many = [(f"c{n}", f"{n}-{k}", k, "bread milk") for n in range(200) for k in range(5)]
+    whole = tiny.known([*many, (None, "guest", 3, "bread")], GROCER)
+    short = cut_short(whole, share=0.5, most=3, seed=1)
+    was, now = whole.interactions, short.interactions
+    assert short.catalog is whole.catalog and now.customers is was.customers
+    orders = np.array([len(np.unique(now.order[now.rows(c)])) for c in range(200)])
+    assert set(orders.tolist()) == {1, 2, 3, 5} and 70 < (orders < 5).sum() < 130
+    assert (now.customer < 0).sum() == 1 + 2 * (5 - orders).sum() and (np.diff(now.customer) >= 0).all()
+    np.testing.assert_array_equal(np.sort(now.order), np.sort(was.order))
+    for c in range(200):
+        mine, all_mine = now.rows(c), was.rows(c)
+        kept = 2 * orders[c]  # two products an order
+        np.testing.assert_array_equal(now.at[mine], was.at[all_mine][-kept:])
+        np.testing.assert_array_equal(now.item[mine], was.item[all_mine][-kept:])
+    again = cut_short(whole, share=0.5, most=3, seed=1).interactions
+    np.testing.assert_array_equal(again.order, now.order)

@@ -445,7 +445,7 @@ def test_what_is_learned_from_lies_in_files(
     monkeypatch.setattr(module, "fit", stop)
     with pytest.raises(Enough):
         train(tmp_path, until=UNTIL, recipes=SMALL)
-    assert len(sides) == 5  # of them three pasts for rankers
+    assert len(sides) == 8  # of them three pasts for rankers, and those with newcomers
     for side in sides:
         assert side.data is not None
         file = side.data.interactions.item.base

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from features.catalog import Catalog
 from features.history import History
-from features.interactions import EVENT_COLUMNS, Interactions, seconds
+from features.interactions import EVENT_COLUMNS, Interactions, runs, seconds
 from serving.bundle import Bundle
 from serving.placements import HABIT_ORDERS, PRICE_STEP
 from serving.schemas import RecommendRequest
@@ -36,14 +36,28 @@ class Data:
 def known(history: History, until: datetime) -> Data:
     """The history strictly before `until`."""
     events = history.events(until=until, types=("order", "return"), columns=EVENT_COLUMNS)
-    return cut(events, history.table("products"), until)
+    return cut(events, history.table("products"), until, history.promoted(until))
 
 
-def cut(events: pa.Table, products: pa.Table, until: datetime) -> Data:
-    catalog = Catalog.of(products, events, until=until)
+def cut(events: pa.Table, products: pa.Table, until: datetime, promoted: pa.Table | None = None) -> Data:
+    catalog = Catalog.of(products, events, until=until, promoted=promoted)
     return Data(
         catalog, Interactions.from_events(events, items=catalog.items, keep=catalog.eligible, until=until)
     )
+
+
+def cut_short(data: Data, *, share: float, most: int, seed: int) -> Data:
+    """The same with so large a share of the customers known by their last orders alone, one to `most` of them.
+
+    Their earlier orders stay as anonymous ones, so that what baskets tell is whole.
+    """
+    rows, rng = data.interactions, np.random.default_rng(seed)
+    n = len(rows.customers)
+    kept = np.where(rng.random(n) < share, rng.integers(1, most + 1, n), np.iinfo(np.int64).max)
+    order = np.cumsum(runs(rows.order) | runs(rows.customer))
+    last = np.append(order, 0)[rows.start[1:] - 1]
+    known = (rows.customer >= 0) & (last[rows.customer] - order < kept[rows.customer])
+    return replace(data, interactions=rows.unnamed(~known))
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.history import History
 from features.interactions import DAY, EVENT_COLUMNS, seconds
+from features.pairs import item_facts
 from serving.bundle import Bundle, BundleError, Manifest, load_data, read_manifest, save_data, write_manifest
 from serving.engine import Engine
 from serving.placements import PLACEMENTS, Placement, models_in_use
@@ -29,7 +31,7 @@ from training.insight import inspect
 from training.models import Recipe, described, recipe_of
 from training.rank import Ranking, label_cutoffs
 from training.settings import Settings, read_settings, with_settings
-from training.split import AUDITS, Data, cut
+from training.split import AUDITS, Data, cut, cut_short
 
 if TYPE_CHECKING:
     from training.publish import Registry
@@ -43,6 +45,7 @@ COMPARED = ("popular", "habit", "rhythm", "als", "bpr", "hybrid", "item_knn", "c
 SLOW_FIRST = ("hybrid", "bpr", "als", "copurchase", "complements")
 CHUNK = 1_000  # customers that a process ranks ahead at a time
 SEED = 7
+SHORT, FEW = 0.4, 3
 
 Say = Callable[[str, int, int], None]  # what, done, of how many
 
@@ -57,7 +60,10 @@ class TrainError(RuntimeError):
 
 @dataclass(frozen=True)
 class Side:
-    """A bundle in the making: what is learned, from what. Without `data` it lies finished in `folder`."""
+    """A bundle in the making: what is learned, from what. Without `data` it lies finished in `folder`.
+
+    facts: what all customers say of each item, where `data` is `short`: of some customers' last orders alone.
+    """
 
     folder: Path
     until: datetime
@@ -65,6 +71,11 @@ class Side:
     placements: Mapping[str, Placement]
     data: Data | None
     rankings: Mapping[str, Ranking] = field(default_factory=dict)
+    facts: NDArray[np.float32] | None = None
+
+    @property
+    def short(self) -> bool:
+        return self.facts is not None
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -211,9 +222,9 @@ def train(
         past, full, labels, about = history.at_once(lambda pinned: read(pinned, until, work, plan))
         about["git_revision"] = code
         contest, rival = rival_of(past, champion, home, code)
-        lessons = [(past, labels[: windows_of(map(asdict, past.rankings.values()))])]
+        lessons = [(past, latest(labels, windows_of(map(asdict, past.rankings.values()))))]
         if rival is not None and rival is not past and rival.data is not None:
-            lessons.append((rival, labels_for(rival, labels[:asked])))
+            lessons.append((rival, labels_for(rival, latest(labels, asked))))
         clock.lap("read")
         with jobs.workers(processes) as pool:
             fits = learned(pool, full, lessons, about, clock, say)
@@ -289,7 +300,7 @@ def read(
 def stored(side: Side) -> Side:
     """The side with its data saved in its folder and mapped from there, so that it takes no memory."""
     assert side.data is not None
-    save_data(side.folder, side.data.catalog, side.data.interactions)
+    save_data(side.folder, side.data.catalog, side.data.interactions, side.facts)
     return replace(side, data=Data(*load_data(side.folder, until=seconds(side.until))))
 
 
@@ -302,14 +313,20 @@ def sides_of(
     """The past that is judged, everything before `end`, and the pasts that rankers learn on, the latest first.
 
     The past ends VALIDATION_DAYS earlier, or a quarter of the history earlier where that is shorter; each of
-    the others as much before the next.
+    the others as much before the next. What a customer alone decides is taught where a SHORT share of them is known
+    by FEW orders at most, so that rankers meet newcomers also where most customers are old ones; what all say of an
+    item stays what it was.
     """
     events = history.events(until=end, types=("order", "return"), columns=EVENT_COLUMNS)
     products = history.table("products")
-    whole = cut(events, products, end)
+
+    def before(moment: datetime) -> Data:
+        return cut(events, products, moment, history.promoted(moment))
+
+    whole = before(end)
     window = judged_days(whole, end)
     cutoff = (end - timedelta(days=window)).replace(microsecond=0)
-    past = cut(events, products, cutoff)
+    past = before(cutoff)
     recipes, rankings = plan.settled(past)
 
     def side(name: str, until: datetime, used: set[str], data: Data) -> Side:
@@ -321,7 +338,12 @@ def sides_of(
     most = max(plan.rival_windows, windows_of(map(asdict, rankings.values())))
     for at in label_cutoffs(int(whole.interactions.at.min()), cutoff, window, most):
         at = at.replace(microsecond=0)
-        yield taught(side(f"label-{at:%Y-%m-%d}", at, set(recipes), cut(events, products, at)))
+        known = before(at)
+        label = side(f"label-{at:%Y-%m-%d}", at, set(recipes), known)
+        few = cut_short(known, share=SHORT, most=FEW, seed=seconds(at))
+        facts = item_facts(known.catalog, known.interactions)
+        newcomers = replace(label, folder=work / f"short-{at:%Y-%m-%d}", data=few, facts=facts)
+        yield from (made for made in map(taught, (label, newcomers)) if made.rankings)
 
 
 def judged_days(whole: Data, end: datetime) -> float:
@@ -335,10 +357,15 @@ def judged_days(whole: Data, end: datetime) -> float:
 
 
 def taught(side: Side) -> Side:
-    """The side with what its rankers need and no more."""
-    ranked = {name: side.placements[name] for name in {ranked_by(r)[0]: None for r in side.rankings}}
-    used = models_in_use(ranked)
-    return replace(side, placements=ranked, recipes={n: r for n, r in side.recipes.items() if n in used})
+    """The side with what the rankers that learn on it need and no more."""
+    rankings = {
+        name: r
+        for name, r in side.rankings.items()
+        if is_published(side.placements[ranked_by(name)[0]]) == side.short
+    }
+    ranked = {name: side.placements[name] for name in {ranked_by(r)[0]: None for r in rankings}}
+    recipes = {n: r for n, r in side.recipes.items() if n in models_in_use(ranked)}
+    return replace(side, placements=ranked, recipes=recipes, rankings=rankings)
 
 
 def champion_of(version: str | None, home: Path) -> Manifest | None:
@@ -404,12 +431,19 @@ def windows_of(rankings: Iterable[Mapping[str, Any]]) -> int:
     return max((int(r["windows"]) for r in rankings), default=0)
 
 
+def latest(labels: Sequence[Side], windows: int) -> list[Side]:
+    """The sides of the latest so many windows."""
+    ends = sorted({side.until for side in labels})[-windows:] if windows else []
+    return [side for side in labels if side.until in ends]
+
+
 def labels_for(rival: Side, labels: Sequence[Side]) -> list[Side]:
     """The same pasts for the rival's recipes."""
     made = []
-    for at in labels if rival.rankings else ():
+    for at in labels:
         folder = at.folder.with_name(f"rival-{at.folder.name}")
-        made.append(stored(taught(replace(rival, folder=folder, until=at.until, data=at.data))))
+        side = taught(replace(rival, folder=folder, until=at.until, data=at.data, facts=at.facts))
+        made += [stored(side)] if side.rankings else []
     return made
 
 
@@ -437,8 +471,9 @@ def rank(
         running.append(pool.submit(jobs.examples, side.folder, later, name, side.rankings[name], path))
 
     for sides in lessons.values():
-        ends = [past.until, *(side.until for side in sides)]
-        for side, end in zip(sides, ends, strict=False):
+        moments = sorted({past.until, *(side.until for side in sides)})
+        for side in sides:
+            end = moments[moments.index(side.until) + 1]
             for name in side.rankings:
                 ask(side, jobs.Later(past.folder, past.until, side.until, end), name)
     for name in past.rankings:
@@ -449,8 +484,8 @@ def rank(
     # the version gets no ranker that was not judged
     known = {name: r for name, r in full.rankings.items() if has_ranker(past.folder, name)}
     shipped = replace(full, rankings=known)
-    latest = [past, *lessons[past.folder]]
-    return fits + finished(learning(pool, [(shipped, latest)], made), "learning the version's rankers", say)
+    pasts = [(shipped, [past, *lessons[past.folder]])]
+    return fits + finished(learning(pool, pasts, made), "learning the version's rankers", say)
 
 
 def learning(
@@ -459,15 +494,13 @@ def learning(
     made: Mapping[tuple[Path, str], Path],
 ) -> list[Running[jobs.Fit]]:
     """A job for each ranker of each side, from the examples of the latest windows that it asks for."""
-    return [
-        pool.submit(
-            jobs.learn, [made[s.folder, name] for s in sides[: ranking.windows]], side.folder,
-            name, columns_for(name, side.placements), ranking,
-        )
-        for side, sides in taught
-        for name, ranking in side.rankings.items()
-        if sides
-    ]  # fmt: skip
+    running = []
+    for side, sides in taught:
+        for name, ranking in side.rankings.items():
+            paths = [made[s.folder, name] for s in sides if (s.folder, name) in made][: ranking.windows]
+            columns = columns_for(name, side.placements)
+            running += [pool.submit(jobs.learn, paths, side.folder, name, columns, ranking)] if paths else []
+    return running
 
 
 def rank_ahead(pool: Executor, side: Side, say: Say) -> None:

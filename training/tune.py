@@ -276,7 +276,7 @@ def read(
     products = history.table("products")
     days = timedelta(days=judged_days(cut(events, products, end), end))
     stop, start = ((end - n * days).replace(microsecond=0) for n in (1, 2))
-    past, known = (cut(events, products, moment) for moment in (start, stop))
+    past, known = (cut(events, products, moment, history.promoted(moment)) for moment in (start, stop))
     if not len(past.interactions) or len(past.interactions) == len(known.interactions):
         raise TrainError(
             f"nothing was bought before {start.isoformat()}, or nothing from then to {stop.isoformat()}, so there is "
