@@ -110,7 +110,7 @@ def load(
         if table == "completejourney":
             if files or mapping:
                 raise typer.BadParameter(f"{table} brings its own files and mappings: name neither")
-            laid = demo_contacts and history.counts()["events"]  # over what is there already
+            laid = demo_contacts and not promotions_known and history.counts()["events"]  # over what is there
             reports = [] if laid else load_complete_journey(
                 history,
                 max_rejects=max_rejects,
