@@ -237,7 +237,8 @@ def erase(
     now = datetime.now(UTC)
     with Store(address(home, database_url)) as store:
         if customer is not None:
-            told = bury(store, History(home / "history"), customer, now).model_dump()
+            history = History(home / "history") if (home / "history").is_dir() else None
+            told = bury(store, history, customer, now).model_dump()
             says = f"a stranger from now on, by {told['erased']} ids; `osclms erase --finish` removes what is held"
         else:
             from training.erase import finish as remove
@@ -500,30 +501,30 @@ def recommend(
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """One list, or lists by the file. In bulk the answer is as of the end of what the model learned from."""
-    from features.history import History
-
-    engine = engine_of(home, database_url)
+    """One list, or lists by the file. In bulk the answer is as of the end of what the model learned from; what is sold,
+    and who was erased, is as it is now."""
     if every or queries:
         if customer or product or exclude or explain:
             raise typer.BadParameter(
                 "--customer, --product, --exclude and --explain are for one list, not for --out"
             )
-        return bulk(engine, placement, every, queries, to, limit, as_of or engine.data_until, as_json)
+        with current_of(home, database_url) as now:
+            return bulk(now, placement, every, queries, to, limit, as_of or now.engine.data_until, as_json)
     if to is not None:
         raise typer.BadParameter("--out needs --all or --queries")
-    try:
-        request = RecommendRequest(
-            customer_id=customer and History(home / "history").resolve(customer),
-            product_ids=tuple(product or ()),
-            exclude=tuple(exclude or ()),
-            limit=limit,
-            explain=explain,
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise typer.BadParameter(f"{first['loc'][0]}: {first['msg']}") from error
-    response = engine.recommend(placement, request, at=as_of or datetime.now(UTC))
+    with current_of(home, database_url) as now:
+        try:
+            request = RecommendRequest(
+                customer_id=customer and now.aliases.get(customer, customer),
+                product_ids=tuple(product or ()),
+                exclude=tuple(exclude or ()),
+                limit=limit,
+                explain=explain,
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise typer.BadParameter(f"{first['loc'][0]}: {first['msg']}") from error
+        response = now.engine.recommend(placement, request, at=as_of or datetime.now(UTC))
     if as_json:
         return print_json(response.model_dump(mode="json"))
     out.print(list_table(response))
@@ -531,15 +532,20 @@ def recommend(
 
 
 def bulk(
-    engine: Any, placement: str, every: bool, queries: Path | None, to: Path | None, limit: int | None, at: datetime,
+    now: Any, placement: str, every: bool, queries: Path | None, to: Path | None, limit: int | None, at: datetime,
     as_json: bool,
 ) -> None:  # fmt: skip
     from serving import bulk as files
 
     if to is None or (every and queries):
         raise typer.BadParameter("name the file to write with --out, and one of --all and --queries")
+    engine, aliases = now
     engine.placement(placement)
-    questions = files.everybody(engine, limit) if every else files.queries(Path(str(queries)), limit)
+    questions = (
+        files.everybody(engine, limit, aliases)
+        if every
+        else files.queries(Path(str(queries)), limit, aliases)
+    )
     of, key = (len(engine.history.customers), "customer_id") if every else (None, "query_id")
     with bar() as told:
         done = files.write_lists(
@@ -557,19 +563,11 @@ def bulk(
     )
 
 
-def engine_of(home: Path, database_url: str | None) -> Any:
-    """The champion's engine, to which whoever was erased is a stranger."""
-    from serving.bundle import champion
-    from serving.engine import Engine
-    from serving.placements import FILE
-    from serving.store import FILE as DATABASE
-    from serving.store import Store, address
+def current_of(home: Path, database_url: str | None) -> Any:
+    """What the service would answer with, while it is held."""
+    from serving.current import current
 
-    engine = Engine.load(champion(home), placements=home / FILE)
-    if database_url or (home / DATABASE).exists():
-        with Store(address(home, database_url)) as store:
-            engine.gone = store.graves()
-    return engine
+    return current(home, database_url, clock=lambda: datetime.now(UTC))
 
 
 def list_table(response: Any) -> Table:
@@ -602,15 +600,14 @@ def message(
 
     if name != "thank_you":
         raise typer.BadParameter(f"{name!r} is no message; known: thank_you", param_hint="NAME")
-    engine = engine_of(home, database_url)
-    history = History(home / "history")
-    customer = history.resolve(customer) if customer else None
-    if engine.is_buried(customer):
-        raise typer.BadParameter("this customer was erased", param_hint="--customer")
-    profile = history.row("customers", customer) if customer else None
-    made = thank_you(
-        engine, customer_id=customer, order_id=order, profile=profile, at=as_of or datetime.now(UTC)
-    )
+    with current_of(home, database_url) as (engine, aliases):
+        customer = customer and aliases.get(customer, customer)
+        if engine.is_buried(customer):
+            raise typer.BadParameter("this customer was erased", param_hint="--customer")
+        profile = History(home / "history").row("customers", customer) if customer else None
+        made = thank_you(
+            engine, customer_id=customer, order_id=order, profile=profile, at=as_of or datetime.now(UTC)
+        )
     if html:
         html.write_text(made.html, encoding="utf-8")
     if as_json:
@@ -784,16 +781,16 @@ def demo(
         except typer.Exit as ended:
             if ended.exit_code:
                 raise
-    engine = engine_of(home, None)
-    customer = engine.sample().customers[0]
-    order = engine.order(customer, None)
-    product = (order.lines[0].product if order else engine.sample().products[0]).product_id
-    out.print(f"household {customer}, with product {product}", highlight=False)
-    for name in ("next_best", "cross_sell", "upsell"):
-        asked = RecommendRequest(
-            customer_id=customer, product_ids=() if name == "next_best" else (product,), limit=5
-        )
-        out.print(list_table(engine.recommend(name, asked, at=engine.data_until)))
+    with current_of(home, None) as (engine, _):
+        customer = engine.sample().customers[0]
+        order = engine.order(customer, None)
+        product = (order.lines[0].product if order else engine.sample().products[0]).product_id
+        out.print(f"household {customer}, with product {product}", highlight=False)
+        for name in ("next_best", "cross_sell", "upsell"):
+            asked = RecommendRequest(
+                customer_id=customer, product_ids=() if name == "next_best" else (product,), limit=5
+            )
+            out.print(list_table(engine.recommend(name, asked, at=engine.data_until)))
     if serving:
         out.print(
             f"serving on http://{LOCAL}:{port}, as of {engine.data_until:%Y-%m-%d %H:%M} UTC; Ctrl-C stops"

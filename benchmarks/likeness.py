@@ -1,6 +1,6 @@
 """How close generated worlds come to a shop: figures of their purchases, a column for each home.
 
-    make likeness HOMES=".osclms .osclms-shop"
+make likeness HOMES=".osclms .osclms-shop"
 """
 
 import sys

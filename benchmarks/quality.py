@@ -182,15 +182,15 @@ def shown(found: Comparison) -> Iterator[Table | str]:
     yield from notes(found)
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, text: str, marks: tuple[str, str] = MARKS) -> None:
     """Put the text between the marks of a page; what is around them stays."""
     page = path.read_text(encoding="utf-8") if path.exists() else ""
-    if [page.count(mark) for mark in MARKS] != [1, 1]:
+    if [page.count(mark) for mark in marks] != [1, 1]:
         raise QualityError(
-            f"{path} needs the lines {MARKS[0]} and {MARKS[1]}, once each: the tables go between them"
+            f"{path} needs the lines {marks[0]} and {marks[1]}, once each: the tables go between them"
         )
-    before, after = page.split(MARKS[0])[0], page.split(MARKS[1])[1]
-    path.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
+    before, after = page.split(marks[0])[0], page.split(marks[1])[1]
+    path.write_text(f"{before}{marks[0]}\n{text}\n{marks[1]}{after}", encoding="utf-8")
 
 
 # --- the command ------------------------------------------------------------------------------------------

@@ -419,7 +419,7 @@ class History:
 _ALIASES = pa.schema([("alias", pa.string()), ("customer", pa.string())])
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)  # so that of what was erased nothing is held once it is read anew
 def _read_identities(path: Path) -> dict[str, str]:
     found = pq.read_table(path)
     return canonical(dict(zip(found["alias"].to_pylist(), found["customer_id"].to_pylist(), strict=True)))

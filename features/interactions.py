@@ -74,6 +74,8 @@ class Ids:
 
     def positions(self, ids: Sequence[str]) -> Ints:
         """Positions of these ids, the first where an id stands twice, −1 where unknown: int32 [len(ids)]."""
+        if not len(ids):
+            return np.empty(0, np.int32)
         width = self.values.dtype.itemsize
         # numpy drops trailing NULs and cuts what is too wide, so such ids are unknown before it sees them
         raw = [NEVER if "\0" in i or len(b := i.encode("utf-8", "surrogatepass")) > width else b for i in ids]

@@ -83,7 +83,7 @@ class Batch(Response):
             raise too_large()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The head of the answer goes first: BentoML gives up requests of which nothing is heard for a while."""
+        """The head of the answer goes first: who hears nothing for a while gives up, and so does a proxy."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
 
         async def say(text: bytes, more: bool = True) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,8 @@ ITEM = ("product_id", "title", "price", "url", "image_url", "score", "story")
 NUMBERS = {"rank": pa.int32(), "price": pa.float64(), "score": pa.float64()}
 Row = dict[str, Any]
 Write = Callable[[list[Row]], None]
+Aliases = Mapping[str, str]  # the customer behind each other id
+NONE: Aliases = {}
 Question = tuple[str, RecommendRequest]  # what the answer is filed under, and what is asked
 
 
@@ -40,17 +42,26 @@ class Query(BaseModel):
     exclude: Annotated[tuple[Id, ...], Field(max_length=500)] = ()
 
 
-def everybody(engine: Engine, limit: int | None) -> Iterator[Question]:
-    """A question for each customer of the bundle who was not erased: who has no purchase there was."""
+def everybody(engine: Engine, limit: int | None, aliases: Aliases = NONE) -> Iterator[Question]:
+    """A question for each customer of the bundle who was not erased: who has no purchase there was. Those who turned
+    out to be one are asked for once."""
     customers, bought = engine.history.customers, np.diff(engine.history.start)
+    merged = np.array(customers.positions(list(aliases))) >= 0
+    named = {own for own, here in zip(aliases.values(), merged.tolist(), strict=True) if here}
     for place in np.flatnonzero(bought).tolist():
         customer = customers.at([place])[0]
+        if customer not in aliases and customer not in named and not engine.is_buried(customer):
+            yield customer, RecommendRequest(customer_id=customer, limit=limit)
+    for customer in sorted(named):
         if not engine.is_buried(customer):
             yield customer, RecommendRequest(customer_id=customer, limit=limit)
 
 
-def queries(path: Path, limit: int | None) -> Iterator[Question]:
-    """The questions of an NDJSON file. Raises BulkError with the line of the first that is not understood."""
+def queries(path: Path, limit: int | None, aliases: Aliases = NONE) -> Iterator[Question]:
+    """The questions of an NDJSON file, by the customers behind `aliases`.
+
+    Raises BulkError with the line of the first that is not understood.
+    """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if number == 1:
@@ -58,6 +69,7 @@ def queries(path: Path, limit: int | None) -> Iterator[Question]:
             if line.strip():
                 query = understood(line, f"{path}, line {number}")
                 asked = query.model_dump(exclude={"query_id"})
+                asked["customer_id"] = aliases.get(query.customer_id or "", query.customer_id)
                 yield str(query.query_id), RecommendRequest(**asked, limit=limit)
 
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -29,6 +29,14 @@ ROWS = ("customer", "item", "order", "at", "quantity", "paid", "discount")
 
 class BundleError(RuntimeError):
     """A bundle that cannot be served; the message says what to do."""
+
+
+class Edition(NamedTuple):
+    """A bundle's folder and its manifest's file; 0 where there is none."""
+
+    folder: Path
+    inode: int = 0
+    written: int = 0
 
 
 class Manifest(BaseModel):
@@ -101,6 +109,15 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate(raw)
     except ValidationError as error:
         raise BundleError(f"{path} breaks the manifest's schema: {error.errors()[0]}") from error
+
+
+def edition(folder: Path) -> Edition:
+    """Which bundle lies in a folder, and which writing of it: erasure puts another in its place."""
+    try:
+        about = (folder / "manifest.json").stat()
+    except OSError:
+        return Edition(folder)
+    return Edition(folder, about.st_ino, about.st_mtime_ns)
 
 
 def check_files(folder: Path, manifest: Manifest, *, verify: bool) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any
 
 from anyio import to_thread
 from pydantic import Field
@@ -22,6 +22,7 @@ from serving.body import read_body
 from serving.headers import JSON, NDJSON
 from serving.lines import Line, line_of, lines_of, wire_model
 from serving.openapi import Operation
+from serving.schemas import ProductAnswer, ProductsAnswer
 from serving.store import Store, StoreError
 from serving.wire import RequestError, Wire
 
@@ -41,21 +42,6 @@ class Sent(Wire):
 
 class ProductsRequest(Sent):
     products: tuple[Product, ...] = Field((), max_length=MAX_PRODUCTS)
-
-
-class ProductAnswer(Wire):
-    index: int = Field(description="its place in what was sent, from 0")
-    product_id: str | None
-    status: Literal["accepted", "rejected"] = Field(
-        description="accepted: stored, on disk; rejected: see error"
-    )
-    error: str | None = None
-
-
-class ProductsAnswer(Wire):
-    accepted: int
-    rejected: int
-    products: tuple[ProductAnswer, ...]
 
 
 OPERATION = Operation(

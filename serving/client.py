@@ -10,12 +10,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from serving.schemas import ErrorBody, MessageAnswer, RecommendRequest, RecommendResponse
+from serving.schemas import (
+    CustomerAbout,
+    CustomersAnswer,
+    Erased,
+    ErrorBody,
+    EventsAnswer,
+    MessageAnswer,
+    NeedsResponse,
+    ProductsAnswer,
+    RecommendRequest,
+    RecommendResponse,
+    Stored,
+)
 
 TIMEOUT = 10.0  # seconds
 RETRIES = 2
@@ -109,9 +122,10 @@ class Client:
         customer_id: str | None = None,
         order_id: str | None = None,
         at: datetime | None = None,
+        record: bool = False,
     ) -> MessageAnswer:
-        """A message with its lists. Raises ApiError."""
-        query = {"customer_id": customer_id, "order_id": order_id, "at": moment(at)}
+        """A message with its lists; `record` puts on record that it is sent. Raises ApiError."""
+        query = {"customer_id": customer_id, "order_id": order_id, "at": moment(at), "record": record or None}
         accept = {"Accept": "application/json"}
         return read(
             MessageAnswer, self.call("GET", f"/v1/messages/{name}", params=given(query), headers=accept)
@@ -127,11 +141,13 @@ class Client:
         limit: int | None = None,
         at: datetime | None = None,
         locale: str | None = None,
+        record: bool = False,
     ) -> Fragment:
-        """A list as a part of a mail, its body empty where there is nothing to show. Raises ApiError."""
+        """A list as a part of a mail, its body empty where there is nothing to show; `record` puts on record that it is
+        sent. Raises ApiError."""
         query = {
             "customer_id": customer_id, "product_ids": ",".join(product_ids), "limit": limit, "at": moment(at),
-            "locale": locale,
+            "locale": locale, "record": record or None,
         }  # fmt: skip
         answer = self.call("GET", f"/v1/fragments/{placement}.{part}", params=given(query))
         about = answer.headers
@@ -142,21 +158,50 @@ class Client:
             filled=int(about["OSCLMS-Filled"]),
         )
 
-    def events(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Send rows of the events' contract. Raises ApiError.
+    def needs(self, request: RecommendRequest | None = None, **fields: Any) -> NeedsResponse:
+        """Which needs go with a basket, asked as a list is. Raises ApiError."""
+        asked = request or valid(RecommendRequest, fields)
+        return read(NeedsResponse, self.post("/v1/needs", asked.model_dump_json(exclude_defaults=True)))
+
+    def events(self, events: Iterable[Mapping[str, Any]]) -> EventsAnswer:
+        """Send rows of the events' contract; what became of each. Raises ApiError.
 
         One without an event_id or a moment gets them here, once, so that a repetition tells nothing twice.
         """
         now = datetime.now(UTC).isoformat()
         rows = [{"event_id": uuid4().hex, "occurred_at": now, **event} for event in events]
-        self.call("POST", "/v1/events", json={"events": rows})
+        return read(EventsAnswer, self.call("POST", "/v1/events", json={"events": rows}))
+
+    def products(self, products: Iterable[Mapping[str, Any]]) -> ProductsAnswer:
+        """Say what is sold, by rows of the products' contract; what became of each. Raises ApiError."""
+        return read(ProductsAnswer, self.call("PUT", "/v1/products", json={"products": list(products)}))
+
+    def tell_customer(self, customer_id: str, **said: Any) -> Stored:
+        """Say facts, `identities` and `consents` of a customer, all or nothing. Raises ApiError.
+
+        Consents without a moment get it here, once, so that a repetition tells nothing twice.
+        """
+        return read(Stored, self.call("PUT", customer_path(customer_id), json=dated(said)))
+
+    def tell_customers(self, customers: Iterable[Mapping[str, Any]]) -> CustomersAnswer:
+        """The same of many, each with its `customer_id`; what became of each. Raises ApiError."""
+        rows = [dated(customer) for customer in customers]
+        return read(CustomersAnswer, self.call("PUT", "/v1/customers", json={"customers": rows}))
+
+    def customer(self, customer_id: str) -> CustomerAbout:
+        """All that is held of a customer. Raises ApiError."""
+        return read(CustomerAbout, self.call("GET", customer_path(customer_id)))
+
+    def erase(self, customer_id: str) -> Erased:
+        """Make a customer a stranger, by all their ids. Raises ApiError."""
+        return read(Erased, self.call("DELETE", customer_path(customer_id)))
 
     def post(self, path: str, content: str) -> httpx.Response:
         return self.call("POST", path, content=content, headers={"Content-Type": "application/json"})
 
     def call(self, method: str, path: str, **about: Any) -> httpx.Response:
-        """One answer of 2xx. All our calls may be repeated: a list and a message change nothing, events are known by
-        their ids."""
+        """One answer of 2xx. All our calls may be repeated: a list changes nothing, events are known by their ids, and
+        what is said or erased twice is said or erased."""
         for left in range(self.retries, -1, -1):
             try:
                 answer = self.http.request(method, path, **about)
@@ -221,6 +266,17 @@ def valid(kind: type[Answer], fields: Mapping[str, Any]) -> Answer:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise ApiError(f"{field}: {first['msg']}", field=field) from error
+
+
+def customer_path(customer_id: str) -> str:
+    return f"/v1/customers/{quote(customer_id, safe='')}"
+
+
+def dated(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of a customer, its consents of now where they name no moment."""
+    now = datetime.now(UTC).isoformat()
+    consents = [{"at": now, **consent} for consent in said.get("consents", ())]
+    return {**said, **({"consents": consents} if consents else {})}
 
 
 def moment(at: datetime | None) -> str | None:

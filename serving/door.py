@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import ceil
 from urllib.parse import urlsplit
 
@@ -33,6 +34,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches what listens on a host of this name."""
     try:
@@ -133,6 +135,7 @@ def is_local(request: HTTPConnection) -> bool:
     return is_loopback(host_of("//" + headers.get("host", "")))
 
 
+@lru_cache(maxsize=256)
 def host_of(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""

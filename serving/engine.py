@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import islice
-from math import ceil
+from math import ceil, isnan
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -31,6 +31,7 @@ from serving.placements import (
     STORIES,
     Placement,
     Source,
+    check_policies,
     read_placements,
 )
 from serving.ranker import (
@@ -190,7 +191,6 @@ class Engine:
         placements: Mapping[str, Placement] | None = None,
         live: Live | None = None,
     ) -> None:
-        self.gone: Callable[[str], bool] = nobody  # who was erased, where nothing is read live
         self.live, self.newcomers = live, Newcomers(bundle.models, bundle.manifest.recipes)
         self.placements = bundle.manifest.placements if placements is None else placements
         self.history = bundle.interactions
@@ -251,7 +251,11 @@ class Engine:
         """
         bundle = Bundle.load(folder, verify=verify)
         base = bundle.manifest.placements
-        return cls(bundle, read_placements(placements, base) if placements else base)
+        if placements is None or not placements.exists():
+            return cls(bundle, base)
+        engine = cls(bundle, read_placements(placements, base))
+        check_policies(placements, engine.placements, engine.shelf.check)
+        return engine
 
     def ranker_for(self, row: Placement) -> Ranker | None:
         """The placement's own ranker, else that of the one it is like; none that looks at other sources."""
@@ -293,7 +297,8 @@ class Engine:
         self.check_moment(when)
         ask = self.ask(row, request, when)
         chosen = self.choose(row, ask, explain=request.explain)
-        items = tuple(self.told(ask, chosen, n) for n in range(len(chosen.items)))
+        products = self.products(chosen.items)
+        items = tuple(self.told(ask, chosen, n, product) for n, product in enumerate(products))
         return RecommendResponse(
             recommendation_id=self.recommendation_id(placement, request, when, ask),
             model_version=self.version,
@@ -358,7 +363,7 @@ class Engine:
 
     def person(self, customer_id: str | None, at: datetime) -> Person:
         """Who asks, as the bundle knows them, and with what came in live before `at`."""
-        if customer_id is None or self.gone(customer_id):
+        if customer_id is None:
             return stranger(self.pairs)
         customer = self.position(customer_id)
         known = Person(customer, self.pairs, customer)
@@ -726,10 +731,9 @@ class Engine:
 
     # --- telling --------------------------------------------------------------------------------------
 
-    def told(self, ask: Ask, chosen: Chosen, place: int) -> Recommendation:
+    def told(self, ask: Ask, chosen: Chosen, place: int, product: Product) -> Recommendation:
         item, source = chosen.items[place], chosen.sources[place]
         because = self.because(source, item, ask)
-        product = self.product(item)
         return Recommendation(
             **vars(product),
             score=round(chosen.scores[place], 6),
@@ -746,15 +750,23 @@ class Engine:
         return self.catalog.items.at([item])[0]
 
     def product(self, item: int) -> Product:
-        price = float(self.catalog.price[item])
-        return Product(
-            self.product_id(item),
-            self.catalog.title[item],
-            None if np.isnan(price) else round(price, 2),
-            self.store.currency,
-            self.links["url"][item],
-            self.links["image_url"][item],
-        )
+        return self.products([item])[0]
+
+    def products(self, items: Sequence[int]) -> list[Product]:
+        title, currency = self.catalog.title, self.store.currency
+        url, image_url = self.links["url"], self.links["image_url"]
+        ids, prices = self.catalog.items.at(items), self.catalog.price[items].tolist() if items else []
+        return [
+            Product(
+                name,
+                title[item],
+                None if isnan(price) else round(price, 2),
+                currency,
+                url[item],
+                image_url[item],
+            )
+            for item, name, price in zip(items, ids, prices, strict=True)
+        ]
 
     @cached_property
     def links(self) -> dict[str, list[str | None]]:
@@ -786,11 +798,15 @@ class Engine:
         return items[top_k(times, most)]
 
     def story(self, source: Source, item: int, because: list[int], ask: Ask) -> str:
-        key, slots = source.story, {"category": self.need(item)}
+        key, slots = source.story, dict[str, str]()
         if key == "again":  # what is put forward so was bought: see `stored`
             bought = ask.person.at[ask.person.items == item]
-            slots |= {"times": str(len(bought)), "last": self.day(int(bought.max()))}
             key = "regular" if len(bought) >= REGULAR else "again"
+            slots["times"] = str(len(bought))
+            if key == "again":
+                slots["last"] = self.day(int(bought.max()))
+        if key == "same_need":
+            slots["category"] = self.need(item)
         if key == "popular":
             key = self.how_popular(source.model, item)
         if key == "new" and not self.models[source.model].arrays()["bias"][item] > 0:
@@ -850,9 +866,7 @@ class Engine:
 
     def is_buried(self, customer_id: str | None) -> bool:
         """Whether this customer was erased."""
-        if customer_id is None:
-            return False
-        return self.gone(customer_id) or (self.live is not None and self.live.is_buried(customer_id))
+        return customer_id is not None and self.live is not None and self.live.is_buried(customer_id)
 
     def sample(self, customers: int = 12, products: int = 60) -> Sample:
         bought = np.diff(self.history.start)
@@ -886,10 +900,6 @@ class Engine:
         code = int(self.catalog.need[item])
         by, start = self.members
         return by[start[code] : start[code + 1]] if code >= 0 else np.array([item])
-
-
-def nobody(customer_id: str) -> bool:
-    return False
 
 
 def latest_order(person: Person) -> int:

@@ -17,12 +17,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from features.judge import Judge, Row
-from features.schema import EVENTS
+from features.schema import EVENTS, ID_LENGTH
 from serving.body import read_body
 from serving.headers import JSON, NDJSON
 from serving.keys import EVENTS as EVENTS_SCOPE
 from serving.lines import Line, line_of, lines_of, name_in, wire_model
 from serving.openapi import Operation
+from serving.schemas import EventAnswer, EventsAnswer
 from serving.store import Outcome, Store, StoreError
 from serving.tokens import MAX_TOKEN
 from serving.wire import RequestError, Wire
@@ -51,22 +52,6 @@ class Sent(Wire):
 
 class EventsRequest(Sent):
     events: tuple[Event, ...] = Field((), max_length=MAX_EVENTS)
-
-
-class EventAnswer(Wire):
-    index: int = Field(description="its place in what was sent, from 0")
-    event_id: str | None
-    status: Status = Field(
-        description="accepted: stored, on disk; duplicate: stored before, as good as accepted; rejected: see error"
-    )
-    error: str | None = None
-
-
-class EventsAnswer(Wire):
-    accepted: int
-    duplicate: int
-    rejected: int
-    events: tuple[EventAnswer, ...]
 
 
 OPERATION = Operation(
@@ -108,13 +93,16 @@ class Intake:
         self.waiting: Group = []
         self.writer: asyncio.Task[None] | None = None
 
-    async def answer(self, request: Request, *, at: datetime, told: Told = plain) -> Response:
+    async def answer(
+        self, request: Request, *, at: datetime, told: Told = plain, space: str = ""
+    ) -> Response:
         """The answer to a request that was received at `at`.
 
-        `told` makes of each event what its sender may tell; its RequestError costs that event alone.
+        `told` makes of each event what its sender may tell; its RequestError costs that event alone. Ids are kept
+        with `space` before them, and answered as they were sent.
         """
         lines = lines_of(
-            *await read_body(request, (JSON, NDJSON)), lambda given: read_event(given, at, told),
+            *await read_body(request, (JSON, NDJSON)), lambda given: read_event(given, at, told, space),
             listed=lambda body: Sent.model_validate_json(body).events, most=MAX_EVENTS, what="events",
         )  # fmt: skip
         rows = [line.row for line in lines if line.row is not None]
@@ -180,8 +168,8 @@ def fail(group: Group, error: Exception) -> None:
             future.set_exception(RequestError("events", "not stored: send the same ones again", 503))
 
 
-def read_event(given: Any, at: datetime, told: Told = plain) -> Line:
-    """An event by the contract's columns and their types, received at `at`."""
+def read_event(given: Any, at: datetime, told: Told = plain, space: str = "") -> Line:
+    """An event by the contract's columns and their types, received at `at`; `space` goes before its id."""
     try:
         given = told(given) if isinstance(given, dict) else given
     except RequestError as error:
@@ -192,7 +180,9 @@ def read_event(given: Any, at: datetime, told: Told = plain) -> Line:
     row = dict(line.row)
     if row.pop("customer_token") is not None:
         return Line(line.name, error="customer_token: this service opens none")
-    return line._replace(row=row)
+    if line.name and len(line.name) > (most := ID_LENGTH - len(space)):
+        return Line(line.name, error=f"event_id is longer than {most}")
+    return line._replace(row=row | {"event_id": line.name and space + line.name})
 
 
 def answered(lines: Sequence[Line], verdicts: Iterable[Verdict]) -> Response:

@@ -46,6 +46,11 @@ class Key:
     def may(self, scope: str) -> bool:
         return scope in KINDS[self.kind]
 
+    @property
+    def space(self) -> str:
+        """What ids of its events begin with where they are kept: a page takes none that a till will use."""
+        return "" if self.may(ALL) else f"{self.key_id}:"
+
 
 def make(
     store: Store,

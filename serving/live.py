@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -62,12 +63,12 @@ class Person:
     def rows(self) -> slice:
         return self.pairs.data.rows(self.place)
 
-    @property
+    @cached_property
     def items(self) -> Array:
         """The item of each purchase, in order of time."""
         return self.pairs.data.item[self.rows]
 
-    @property
+    @cached_property
     def at(self) -> Array:
         return self.pairs.data.at[self.rows]
 

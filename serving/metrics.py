@@ -72,15 +72,28 @@ BITS = 1 << 18  # of a set of products: right to a few per cent for a million
 
 def record(route: str, placement: str, status: int, seconds: float) -> None:
     """`route` and `placement` must come from our tables: a caller's text would be a new series each time."""
+    counted, timed = answered(route, placement, status)
+    counted.inc()
+    timed.observe(seconds)
+
+
+@cache
+def answered(route: str, placement: str, status: int) -> tuple[Counter, Histogram]:
+    """What counts and times such answers, looked up once."""
     labels = (route, placement, str(status))
-    REQUESTS.labels(*labels).inc()
-    SECONDS.labels(*labels).observe(seconds)
+    return REQUESTS.labels(*labels), SECONDS.labels(*labels)
+
+
+@cache
+def lists(placement: str) -> tuple[Histogram, Summary]:
+    return LENGTH.labels(placement), FALLBACK.labels(placement)
 
 
 def listed(found: RecommendResponse) -> None:
-    LENGTH.labels(found.placement).observe(len(found.items))
-    FALLBACK.labels(found.placement).observe(found.fallback_share)
-    bits = shown(found.placement)
+    length, fallback = lists(found.placement)
+    length.observe(len(found.items))
+    fallback.observe(found.fallback_share)
+    bits = memory(found.placement)
     for bit in (crc32(item.product_id.encode()) % BITS for item in found.items):
         bits[bit >> 3] |= 1 << (bit & 7)
 
@@ -99,6 +112,12 @@ def shown(placement: str) -> NDArray[np.uint8]:
         return np.zeros(BITS >> 3, np.uint8)
     path = Path(folder) / f"{SHOWN}{os.getpid()}-{placement.encode().hex()}"
     return np.memmap(path, np.uint8, "w+", shape=(BITS >> 3,))
+
+
+@cache
+def memory(placement: str) -> memoryview:
+    """The same, as it takes a byte in a tenth of the time."""
+    return shown(placement).data
 
 
 SHOWN = "shown-"

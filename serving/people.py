@@ -1,4 +1,4 @@
-"""`/v1/customers/{customer_id}`: what a customer says of themselves and agrees to, all that is held of them, and
+"""`/v1/customers`: what a customer says of themselves and agrees to, all that is held of them, and
 their erasure.
 
 A customer may be named by any of their ids. What is told is what the history and the store hold, read when it is
@@ -8,7 +8,8 @@ asked for; who was erased is not told of, and nothing is taken of them any more.
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from anyio import to_thread
 from pydantic import Field
@@ -21,16 +22,21 @@ from features.judge import Row
 from features.schema import CHANNELS, CONSENTS, CUSTOMERS, ID_LENGTH, IDENTITIES, PURPOSES, RECEIVED, Table
 from serving.body import read_body
 from serving.changes import judge_of, keep
-from serving.headers import JSON
-from serving.lines import Text, Word, cell, wire_model
+from serving.headers import JSON, NDJSON
+from serving.lines import Line, Text, Word, cell, line_of, lines_of, wire_model
 from serving.openapi import Operation
-from serving.schemas import Moment
+from serving.schemas import CustomerAbout, CustomerAnswer, CustomersAnswer, Erased, Moment, Stored
 from serving.store import LEDGERS, Store, StoreError
 from serving.wire import RequestError, Wire
 
 PATH = "/v1/customers/{customer_id}"
+PATHS = "/v1/customers"
+Told = TypeVar("Told", bound=Wire)
+MAX_CUSTOMERS = 1_000  # in one request
 MOST = 100  # other ids, and consents, in one request
 ORDERS = ("order", "return")
+SAID = (CUSTOMERS, IDENTITIES, CONSENTS)
+ERASED = "the customer was erased: nothing is taken of them any more"
 log = logging.getLogger("osclms.service")
 
 
@@ -47,34 +53,17 @@ MORE: Mapping[str, Any] = {
     "consents": (tuple[Consent, ...], Field((), max_length=MOST, description="who agreed to what, and when")),
 }
 CustomerChange: Any = wire_model("CustomerChange", CUSTOMERS, without=("customer_id",), **MORE)
+CustomerRow: Any = wire_model("CustomerRow", CUSTOMERS, **MORE)
 
 
-class Stored(Wire):
-    customer_id: str
-    facts: int = Field(description="how many facts were said")
-    identities: int
-    consents: int
+class Sent(Wire):
+    """A body whose customers are read one by one, so that a broken one costs no other."""
+
+    customers: tuple[Any, ...] = Field((), max_length=MAX_CUSTOMERS)
 
 
-class CustomerAbout(Wire):
-    """All that is held of a customer; who is unknown, or was erased, has nothing."""
-
-    customer_id: str
-    identities: tuple[str, ...] = Field(description="other ids of this customer")
-    facts: dict[str, Any]
-    consents: tuple[dict[str, Any], ...] = Field(
-        description="what holds now, by channel and purpose: the latest record; what has none was not agreed to"
-    )
-    consent_records: tuple[dict[str, Any], ...]
-    orders: tuple[dict[str, Any], ...] = Field(
-        description="each with its lines, returns among them, oldest first"
-    )
-    events: tuple[dict[str, Any], ...] = Field(description="all else that happened, oldest first")
-    sends: tuple[dict[str, Any], ...] = Field(description="the lists that were shown or sent")
-
-
-class Erased(Wire):
-    erased: int = Field(description="how many ids the customer had")
+class CustomersRequest(Sent):
+    customers: tuple[CustomerRow, ...] = Field((), max_length=MAX_CUSTOMERS)
 
 
 OPERATIONS = (
@@ -93,6 +82,21 @@ OPERATIONS = (
         },
     ),
     Operation(
+        "put_customers",
+        "PUT",
+        PATHS,
+        "The same of many customers; each is stored as a whole, or not at all",
+        answer=CustomersAnswer,
+        body=CustomersRequest,
+        takes=(NDJSON,),
+        example={"customers": [{"customer_id": "web-4711", "region": "North", "identities": ["card-0815"]}]},
+        statuses={
+            200: "all of every customer is stored",
+            207: "some customers are rejected, the answer says which and why; the others are stored",
+            503: "nothing is known to be stored: send the same customers again",
+        },
+    ),
+    Operation(
         "get_customer",
         "GET",
         PATH,
@@ -107,7 +111,8 @@ OPERATIONS = (
         "Erase a customer with all their ids: a stranger from now on; `osclms erase --finish` removes what is held",
         answer=Erased,
         statuses={
-            200: "the customer is a stranger",
+            200: "the customer is a stranger, under every id",
+            409: "nobody was erased: without a history in OSCLMS_HOME their other ids are not known here",
             503: "nothing is known to be stored: send the same again",
         },
     ),
@@ -151,27 +156,90 @@ async def put_customer(store: Store, history: History | None, request: Request, 
     return answer(await asked(take, store, history, named(request), said, at))
 
 
+async def put_customers(store: Store, history: History | None, request: Request, *, at: datetime) -> Response:
+    lines = lines_of(
+        *await read_body(request, (JSON, NDJSON)),
+        partial(line_of, model=CustomerRow, key=CUSTOMERS.key[0], what="customer", at=at),
+        listed=lambda body: Sent.model_validate_json(body).customers, most=MAX_CUSTOMERS, what="customers",
+    )  # fmt: skip
+    told = await asked(take_all, store, history, lines, at)
+    return answer(told, 207 if told.rejected else 200)
+
+
 def take(store: Store, history: History | None, customer_id: str, said: Any, at: datetime) -> Stored:
     """Store what was said, all or nothing. Raises RequestError by the first fault."""
     own = ids_of(customer_id, identities_now(store, history))[0]
     if store.buried({own, customer_id, *said.identities}):
-        raise RequestError("customer_id", "the customer was erased: nothing is taken of them any more", 410)
-    facts = {name: value for name, value in vars(said).items() if name not in MORE and value is not None}
+        raise RequestError("customer_id", ERASED, 410)
+    made = rows_of(own, vars(said), at)
+    for fault in filter(None, faults([made])):
+        raise RequestError(*fault)
+    keep(store, {table.name: of for table, of in made.items()})
+    counts = {table.name: len(of) for table, of in made.items()}
+    facts = sum(said_of(vars(said), name) for name in CUSTOMERS.names)
+    return Stored(customer_id=own, facts=facts, identities=counts["identities"], consents=counts["consents"])
+
+
+def take_all(store: Store, history: History | None, lines: Sequence[Line], at: datetime) -> CustomersAnswer:
+    """Store what was said of those customers of whom all is well."""
+    aliases, gone = identities_now(store, history), store.graves()
+    rows = [line.row for line in lines if line.row is not None]
+    own = [aliases.get(row["customer_id"], row["customer_id"]) for row in rows]
+    made = [rows_of(name, row, at) for name, row in zip(own, rows, strict=True)]
+    errors = [
+        error_of(name, row, gone, fault) for name, row, fault in zip(own, rows, faults(made), strict=True)
+    ]
+    fine = [tables for tables, error in zip(made, errors, strict=True) if error is None]
+    keep(store, {table.name: [row for tables in fine for row in tables[table]] for table in SAID})
+    rest = iter(errors)
+    told = tuple(
+        CustomerAnswer(
+            index=index, customer_id=line.name, error=error, status="rejected" if error else "accepted"
+        )
+        for index, line in enumerate(lines)
+        for error in [line.error if line.row is None else next(rest)]
+    )
+    rejected = sum(line.status == "rejected" for line in told)
+    return CustomersAnswer(accepted=len(told) - rejected, rejected=rejected, customers=told)
+
+
+def error_of(
+    own: str | None, row: Row, gone: Callable[[str], bool], fault: tuple[str, str] | None
+) -> str | None:
+    """Why nothing is taken of what was said of a customer, if nothing is."""
+    if own is None:
+        return "customer_id: is blank"
+    if any(map(gone, (own, row["customer_id"], *row["identities"]))):
+        return ERASED
+    return ": ".join(fault) if fault else None
+
+
+def rows_of(own: str | None, said: Mapping[str, Any], at: datetime) -> dict[Table, list[Row]]:
+    """What was said of a customer as rows of the contract."""
+    facts = {name: said[name] for name in CUSTOMERS.names if said_of(said, name)}
     rows: dict[Table, list[Row]] = {
-        CUSTOMERS: [{"customer_id": own, **facts}] if facts else [],
-        IDENTITIES: [{"alias": alias, "customer_id": own} for alias in said.identities if alias != own],
+        CUSTOMERS: [{**facts, "customer_id": own}] if facts else [],
+        IDENTITIES: [{"alias": alias, "customer_id": own} for alias in said["identities"] if alias != own],
         CONSENTS: [
-            {"customer_id": own, **vars(consent), "at": consent.at or at} for consent in said.consents
+            {"customer_id": own, **vars(consent), "at": consent.at or at} for consent in said["consents"]
         ],
     }
-    rows = {table: [{**row, RECEIVED.name: at} for row in of] for table, of in rows.items() if of}
-    for table, of in rows.items():
-        for reason in filter(None, judge_of(table).reasons(of)):
-            raise RequestError(table.name, reason)
-    keep(store, {table.name: of for table, of in rows.items()})
-    counts = {table.name: len(of) for table, of in rows.items()}
-    told = {name: counts.get(name, 0) for name in ("identities", "consents")}
-    return Stored(customer_id=own, facts=len(facts), **told)
+    return {table: [{**row, RECEIVED.name: at} for row in of] for table, of in rows.items()}
+
+
+def said_of(said: Mapping[str, Any], fact: str) -> bool:
+    return fact != "customer_id" and said.get(fact) is not None
+
+
+def faults(made: Sequence[Mapping[Table, list[Row]]]) -> list[tuple[str, str] | None]:
+    """What the contract says against the rows of each customer first: the table and the reason."""
+    found: list[tuple[str, str] | None] = [None] * len(made)
+    for table in SAID:
+        rows = [(place, row) for place, tables in enumerate(made) for row in tables[table]]
+        reasons = judge_of(table).reasons([row for _, row in rows]) if rows else ()
+        for (place, _), reason in zip(rows, reasons, strict=True):
+            found[place] = found[place] or ((table.name, reason) if reason else None)
+    return found
 
 
 # --- what is held of them ---------------------------------------------------------------------------------
@@ -192,8 +260,8 @@ def held(store: Store, history: History | None, customer_id: str) -> CustomerAbo
     happened = sorted(events.values(), key=lambda row: (row["occurred_at"], row["event_id"]))
     records = consent_records(store, history, ids)
     return CustomerAbout(
-        customer_id=customer_id,
-        identities=tuple(name for name in ids[1:]),
+        customer_id=ids[0] or customer_id,
+        identities=ids[1:],
         facts=facts_of(store, history, ids),
         consents=tuple(told("consents", row) for row in consents_now(records).values()),
         consent_records=tuple(told("consents", row) for row in records),
@@ -214,9 +282,13 @@ def history_rows(history: History | None, table: str, ids: Sequence[str]) -> lis
 
 
 def facts_of(store: Store, history: History | None, ids: Sequence[str]) -> dict[str, Any]:
-    """What was said last of each fact, in the history and then live."""
+    """What was said last of each fact, in the history and then live: of the first of the ids, which is the customer's
+    own, and what is lacking there of the others in their order."""
+    rows = (*history_rows(history, "customers", ids), *store.of("customers", ids))
     found: dict[str, Any] = {}
-    for row in (*history_rows(history, "customers", ids), *store.of("customers", ids)):
+    for row in sorted(
+        rows, key=lambda row: -ids.index(row["customer_id"])
+    ):  # the last word is the first id's
         found |= {name: row[name] for name in CUSTOMERS.names[1:] if row.get(name) is not None}
     return found
 
@@ -263,14 +335,24 @@ async def delete_customer(
 
 
 def erase(store: Store, history: History | None, customer_id: str, at: datetime) -> Erased:
-    """Bury a customer under all their ids. Doing it again changes nothing."""
+    """Bury a customer under all their ids. Doing it again changes nothing.
+
+    Raises RequestError without a history, which alone knows the ids that files have told.
+    """
+    if history is None:
+        raise RequestError(
+            "customer_id",
+            "nobody is erased where there is no history, as it knows a customer's other ids: ask a service whose "
+            "OSCLMS_HOME holds it, or there `osclms erase CUSTOMER`",
+            409,
+        )
     ids = ids_of(customer_id, identities_now(store, history))
     for name in {*ids, customer_id}:
         store.bury(name, at=at)
     return Erased(erased=len({*ids, customer_id}))
 
 
-async def asked(act: Callable[..., Wire], *of: Any) -> Wire:
+async def asked(act: Callable[..., Told], *of: Any) -> Told:
     """What `act` gives, off the event loop. Raises RequestError where the database cannot be used."""
     try:
         return await to_thread.run_sync(act, *of)
@@ -279,5 +361,6 @@ async def asked(act: Callable[..., Wire], *of: Any) -> Wire:
         raise RequestError("customer_id", "the database cannot be used now: ask again", 503) from None
 
 
-def answer(value: Wire) -> Response:
-    return Response(value.model_dump_json(), media_type=JSON, headers={"Cache-Control": "no-store"})
+def answer(value: Wire, status: int = 200) -> Response:
+    headers = {"Cache-Control": "no-store"}
+    return Response(value.model_dump_json(), status, media_type=JSON, headers=headers)

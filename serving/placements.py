@@ -7,7 +7,7 @@ by step with one growing exclude-set.
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from serving.rules import Rules
+from serving.wire import RequestError
 
 STRICT = ConfigDict(extra="forbid")
 Asks = Literal["customer", "products", "nobody"]
@@ -233,10 +234,10 @@ def read_placements(path: Path, base: Mapping[str, Placement]) -> Mapping[str, P
     """
     if not path.exists():
         return base
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         given = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PlacementsError(f"{path}: {error}") from error
     found = dict(base)
     for name, keys in given.items():
@@ -274,6 +275,18 @@ def changed(path: Path, text: str, name: str, keys: object, known: Mapping[str, 
         if rule not in ELIGIBLE:
             raise fault(("rules",), f"there is no rule {rule!r}; known: {', '.join(ELIGIBLE)}")
     return made
+
+
+def check_policies(path: Path, placements: Mapping[str, Placement], check: Callable[[str], None]) -> None:
+    """Raise PlacementsError where a policy names an attribute for which `check` raises RequestError."""
+    for name, row in placements.items():
+        for number, rule in enumerate(row.policy):
+            try:
+                if attribute := getattr(rule, "attribute", None):
+                    check(attribute)
+            except RequestError as error:
+                line = line_of(path.read_text(encoding="utf-8"), (name, "policy", number, "attribute"))
+                raise PlacementsError(f"{path}, line {line}: {name}.policy: {error.message}") from error
 
 
 def line_of(text: str, place: Sequence[str | int]) -> int:

@@ -55,8 +55,10 @@ class Shelf:
     def _where(self, attribute: str, values: tuple[str, ...]) -> Mask:
         """Which items have one of these values: bool [n_items], not to be written to."""
         if attribute.startswith(OTHER):
-            every = self.other(attribute)
-            found = np.array([not wanted.isdisjoint(values) for wanted in every], bool)
+            found = np.zeros(len(self.catalog), bool)
+            found[[item for item, held in self.other(attribute).items() if not held.isdisjoint(values)]] = (
+                True
+            )
         else:
             code, known = codes(self.column(attribute))
             under = tuple(value + PATH_SEPARATOR for value in values) if attribute == "category" else ()
@@ -69,30 +71,36 @@ class Shelf:
         """A code for each item's value, −1 where it has none."""
         if not attribute.startswith(OTHER):
             return codes(self.column(attribute))[0]
-        texts = ["|".join(sorted(values)) for values in self.other(attribute)]
-        found = np.unique(texts, return_inverse=True)[1].astype(np.int32)
-        found[[not text for text in texts]] = -1
+        every, found = self.other(attribute), np.full(len(self.catalog), -1, np.int32)
+        texts = ["|".join(sorted(held)) for held in every.values()]
+        found[list(every)] = np.unique(texts, return_inverse=True)[1]
         return found
+
+    def check(self, attribute: str) -> None:
+        """Raises RequestError for an attribute that the catalogue does not have."""
+        self.other(attribute) if attribute.startswith(OTHER) else self.column(attribute)
 
     def column(self, attribute: str) -> Any:
         if attribute not in PLAIN:
             raise unknown(attribute, (*PLAIN, *(OTHER + name for name in sorted(self.others))))
         return self.catalog.table[attribute]
 
-    def other(self, attribute: str) -> list[set[str]]:
+    def other(self, attribute: str) -> dict[int, set[str]]:
+        """The values of one of the product list's own attributes, by item; of items that have any."""
         name = attribute.removeprefix(OTHER)
         if name not in self.others:
             raise unknown(attribute, (*PLAIN, *(OTHER + name for name in sorted(self.others))))
         return self.others[name]
 
     @cached_property
-    def others(self) -> dict[str, list[set[str]]]:
-        """The values of each attribute of the product list's own, by item."""
-        found: dict[str, list[set[str]]] = {}
+    def others(self) -> dict[str, dict[int, set[str]]]:
+        """All of them by name. As large as what is said: a name that few products have costs no more than these."""
+        found: dict[str, dict[int, set[str]]] = {}
         for item, text in enumerate(self.catalog.table["attributes"].to_pylist()):
-            for name, value in json.loads(text or "{}").items():
-                rows = found.setdefault(name, [set() for _ in range(len(self.catalog))])
-                rows[item] |= set(map(as_text, value if isinstance(value, list) else [value]))
+            for name, value in json.loads(text).items() if text else ():
+                held = found.setdefault(name, {})
+                if value != []:
+                    held[item] = set(map(as_text, value if isinstance(value, list) else [value]))
         return found
 
 

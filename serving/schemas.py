@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
@@ -113,6 +113,82 @@ class MessageAnswer(Wire):
     text: str
     recommendation_ids: tuple[str, ...]
     lists: tuple[RecommendResponse, ...]
+
+
+class EventAnswer(Wire):
+    index: int = Field(description="its place in what was sent, from 0")
+    event_id: str | None
+    status: Literal["accepted", "duplicate", "rejected"] = Field(
+        description="accepted: stored, on disk; duplicate: stored before, as good as accepted; rejected: see error"
+    )
+    error: str | None = None
+
+
+class EventsAnswer(Wire):
+    accepted: int
+    duplicate: int
+    rejected: int
+    events: tuple[EventAnswer, ...]
+
+
+class ProductAnswer(Wire):
+    index: int = Field(description="its place in what was sent, from 0")
+    product_id: str | None
+    status: Literal["accepted", "rejected"] = Field(
+        description="accepted: stored, on disk; rejected: see error"
+    )
+    error: str | None = None
+
+
+class ProductsAnswer(Wire):
+    accepted: int
+    rejected: int
+    products: tuple[ProductAnswer, ...]
+
+
+class CustomerAnswer(Wire):
+    index: int = Field(description="its place in what was sent, from 0")
+    customer_id: str | None
+    status: Literal["accepted", "rejected"] = Field(
+        description="accepted: all of it is stored, on disk; rejected: nothing of it, see error"
+    )
+    error: str | None = None
+
+
+class CustomersAnswer(Wire):
+    accepted: int
+    rejected: int
+    customers: tuple[CustomerAnswer, ...]
+
+
+class Stored(Wire):
+    customer_id: str
+    facts: int = Field(description="how many facts were said")
+    identities: int
+    consents: int
+
+
+class CustomerAbout(Wire):
+    """All that is held of a customer; who is unknown, or was erased, has nothing."""
+
+    customer_id: str = Field(description="the customer's own id, by whichever they were asked for")
+    identities: tuple[str, ...] = Field(description="other ids of this customer, in the order of text")
+    facts: dict[str, Any] = Field(
+        description="as said last of the customer's own id; what is lacking there, of their other ids, in order"
+    )
+    consents: tuple[dict[str, Any], ...] = Field(
+        description="what holds now, by channel and purpose: the latest record; what has none was not agreed to"
+    )
+    consent_records: tuple[dict[str, Any], ...]
+    orders: tuple[dict[str, Any], ...] = Field(
+        description="each with its lines, returns among them, oldest first"
+    )
+    events: tuple[dict[str, Any], ...] = Field(description="all else that happened, oldest first")
+    sends: tuple[dict[str, Any], ...] = Field(description="the lists that were shown or sent")
+
+
+class Erased(Wire):
+    erased: int = Field(description="how many ids the customer had")
 
 
 class FieldError(Wire):

@@ -5,6 +5,7 @@ way through BentoML (docs/decisions.md). At the `Edge` every error becomes one J
 caller sent reaches a log, and each answer is counted.
 """
 
+import asyncio
 import gc
 import json
 import logging
@@ -32,7 +33,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
-from starlette.routing import Route, Router
+from starlette.routing import Route
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
@@ -41,8 +42,9 @@ from lifecycle.fragments import Part
 from lifecycle.messages import Message, thank_you
 from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people
 from serving.body import read_body
-from serving.bundle import BundleError
+from serving.bundle import BundleError, Edition, edition
 from serving.delivery import NO_PLACEMENT
+from serving.direct import Direct, Routes
 from serving.door import CALLER, PREFLIGHT, Door, caller, is_loopback, is_preflight, now
 from serving.engine import Engine, Product
 from serving.headers import CSS, HTML, JSON, MESSAGE_HEADERS, PAGE_HEADERS, SCRIPT, TEXT, WIDGET_HEADERS
@@ -65,15 +67,18 @@ from serving.settings import Settings, SettingsError
 from serving.store import Store, StoreError
 from serving.swap import watch
 from serving.tokens import TokenError, Tokens
+from serving.traces import Traces
 from serving.turns import Turns
 from serving.wire import RequestError, Wire
 
 WIRE = "1"  # the version of what is under /v1
+PATIENCE = 10  # seconds that a request may be on its way, and an answer in the making
 MAX_FOUND = 20
 MAX_FAULTS = 20
 BROWSER_EVENTS = ("view", "impression", "click")  # what a publishable key may tell
 BASKET = "cross_sell"  # the placement that knows which needs go with a basket
 VARY = "Vary"
+FOUND = "osclms.found"  # the list in the answer, in the scope of a request
 NO_ROUTE = "unknown"  # the label where the path names none of ours
 FOLDER = Path(__file__).parent
 log = logging.getLogger("osclms.service")
@@ -279,6 +284,7 @@ class Site:
         asked = await self.asked(request)
         row = self.engine.placement(request.path_params["placement"])
         response, spent = await self.turns.compute(lambda: self.timed(row.name, asked, self.at(asked.at)))
+        request.scope[FOUND] = response
         return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}", "Cache-Control": kept_for(row)})
 
     def timed(self, placement: str, asked: RecommendRequest, at: datetime) -> tuple[RecommendResponse, float]:
@@ -405,9 +411,8 @@ class Site:
     async def events(self, request: Request) -> Response:
         if self.intake is None:
             raise RequestError("events", "no database: set OSCLMS_HOME or OSCLMS_DATABASE_URL", 503)
-        return await self.intake.answer(
-            request, at=self.clock(), told=partial(self.event_of, request=request)
-        )
+        told, space = partial(self.event_of, request=request), caller(request).space
+        return await self.intake.answer(request, at=self.clock(), told=told, space=space)
 
     def event_of(self, event: dict[str, Any], request: Request) -> dict[str, Any]:
         """An event as who sends it may tell it. Raises RequestError."""
@@ -424,6 +429,9 @@ class Site:
 
     async def put_customer(self, request: Request) -> Response:
         return await people.put_customer(self.store, self.history, request, at=self.clock())
+
+    async def put_customers(self, request: Request) -> Response:
+        return await people.put_customers(self.store, self.history, request, at=self.clock())
 
     async def get_customer(self, request: Request) -> Response:
         return await people.get_customer(self.store, self.history, request)
@@ -547,8 +555,14 @@ def query(request: Request) -> dict[str, str]:
 
 
 async def read_json(request: Request) -> bytes:
-    """The body, `{}` where there is none."""
-    body, _ = await read_body(request)
+    """The body, `{}` where there is none. Raises RequestError, 408, for one that is too long on its way."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            body, _ = await read_body(request)
+    except TimeoutError as error:
+        raise RequestError(
+            "body", f"it did not come within {PATIENCE} seconds: send it again", 408
+        ) from error
     return body or b"{}"
 
 
@@ -598,7 +612,8 @@ def told(error: Exception) -> tuple[int, ErrorBody]:
 
 def explained(error: Exception) -> Response:
     status, body = told(error)
-    headers = error.headers if isinstance(error, HTTPException | RequestError) else None
+    headers = {"Retry-After": "1"} if status == 503 else {}
+    headers |= (error.headers or {}) if isinstance(error, HTTPException | RequestError) else {}
     return Response(body.model_dump_json(), status, headers=headers, media_type=JSON)
 
 
@@ -611,6 +626,7 @@ class Edge:
     def __init__(self, door: Door | None = None, *, log_requests: bool = False) -> None:
         self.door, self.log_requests, self.leaving = door or Door(), log_requests, False
         self.site: Site | None = None
+        self.traces: Traces | None = None
         self.router: Callable[[Scope, Receive, Send], Awaitable[None]] = unready
 
     def open(self, site: Site) -> None:
@@ -622,7 +638,7 @@ class Edge:
         if self.router is unready:
             made = ((o, self.guarded(o, self.handler(o.name))) for o in OPERATIONS)
             routes = [Route(routed(o.path), endpoint, methods=[o.method]) for o, endpoint in made]
-            self.router = Router(routes, redirect_slashes=False)
+            self.router = Routes(routes)
 
     def handler(self, name: str) -> Endpoint:
         async def handle(request: Request) -> Response:
@@ -662,10 +678,13 @@ class Edge:
             return
         except Exception as error:
             await explained(error)(scope, receive, sent)
-        self.record(*self.labels(scope), sent.status, time.perf_counter() - started)
+        self.record(scope, sent.status, time.perf_counter() - started)
 
-    def record(self, route: str, placement: str, status: int, seconds: float) -> None:
+    def record(self, scope: Scope, status: int, seconds: float) -> None:
+        route, placement = self.labels(scope)
         metrics.record(route, placement, status, seconds)
+        if self.traces:
+            self.traces.record(route, placement, status, seconds, scope.get(FOUND))
         if self.log_requests:
             about = {"route": route, "placement": placement, "status": status, "ms": round(seconds * 1000, 2)}
             log.info("request", extra={logs.ABOUT: about})
@@ -692,11 +711,14 @@ class Sent:
     async def __call__(self, message: AsgiMessage) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers.update({name: value for name, value in self.headers.items() if name != VARY})
-            if VARY in self.headers:
-                headers.add_vary_header(self.headers[VARY])
+            if self.headers:
+                self.add(MutableHeaders(scope=message))
         await self.send(message)
+
+    def add(self, headers: MutableHeaders) -> None:
+        headers.update({name: value for name, value in self.headers.items() if name != VARY})
+        if VARY in self.headers:
+            headers.add_vary_header(self.headers[VARY])
 
 
 async def unready(*_: Any) -> None:
@@ -804,8 +826,9 @@ EDGE = Edge()
 
 @bentoml.service(
     name="osclms",
+    service_class=Direct,
     workers=settings().workers,
-    traffic={"timeout": 10},  # BentoML keeps a timer for each request so long
+    traffic={"timeout": PATIENCE},  # of all but what goes the short way
     logging={"access": {"enabled": False}},
     metrics={"enabled": False},  # ours is at /metrics; BentoML's labels by raw path
     tracing={"excluded_urls": ".*"},
@@ -835,31 +858,32 @@ class Service:
     def __init__(self) -> None:
         faiss.omp_set_num_threads(1)
         logs.structured()
-        folder = settings().folder()
+        served = edition(settings().folder())
         self.intake = intake(settings())
         EDGE.door = settings().door(self.intake.store if self.intake else None)
-        EDGE.log_requests = settings().log_requests
-        EDGE.open(load(settings(), self.intake, folder))
+        EDGE.log_requests, EDGE.traces = settings().log_requests, settings().traces()
+        EDGE.open(load(settings(), self.intake, served.folder))
         settle()
         self.ended, self.turn = Event(), Lock()
         Thread(target=EDGE.door.ring.follow, args=(self.ended,), daemon=True).start()
-        Thread(target=self.swap, args=(folder,), daemon=True).start()
+        Thread(target=self.swap, args=(served,), daemon=True).start()
         Thread(target=self.follow, daemon=True).start()
         leaving.slowly(settings().drain, EDGE.leave)
 
-    def swap(self, folder: Path) -> None:
-        """Serve whichever champion is promoted while this worker runs."""
+    def swap(self, served: Edition) -> None:
+        """Serve whichever champion is promoted, or written anew, while this worker runs. Nothing holds the old one."""
 
         def use(site: Site) -> None:
             with self.turn:
-                before = EDGE.site
+                before = EDGE.site.engine.live if EDGE.site else None
                 EDGE.open(site)
+            if before:
+                before.close()  # an answer that is still being made opens it anew
+            del before
             settle()
-            if before and before.engine.live:
-                before.engine.live.close()  # an answer that is still being made opens it anew
 
         watch(
-            folder,
+            served,
             find=settings().folder,
             make=partial(load, settings(), self.intake),
             use=use,
@@ -877,6 +901,8 @@ class Service:
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def end(self) -> None:
         self.ended.set()
+        if EDGE.traces:
+            EDGE.traces.close()
 
     async def __is_ready__(self) -> bool:
         return EDGE.ready

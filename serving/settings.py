@@ -25,6 +25,7 @@ from serving.placements import FILE as PLACEMENTS
 from serving.schemas import Moment
 from serving.store import Store, address
 from serving.tokens import Tokens
+from serving.traces import LOG, Traces, known
 from serving.turns import WAITING
 
 PREFIX = "OSCLMS_"
@@ -72,12 +73,18 @@ def rate(text: str) -> str:
     return text
 
 
+def exporter(name: str) -> str:
+    if name not in (names := known()):
+        raise ValueError(f"no exporter of this name is installed; known: {', '.join(names)}")
+    return name
+
+
 class Settings(BaseModel):
     """OSCLMS_HOME, OSCLMS_BUNDLE, OSCLMS_DATABASE_URL, OSCLMS_AS_OF, OSCLMS_WORKERS; OSCLMS_SECRET for customers'
     tokens, and with OSCLMS_PUBLIC_URL and OSCLMS_SHOP_URL for the links of mails. OSCLMS_ASK_KEYS asks for keys on
     loopback too; OSCLMS_RATE_SECRET and OSCLMS_RATE_PUBLISHABLE say how often; OSCLMS_WAITING how many requests may
     wait for a worker, OSCLMS_DRAIN how many seconds one goes on that is to end, OSCLMS_LOG_REQUESTS that each request
-    is logged."""
+    is logged, OSCLMS_TRACE_SHARE what share of them is traced, and OSCLMS_TRACE_TO where to."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -95,6 +102,8 @@ class Settings(BaseModel):
     waiting: PositiveInt = WAITING
     drain: Annotated[float, Field(ge=0, le=600)] = 1.0
     log_requests: bool = False
+    trace_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    trace_to: Annotated[str, AfterValidator(exporter)] = LOG
 
     @model_validator(mode="after")
     def links_need_all(self) -> Self:
@@ -119,6 +128,10 @@ class Settings(BaseModel):
         """The door by the keys of a store, for one of the workers. Raises StoreError."""
         rates = {SECRET: self.rate_secret, PUBLISHABLE: self.rate_publishable}
         return Door(Keyring(store), Meter(rates, self.workers), self.ask_keys)
+
+    def traces(self) -> Traces | None:
+        """What traces requests; None where none are to be."""
+        return Traces(self.trace_share, known()[self.trace_to]()) if self.trace_share else None
 
     def absolute(self) -> dict[str, str]:
         """The folders given, as environment variables that mean the same from any working directory."""

@@ -8,7 +8,6 @@ committed is on disk. Moments are stored as microseconds since 1970, UTC.
 import hashlib
 import hmac
 import json
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache, cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
@@ -230,6 +230,8 @@ class Store:
             raise StoreError(f"the database's driver is missing: {missing}") from missing
         name = self._engine.dialect.name
         sa.event.listen(self._engine, "connect", _set_up(SET_UP[name] + (HURRIED[name] if hurry else ())))
+        self._looking = Lock()
+        self._kept: sa.PoolProxiedConnection | None = None
         with self._told():
             self._upgrade()
 
@@ -240,6 +242,13 @@ class Store:
         self.close()
 
     def close(self) -> None:
+        with self._looking:
+            self._close()
+
+    def _close(self) -> None:
+        if self._kept is not None:
+            self._kept.invalidate()
+            self._kept = None
         self._engine.dispose()
 
     @cached_property
@@ -375,9 +384,21 @@ class Store:
         return Changes(before | {name: rows[name][-1]["seq"] for name in news if rows[name]}, rows)
 
     def ends(self, *tables: str) -> dict[str, int]:
-        """The number of the last row of each of these tables: one small look, however much they hold."""
-        with self._told(), self._engine.connect() as db:
-            return self._ends(db, tables)
+        """The number of the last row of each of these tables: one small look, however much they hold.
+
+        It is part of each answer, so it has a connection of its own, and the driver is asked without SQLAlchemy.
+        """
+        with self._told(), self._looking:
+            try:
+                self._kept = self._kept or self._engine.raw_connection()
+                cursor = self._kept.cursor()
+                cursor.execute(_ends_sql(tables))
+                found = cursor.fetchall()[0]  # all are fetched, so that nothing stays open in the database
+                cursor.close()
+            except BaseException:
+                self._close()  # the others may be as stale
+                raise
+        return dict(zip(tables, found, strict=True))
 
     def acts(self, after: int, upto: int, *, types: Sequence[str], since: datetime) -> Iterator[list[Act]]:
         """In pages who did something of these types at `since` or later, in the events with after < seq <= upto."""
@@ -473,8 +494,7 @@ class Store:
             return write()
 
     def _ends(self, db: sa.Connection, names: Sequence[str]) -> dict[str, int]:
-        ends = (f"(SELECT coalesce(max(seq), 0) FROM {name})" for name in names)
-        return dict(zip(names, db.exec_driver_sql(f"SELECT {', '.join(ends)}").one(), strict=True))
+        return dict(zip(names, db.exec_driver_sql(_ends_sql(tuple(names))).one(), strict=True))
 
     def _mark(self, db: sa.Connection, name: str, seq: int) -> Mark:
         table = DATA[name]
@@ -521,7 +541,7 @@ class Store:
         """Errors of the database as ours: its own may quote what was sent, or a password."""
         try:
             yield
-        except (SQLAlchemyError, sqlite3.Error) as error:
+        except (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
             kind = type(getattr(error, "orig", None) or error).__name__
             raise StoreError(f"{self} cannot be used ({kind}): see that it runs and has room") from None
 
@@ -573,6 +593,11 @@ class Store:
             yield
         finally:
             lock.release()
+
+
+@cache
+def _ends_sql(names: tuple[str, ...]) -> str:
+    return "SELECT " + ", ".join(f"(SELECT coalesce(max(seq), 0) FROM {name})" for name in names)
 
 
 def _set_up(steps: Iterable[str]) -> Any:

@@ -7,7 +7,7 @@ from threading import Event
 from typing import TypeVar
 
 from serving import metrics
-from serving.bundle import BundleError
+from serving.bundle import BundleError, Edition, edition
 from serving.store import StoreError
 
 EVERY = 2.0  # seconds between two looks at the file that names the champion
@@ -15,8 +15,12 @@ Made = TypeVar("Made")
 log = logging.getLogger("osclms.swap")
 
 
+class Rewritten(Exception):
+    """A bundle was put in the place of the one that was being read: half of what was read may be of either."""
+
+
 def watch(
-    served: Path,
+    served: Edition,
     *,
     find: Callable[[], Path],
     make: Callable[[Path], Made],
@@ -24,30 +28,42 @@ def watch(
     ended: Event,
     every: float = EVERY,
 ) -> None:
-    """Look for another champion than the one served, until `ended` is set; make it, and only then use it.
+    """Look for another champion than the one served, until `ended` is set; make it, and only then use it. One that was
+    written anew, as erasure does, is another.
 
     One that cannot be made stays unserved until another takes its place: the old one goes on, and
     osclms_champion_refused says so. Where the database is away it is tried again.
     """
-    refused: Path | None = None
+    refused: Edition | None = None
     while not ended.wait(every):
         try:
-            folder = find()
+            found = edition(find())
         except (BundleError, OSError):
             continue  # nothing is named for now: what is served goes on
-        if folder in (served, refused):
+        if found in (served, refused, Edition(served.folder)):  # the last is just being put in its place
             continue
         try:
-            made = make(folder)
-        except StoreError:
-            continue  # the database is away, which is not the champion's fault
+            use(made_of(found, make))  # and keep no hold on it
+        except (StoreError, Rewritten):
+            continue  # the database is away, which is not the champion's fault; or it is another by now
         except Exception as error:  # whatever is wrong with it, what is served goes on
-            refused = folder
+            refused = found
             metrics.REFUSED.inc()
             # only our own errors tell their message: another's may hold what a customer sent
-            told = str(error) if isinstance(error, BundleError) else type(error).__name__
-            log.error("version %s is not served, version %s goes on: %s", folder.name, served.name, told)
+            told, names = (
+                str(error) if isinstance(error, BundleError) else type(error).__name__,
+                served.folder.name,
+            )
+            log.error("version %s is not served, version %s goes on: %s", found.folder.name, names, told)
         else:
-            use(made)
-            log.info("version %s is served in place of %s", folder.name, served.name)
-            served, refused = folder, None
+            log.info("version %s is served in place of %s", found.folder.name, served.folder.name)
+            served, refused = found, None
+
+
+def made_of(found: Edition, make: Callable[[Path], Made]) -> Made:
+    """What is made of a bundle that lay there all the while. Raises Rewritten, and what `make` raises."""
+    try:
+        return make(found.folder)
+    finally:
+        if edition(found.folder) != found:
+            raise Rewritten

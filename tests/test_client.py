@@ -46,6 +46,33 @@ def test_a_message_and_a_fragment_of_it(osclms: Client) -> None:
     assert osclms.fragment("cross_sell", part="txt", product_ids=["1", "2"], limit=1).body.startswith("  * ")
 
 
+def test_what_is_told_is_answered_line_by_line(osclms: Client) -> None:
+    seen = {"event_type": "view", "product_id": "1082185"}
+    told = osclms.events([{**seen, "event_id": "client-1"}, {"event_type": "dance"}])
+    assert (told.accepted + told.duplicate, told.rejected, told.events[0].event_id) == (1, 1, "client-1")
+    sold = osclms.products([{"product_id": "client-voucher", "in_stock": False}, {"price": 1}])
+    assert [line.status for line in sold.products] == ["accepted", "rejected"]
+    assert len(osclms.needs(product_ids=("1082185",), limit=2).needs) == 2
+
+
+def test_a_customer_by_an_id_of_any_letters(osclms: Client) -> None:
+    who, agreed = "web/47 11?", {"channel": "email", "purpose": "marketing", "granted": True}
+    said = osclms.tell_customer(who, region="North", identities=["client-card"], consents=[agreed])
+    assert (said.customer_id, said.facts, said.identities, said.consents) == (who, 1, 1, 1)
+    assert osclms.fragment("next_best", customer_id="client-card", limit=2, record=True).items == 2
+    assert osclms.message(customer_id=who, record=True).subject
+    held = osclms.customer("client-card")
+    assert (held.customer_id, held.facts) == (who, {"region": "North"})
+    assert [consent["granted"] for consent in held.consents] == [True] and len(held.sends) >= 2
+    many = osclms.tell_customers(
+        [{"customer_id": who, "region": "South", "consents": [agreed]}, {"region": "x"}]
+    )
+    assert [line.status for line in many.customers] == ["accepted", "rejected"]
+    assert osclms.customer(who).facts == {"region": "South"}
+    assert osclms.erase("client-card").erased == 2
+    assert osclms.customer(who).facts == {}
+
+
 @pytest.mark.parametrize(
     ("call", "status", "field"),
     [
@@ -71,7 +98,8 @@ def test_what_fails_is_one_error_with_status_and_field(
 class Flaky(httpx.BaseTransport):
     """Gives these answers, one after the other: a status, or an error of the way there."""
 
-    def __init__(self, *answers: int | Exception) -> None:
+    def __init__(self, *answers: int | Exception, told: Any = LIST) -> None:
+        self.told = told
         self.answers, self.asked, self.slept = list(answers), list[httpx.Request](), list[float]()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -79,7 +107,7 @@ class Flaky(httpx.BaseTransport):
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return httpx.Response(answer, json=LIST if answer == 200 else "<p>oops</p>")
+        return httpx.Response(answer, json=self.told if answer == 200 else "<p>oops</p>")
 
     def client(self, **about: Any) -> Client:
         return Client("http://service", transport=self, sleep=self.slept.append, **about)
@@ -116,7 +144,7 @@ def test_a_call_is_repeated_where_nobody_answered(
 
 def test_what_is_sent_again_is_the_same() -> None:
     """So that the service, which knows events by their ids, counts each once."""
-    flaky = Flaky(LOST, 200)
+    flaky = Flaky(LOST, 200, told={"accepted": 2, "duplicate": 0, "rejected": 0, "events": []})
     flaky.client().events(
         [{"event_type": "click", "product_id": "1"}, {"event_type": "view", "event_id": "mine"}]
     )

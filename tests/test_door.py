@@ -86,6 +86,20 @@ def test_what_is_open_or_for_pages_is_written_down_here(web: Web) -> None:
     assert by_scope["all"] >= 8
 
 
+def test_every_route_names_all_methods_of_its_path(web: Web) -> None:
+    from serving.service import OPERATIONS
+
+    methods: dict[str, set[str]] = {}
+    for o in OPERATIONS:
+        heads = {"HEAD"} if o.method == "GET" else set()
+        methods.setdefault(o.path, set()).update({o.method}, heads)
+    assert methods["/v1/products"] == {"GET", "HEAD", "PUT"}
+    for path, known in methods.items():
+        response = web.ask("PATCH", path.format(placement="next_best", token="x", customer_id="x"))
+        assert set(response.headers["allow"].split(", ")) == known, path
+        assert all(method in refused(response, 405).error for method in known), path
+
+
 @pytest.mark.parametrize(
     "given", ["", "Bearer", "Bearer x", "Basic eDp5", "Bearer osclms_sk_1_2", "Bearer \xff"]
 )
@@ -181,6 +195,32 @@ def test_a_page_tells_what_pages_know(web: Web) -> None:
     assert "customer_token" in tell(web, PUBLISHABLE, event_type="view", customer_token=7)
     rows = [row for page in web.store.read("events", 0, 1 << 60) for row in page]
     assert Counter(row["customer_id"] for row in rows) == {None: 4, "bert": 1, "anna": 1}
+
+
+def told_by(web: Web, kind: str, event_id: str, **about: Any) -> dict[str, Any]:
+    row = {"event_id": event_id, "event_type": "view", "occurred_at": "2026-04-01T10:00:00Z", **about}
+    answer = web.ask("POST", EVENTS, kind=kind, origin=SHOP, json={"events": [row]}).json()
+    line: dict[str, Any] = answer["events"][0]
+    assert line["event_id"] == event_id, "as the sender named it"
+    return line
+
+
+def test_a_page_takes_no_event_id_of_a_till(web: Web) -> None:
+    order = {"event_type": "order", "order_id": "o1", "quantity": 1, "product_id": "milk"}
+    for kind, about in ((PUBLISHABLE, {}), (SECRET, order)):
+        for status in ("accepted", "duplicate"):  # each sends twice
+            assert told_by(web, kind, "till-3-0815", **about)["status"] == status, kind
+    key_id = web.keys[PUBLISHABLE].split("_")[2]
+    rows = {row["event_id"]: row for page in web.store.read("events", 0, 1 << 60) for row in page}
+    assert rows["till-3-0815"]["event_type"] == "order"
+    assert rows[f"{key_id}:till-3-0815"]["event_type"] == "view"
+
+
+def test_an_event_id_of_a_page_leaves_room_for_its_key(web: Web) -> None:
+    assert told_by(web, PUBLISHABLE, "x" * 191)["status"] == "accepted"
+    assert told_by(web, PUBLISHABLE, "x" * 192)["error"] == "event_id is longer than 191"
+    assert told_by(web, SECRET, "x" * 200)["status"] == "accepted"
+    assert told_by(web, SECRET, "x" * 201)["error"] == "event_id is longer than 200"
 
 
 # --- pages of other origins --------------------------------------------------------------------------------

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil  # type: ignore[import-untyped]
 import pytest
 import sqlalchemy as sa
 from live import spelled
 from pydantic import SecretStr
-from running import start, stop
+from running import Server, start, stop
 from test_compact import put
 from tiny import GROCER, GROCERIES, bundle
 
@@ -177,6 +178,20 @@ def every_worker(http: Callable[[], httpx.Response], holds: Callable[[Any], bool
     return row == 20
 
 
+def nothing_held(server: Server) -> bool:
+    """Whether in the end no process of the server maps or holds a file of a bundle that is no more."""
+    main, deadline = psutil.Process(server.process.pid), time.monotonic() + 60
+    while time.monotonic() < deadline:
+        processes = [Path(f"/proc/{p.pid}") for p in (main, *main.children(recursive=True))]
+        maps = "".join((of / "maps").read_text() for of in processes)
+        assert "/bundles/" in maps, "arrays are mapped"
+        files = [str(fd.readlink()) for of in processes for fd in (of / "fd").iterdir() if fd.is_symlink()]
+        if not any("bundles" in line and "(deleted)" in line for line in (*maps.splitlines(), *files)):
+            return True
+        time.sleep(0.2)
+    return False
+
+
 def test_every_worker_answers_with_it_and_goes_on_while_a_customer_is_removed(
     grocer: Path, tmp_path: Path
 ) -> None:
@@ -184,6 +199,7 @@ def test_every_worker_answers_with_it_and_goes_on_while_a_customer_is_removed(
 
     home = Path(shutil.copytree(grocer, tmp_path / "home"))
     (home / "champion").write_text("1\n")
+    (home / "history").mkdir()
     (tmp_path / "bentoml").mkdir()
     server = start("serving.service:Service", tmp_path / "bentoml", {"home": str(home), "workers": "2"})
 
@@ -207,6 +223,7 @@ def test_every_worker_answers_with_it_and_goes_on_while_a_customer_is_removed(
         assert httpx.delete(f"{server.url}/v1/customers/anna").status_code == 200
         with Store(address(home, None)) as store:
             assert finish(home, store, at=datetime.now(UTC)).bundles == 1
+        assert nothing_held(server)
         assert every_worker(partial(asked, "bert"), lambda answer: "milk" in ids(answer))
         assert "anna" not in server.log.read_text()
     finally:
@@ -256,7 +273,7 @@ def test_a_customer_is_told_with_all_that_is_held(shop: Shop) -> None:
     for moved in (False, True):  # what lies in both is told once
         for name in ("anna", "card", "web-1"):
             told = shop("GET", f"/v1/customers/{name}").json()
-            assert told["identities"] == ["card", "web-1"]
+            assert (told["customer_id"], told["identities"]) == ("anna", ["card", "web-1"])
             assert told["facts"] == {
                 "first_name": "Anna", "region": "North", "email": "a@b.c", "attributes": '{"pets": 2}',
             }, moved  # fmt: skip
@@ -268,6 +285,54 @@ def test_a_customer_is_told_with_all_that_is_held(shop: Shop) -> None:
             assert [c["granted"] for c in told["consents"]] == [True]
         compact(History(shop.home / "history"), shop.store)
     assert shop("POST", "/v1/recommend/next_best", json={"customer_id": "web-1"}).status_code == 200
+
+
+def test_many_customers_are_each_taken_whole_or_not_at_all(shop: Shop) -> None:
+    shop("DELETE", "/v1/customers/bert")
+    fine = {"customer_id": "card", "region": "East", "identities": ["web-1"], "consents": [AGREED]}
+    wrong = (
+        {"customer_id": "carl", "region": "x", "consents": [{**AGREED, "channel": "pigeon"}]},
+        {"customer_id": "bert", "region": "x"},
+        {"customer_id": "dora", "identities": ["bert"]},
+        {"customer_id": " ", "region": "x"},
+        {"region": "x"},
+        7,
+    )
+    said = ("channel is not one of", "erased", "erased", "customer_id", "customer_id", "customer")
+    for _ in range(2):  # again, which changes nothing
+        answer = shop("PUT", "/v1/customers", json={"customers": [fine, *wrong, {"customer_id": "emil"}]})
+        told = answer.json()
+        assert (answer.status_code, told["accepted"], told["rejected"]) == (207, 2, 6)
+        lines = told["customers"]
+        assert [line["status"] for line in lines] == ["accepted", *["rejected"] * 6, "accepted"]
+        assert all(word in line["error"] for word, line in zip(said, lines[1:7], strict=True)), lines
+        anna = shop("GET", ANNA).json()
+        assert (anna["facts"]["region"], anna["identities"]) == ("East", ["card", "web-1"])
+        assert [consent["granted"] for consent in anna["consent_records"]] == [True]
+    assert shop("GET", "/v1/customers/carl").json()["facts"] == {}
+    text = "\n".join(json.dumps({"customer_id": f"c{n}", "region": "West"}) for n in range(1_000))
+    many = shop("PUT", "/v1/customers", content=text, headers={"Content-Type": "application/x-ndjson"})
+    assert (many.status_code, many.json()["accepted"]) == (200, 1_000)
+    more = shop(
+        "PUT", "/v1/customers", content=text + "\n{}", headers={"Content-Type": "application/x-ndjson"}
+    )
+    assert more.status_code == 413
+    assert shop("GET", "/v1/customers/c999").json()["facts"] == {"region": "West"}
+
+
+def test_facts_are_the_customers_own_and_what_they_lack_those_of_other_ids(shop: Shop) -> None:
+    """Of three customers who turn out to be one, some told in files and some live."""
+    history = History(shop.home / "history")
+    put(history, "customers", {"customer_id": "card", "first_name": "Ann", "locale": "de", "phone": "1"})
+    shop(
+        "PUT", "/v1/customers/zoe", json={"first_name": "Zoe", "locale": "fr", "phone": "2", "email": "z@b.c"}
+    )
+    shop("PUT", ANNA, json={"region": "South", "identities": ["zoe"]})
+    wanted = {"first_name": "Anna", "region": "South", "locale": "de", "phone": "1", "email": "z@b.c"}
+    for moved in (False, True):
+        for name in ("anna", "card", "zoe"):
+            assert shop("GET", f"/v1/customers/{name}").json()["facts"] == wanted, (name, moved)
+        compact(history, shop.store)
 
 
 def test_the_latest_consent_counts_and_none_means_no(shop: Shop) -> None:
@@ -316,6 +381,20 @@ def test_who_is_erased_is_so_under_every_id(shop: Shop) -> None:
     told = shop("GET", ANNA).json()
     assert not any(told[name] for name in told if name != "customer_id")
     assert shop("GET", "/v1/customers/bert").json()["orders"]
+
+
+def test_nobody_is_erased_where_their_other_ids_are_not_known(shop: Shop, grocer: Path, url: sa.URL) -> None:
+    """A bundle alone does not know that card is anna: she would be no stranger."""
+    from serving.service import intake, load
+
+    settings = Settings(bundle=grocer / "bundles" / "1", database_url=SecretStr(spelled(url)))
+    shop.site.close()
+    shop.site = load(settings, intake(settings), settings.folder())
+    shop.edge.open(shop.site)
+    for name in ("card", "anna"):
+        answer = shop("DELETE", f"/v1/customers/{name}")
+        assert answer.status_code == 409 and "OSCLMS_HOME" in answer.json()["error"]
+    assert not shop.store.buried(("anna", "card"))
 
 
 def test_an_id_that_is_none(shop: Shop) -> None:

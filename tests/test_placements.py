@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny import GROCER, GROCERIES, bundle
 
-from serving.engine import RULES
+from serving.engine import RULES, Engine
 from serving.placements import (
     PLACEMENTS,
     POPULAR,
@@ -172,3 +173,22 @@ def test_a_table_that_is_wrong_is_explained_by_its_line(
 ) -> None:
     with pytest.raises(PlacementsError, match=rf"(line {line}\b.*({said}))|(({said}).*line {line}\b)"):
         read_placements(written(tmp_path, OWN.replace(*change)), PLACEMENTS)
+
+
+def test_a_policy_over_what_the_catalogue_does_not_know_is_explained_by_its_line(tmp_path: Path) -> None:
+    bundle(tmp_path / "1", GROCERIES, GROCER)
+    for change, said in (
+        ("colour", r"line 8: next_best\.policy: there is no attribute 'colour'; known: brand, category"),
+        ("attributes.store", r"line 8: next_best\.policy: there is no attribute 'attributes\.store'"),
+    ):
+        path = written(tmp_path, OWN.replace('"brand"', f'"{change}"'))
+        with pytest.raises(PlacementsError, match=said):
+            Engine.load(tmp_path / "1", placements=path)
+    assert Engine.load(tmp_path / "1", placements=written(tmp_path, OWN)).placement("cart").complements_only
+
+
+def test_a_table_in_another_encoding_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "placements.toml"
+    path.write_bytes('[cart]\nlike = "cross_sell"\nabout = "für"\n'.encode("latin-1"))
+    with pytest.raises(PlacementsError, match="utf-8"):
+        read_placements(path, PLACEMENTS)

@@ -1,6 +1,7 @@
 """Rules over the catalogue: no list ever breaks one, and each does what it says on a shop of eight products."""
 
 import json
+import tracemalloc
 from collections import Counter
 from datetime import datetime, timedelta
 from math import ceil
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tiny
 from hypothesis import HealthCheck, given, settings
@@ -15,8 +17,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tiny import GROCER, GROCERIES, UNTIL
 
+from features.catalog import Catalog
+from features.interactions import Ids
+from features.schema import PRODUCTS
 from serving.bundle import champion
 from serving.engine import Engine
+from serving.rules import Shelf
 from serving.schemas import Recommendation, RecommendRequest
 from serving.wire import RequestError
 
@@ -184,6 +190,20 @@ def test_what_each_rule_removed_is_told(shop: Engine) -> None:
 def test_an_unknown_attribute_is_named(shop: Engine, rule: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError, match=said):
         listed(shop, rule)
+
+
+def test_attributes_take_the_room_of_what_is_said() -> None:
+    """Not that of every product for every name, and the time likewise: it went by the square of the catalogue."""
+    about = ({"sku": n, f"of {n % 500}": ["a", "b"], "none": []} for n in range(3_000))
+    rows = [{"product_id": f"p{n:04}", "attributes": json.dumps(of)} for n, of in enumerate(about)]
+    goods = pa.Table.from_pylist(rows, PRODUCTS.schema)
+    shelf = Shelf(Catalog(Ids(np.array([row["product_id"].encode() for row in rows])), goods))
+    tracemalloc.start()
+    assert np.flatnonzero(shelf.where("attributes.of 7", ("b",))).tolist() == [7, 507, 1007, 1507, 2007, 2507]
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+    code = shelf.code("attributes.of 7")
+    assert code[7] == code[507] >= 0 and code[8] == -1 and set(shelf.code("attributes.none")) == {-1}
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,14 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 
 import httpx
 import pytest
 from running import AS_OF, start, stop
 
 from serving import swap
-from serving.bundle import BundleError
+from serving.bundle import BundleError, Edition, edition
 from serving.store import StoreError
 
 WITHIN = 20.0  # seconds, with room for a busy machine; two looks and a load take a few
@@ -104,7 +104,7 @@ def test_what_cannot_be_made_waits_for_the_next_and_is_tried_once() -> None:
         return folder
 
     watcher = Thread(
-        target=swap.watch, args=(Path("1"),),
+        target=swap.watch, args=(Edition(Path("1")),),
         kwargs={"find": find, "make": make, "use": used.append, "ended": ended, "every": 0.001},
     )  # fmt: skip
     watcher.start()
@@ -120,7 +120,7 @@ def test_an_error_of_anothers_is_logged_without_its_words(caplog: pytest.LogCapt
         ended.set()
         raise ValueError("household-4711-secret")
 
-    swap.watch(Path("1"), find=lambda: Path("2"), make=make, use=print, ended=ended, every=0.001)
+    swap.watch(Edition(Path("1")), find=lambda: Path("2"), make=make, use=print, ended=ended, every=0.001)
     assert "version 2 is not served" in caplog.text and "ValueError" in caplog.text
     assert "4711" not in caplog.text
 
@@ -137,5 +137,52 @@ def test_a_champion_waits_for_the_database() -> None:
         used.append(folder)
         ended.set()
 
-    swap.watch(Path("1"), find=lambda: Path("2"), make=make, use=use, ended=ended, every=0.001)
+    swap.watch(Edition(Path("1")), find=lambda: Path("2"), make=make, use=use, ended=ended, every=0.001)
     assert used == [Path("2")] and not away
+
+
+def test_a_champion_that_was_written_anew_is_taken_whole(tmp_path: Path) -> None:
+    """Under the same name; one that is replaced while it is read is read again."""
+    folder, ended, made, used = tmp_path / "1", Event(), list[int](), list[int]()
+
+    def write() -> None:
+        fresh = tmp_path / ".tmp-1"
+        fresh.mkdir()
+        (fresh / "manifest.json").write_text("{}")
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.replace(folder)
+
+    def make(_: Path) -> int:
+        made.append(len(made))
+        if len(made) == 1:
+            write()
+            raise ValueError("half of it is gone")
+        if len(made) == 2:
+            write()
+        return made[-1]
+
+    def use(which: int) -> None:
+        used.append(which)
+        Timer(0.05, ended.set).start()
+
+    write()
+    served = edition(folder)
+    write()
+    swap.watch(served, find=lambda: folder, make=make, use=use, ended=ended, every=0.001)
+    assert (made, used) == ([0, 1, 2], [2]), "and then it is the one that is served"
+
+
+def test_a_champion_that_is_just_being_replaced_is_waited_for(tmp_path: Path) -> None:
+    ended, looks = Event(), list[int]()
+
+    def find() -> Path:
+        looks.append(1)
+        if len(looks) == 3:
+            ended.set()
+        return tmp_path / "1"
+
+    def make(folder: Path) -> None:
+        pytest.fail(f"{folder} is not there yet")
+
+    swap.watch(Edition(tmp_path / "1", 7, 7), find=find, make=make, use=print, ended=ended, every=0.001)
