@@ -255,7 +255,7 @@ def test_orders_come_at_the_true_rate(folder: Path) -> None:
     deviation = np.sqrt((expected / old["regularity"]).sum())
     assert abs(old["orders"].sum() - expected.sum()) < 4 * deviation
     often = expected > 5
-    spread_of = np.sqrt(expected / old["regularity"]).to_numpy()
+    spread_of = np.sqrt((expected / old["regularity"]).to_numpy())
     z = ((old["orders"] - expected).to_numpy() / spread_of)[often.to_numpy()]
     assert often.sum() > 200 and 0.75 < z.std() < 1.3 and abs(z.mean()) < 4 / np.sqrt(often.sum())
 

@@ -47,16 +47,12 @@ def test_no_figure_of_purchases_moves(laid: tuple[History, History]) -> None:
     assert figures[1]["contacts"] > 100 and figures[1]["consents"] > 200
 
 
-def test_the_same_seed_twice_changes_nothing_and_another_one_does(
-    laid: tuple[History, History], tmp_path: Path
-) -> None:
+def test_the_same_seed_twice_changes_nothing(laid: tuple[History, History], tmp_path: Path) -> None:
     home = tmp_path / "again"
     shutil.copytree(laid[1].folder, home / "history")
     history, manifest = History(home / "history"), laid[1].manifest
     again = lay_over(history, seed=7, rejects_dir=home / "rejects")
     assert all(r.known == r.read for r in again) and history.manifest == manifest
-    lay_over(history, seed=8, rejects_dir=home / "rejects")
-    assert history.manifest != manifest
 
 
 def test_everything_says_that_it_is_made_up(laid: tuple[History, History]) -> None:
