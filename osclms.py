@@ -248,6 +248,113 @@ def erase(
     print_json(told) if as_json else out.print(says, highlight=False, soft_wrap=True)
 
 
+@app.command(epilog="Examples: `osclms customer 1`, `osclms customer 1 --as-of 2018-01-02 --json`")
+def customer(
+    customer_id: Annotated[str, typer.Argument(metavar="ID", help="Any id of theirs.")],
+    as_of: AsOf = None,
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """One customer in one view: orders, stage, messages, consents, favourites, what they will want again."""
+    from lifecycle.customers import view
+
+    found = view(home, database_url, customer_id, as_of or datetime.now(UTC))
+    if as_json:
+        return print_json(found.model_dump(mode="json"))
+    from lifecycle.pages import customer_page
+
+    out.print(*customer_page(found))
+    return None
+
+
+@app.command(epilog="Examples: `osclms customers --as-of 2018-01-02`, `osclms customers --json`")
+def customers(as_of: AsOf = None, home: Home = HERE, as_json: Json = False) -> None:
+    """How many customers stand in each stage and group at a moment, and how they moved in the month before."""
+    from features.history import History
+    from lifecycle.customers import counts
+    from lifecycle.pages import counts_page
+
+    found = counts(History(home / "history"), as_of or datetime.now(UTC))
+    print_json(found.as_dict()) if as_json else out.print(*counts_page(found))
+
+
+identities = typer.Typer(no_args_is_help=True, help="Which ids are one customer's. Nothing is rewritten.")
+app.add_typer(identities, name="identities")
+By = Annotated[str | None, typer.Option("--by", help="Who says so; missing: who is logged in.")]
+
+
+@identities.command(
+    "merge", epilog="Example: `osclms identities merge household-1 web-4711 --by service-desk`"
+)
+def merge_identities(
+    customer_id: Annotated[str, typer.Argument(metavar="CUSTOMER", help="Who it is, by any id.")],
+    other: Annotated[str, typer.Argument(help="Who is the same, by any id.")],
+    by: By = None,
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Make two customers one, with all their ids, from now on; `osclms identities undo` takes it back."""
+    from serving.identities import merge
+
+    says_who("merged", merge, database_url, home, as_json, customer_id, other, by=by)
+
+
+@identities.command("undo", epilog="Example: `osclms identities undo web-4711`")
+def undo_identities(
+    alias: Annotated[str, typer.Argument(metavar="ID", help="The id that is a customer of its own.")],
+    by: By = None,
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Take back the last merge of an id: both are as they were before."""
+    from serving.identities import undo
+
+    says_who("undone", undo, database_url, home, as_json, alias, by=by)
+
+
+@identities.command("list", epilog="Example: `osclms identities list --json`")
+def list_identities(database_url: Database = None, home: Home = HERE, as_json: Json = False) -> None:
+    """The record of merges and of their undoing, oldest first."""
+    from serving.identities import merges
+    from serving.store import Store, address
+
+    with Store(address(home, database_url)) as store:
+        found = merges(store)
+    names = ("alias", "customer_id", "formerly", "by", "received_at")
+    if as_json:
+        return print_json([{name: row[name] for name in names} for row in found])
+    table = Table("id", "names", "formerly", "by", "at")
+    for row in found:
+        table.add_row(*(str(row[name] or "") for name in names))
+    out.print(table)
+    return None
+
+
+def says_who(
+    done: str,
+    act: Callable[..., Any],
+    database_url: str | None,
+    home: Path,
+    as_json: bool,
+    *ids: str,
+    by: str | None,
+) -> None:
+    """Merge, or undo, and say what is on record of it."""
+    from getpass import getuser
+
+    from features.history import History
+    from serving.store import Store, address
+
+    with Store(address(home, database_url)) as store:
+        row = act(store, History(home / "history"), *ids, by=by or getuser(), at=datetime.now(UTC))
+    told = {name: row[name] for name in ("alias", "customer_id", "formerly", "by", "received_at")}
+    says = f"{done}: {row['alias']} names {row['customer_id']}"
+    print_json(told) if as_json else out.print(says, highlight=False, soft_wrap=True, markup=False)
+
+
 # --- learn ------------------------------------------------------------------------------------------
 
 

@@ -1,9 +1,11 @@
 """What can be sold: products known before a moment, aligned with the positions of `items`."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from features.promotions import PROMOTED
 
 PATH_SEPARATOR = " > "
 PRICE_DAYS = 365
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
 TEXTS = ("title", "brand", "size", "url", "image_url", "group_id", "need", "attributes")
 
 
@@ -112,6 +115,17 @@ class Catalog:
         return codes(self.table["brand"])[1]
 
     @cached_property
+    def pack(self) -> Floats:
+        """How much a product holds beside the middle one of its need in the same unit; 1 where that is not known."""
+        sizes = pd.DataFrame(map(content, self.table["size"].to_pylist()), columns=["amount", "unit"])
+        sizes["need"] = self.need
+        known = sizes[(sizes["amount"] > 0) & (sizes["need"] >= 0)]
+        found = np.ones(len(self), np.float32)
+        middle = known.groupby(["need", "unit"])["amount"].transform("median")
+        found[known.index] = np.clip(known["amount"] / middle, 0.1, 10.0)
+        return found
+
+    @cached_property
     def promoted(self) -> Floats:
         """Columns of PROMOTED: float32 [n_items, len(PROMOTED)]."""
         return np.column_stack([pc.fill_null(self.table[c], 0).to_numpy() for c in PROMOTED])
@@ -120,6 +134,14 @@ class Catalog:
     def group(self) -> Ints:
         """Style group code, −1 for a product that stands alone."""
         return codes(self.table["group_id"])[0]
+
+
+@cache
+def content(size: str | None) -> tuple[float, str]:
+    """(how much, of what unit) a size says: "12 pk/12 oz" is 144 oz; what cannot be read is 0 of nothing."""
+    parts = SIZE.findall((size or "").lower())
+    amount = prod(float(number) for number, _ in parts) if parts else 0.0
+    return (amount, parts[-1][1]) if 0 < amount < 1e6 else (0.0, "")
 
 
 def codes(column: "pa.ChunkedArray[Any]", first: Sequence[str] = ()) -> tuple[Ints, list[str]]:

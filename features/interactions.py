@@ -1,6 +1,6 @@
 """Who bought what, in which order, when: events up to a moment as aligned arrays."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -171,14 +171,27 @@ class Interactions:
         return Lines.bought(events, items, keep, until).told(events, items, until)
 
     def of_one(
-        self, customer: int, events: pa.Table, *, keep: NDArray[np.bool_], until: datetime
+        self,
+        customer: int,
+        events: pa.Table,
+        *,
+        keep: NDArray[np.bool_],
+        until: datetime,
+        others: Sequence[int] = (),
     ) -> "Interactions":
         """What one customer bought (−1: nothing as yet) with what these events of theirs add, as of `until`.
+
+        `others` were other customers when the rest was read, and are this one now.
 
         As if the events had been known with the rest, as far as this customer's own rows go: by the steps of
         `from_events`. All of them name the customer alike.
         """
-        lines = Lines.of_rows(self, customer).plus(Lines.bought(events, self.items, keep, until))
+        lines = Lines.of_rows(self, customer)
+        for part in (
+            *(Lines.of_rows(self, other) for other in others),
+            Lines.bought(events, self.items, keep, until),
+        ):
+            lines = lines.plus(part)
         return lines.told(events, self.items, until)
 
     def __len__(self) -> int:
@@ -389,6 +402,20 @@ def take_back(
             taken = min(wanted, float(left[bought]))
             left[bought] -= taken
             wanted -= taken
+
+
+def pasts(
+    events: pa.Table, *, items: Ids, keep: NDArray[np.bool_], moments: Sequence[datetime]
+) -> Iterator[Interactions]:
+    """`Interactions.from_events` as of each of these moments in turn; ids are read once for all of them."""
+    lines = Lines.bought(events, items, keep, max(moments))
+    returned = Lines.of(before(events, max(moments), "return"), items, like=lines)
+    for moment in moments:
+        end = seconds(moment)
+        if moment == max(moments):
+            yield lines.less(returned).merged(items, end)
+        else:
+            yield lines.where(lines.at < end).less(returned.where(returned.at < end)).merged(items, end)
 
 
 def compact(data: Interactions) -> Interactions:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.catalog import Catalog
-from features.customers import facts
+from features.customers import Orders
 from features.history import History
 from features.interactions import DAY, EVENT_COLUMNS, Interactions, before
 
@@ -131,7 +131,7 @@ def of_purchases(data: Interactions, catalog: Catalog) -> dict[str, float]:
         "products": float(len(bought)),
         "orders": float(len(data.orders)),
         "days": float((data.until - start) / DAY),
-        "repeaters": float((facts(data)["frequency"] > 1).sum()) if known.any() else 0.0,
+        "repeaters": float((Orders.of(data).count > 1).sum()),
         "repeat_pairs": float(len(pairs) - len(np.unique(pairs))),
         "shared_baskets": float((np.bincount(data.order, minlength=1) > 1).sum()),
         "priced_share": share(catalog.price[bought] > 0),

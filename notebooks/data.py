@@ -46,7 +46,7 @@ from lifecycle.support import measured, supported
 from serving.bundle import champion, read_manifest
 from serving.placements import PRICE_STEP
 from training.defaults import Shape
-from training.plots import BLUE, GREY, ORANGE
+from training.plots import BLUE, ORANGE
 from training.split import known
 
 pd.set_option("display.width", 150, "display.max_columns", 20, "display.max_colwidth", 70)
@@ -149,13 +149,14 @@ plt.close(figure)
 # %% [markdown]
 # ## Customers: stage and rhythm
 #
-# A customer's *gap* is the usual time between two orders: the median of their own, pulled towards everybody's
-# where there are few. Someone is on the *brink* when more than twice that gap has passed since the last
-# order, and *lapsed* after four. A weekly shopper is missed after a fortnight, a monthly one after two
-# months: one calendar rule for all would write to the wrong people.
+# A customer's *gap* is the time within which they usually come back: nine in ten of the times between their
+# orders are shorter. Where there are few it is pulled towards those of their main category, and these towards
+# everybody's. Someone is on the *brink* when more than one and a half of that has passed since the last order,
+# and *lapsed* after three; *won back* who came again after that. A weekly shopper is missed after a few weeks, a
+# monthly one after months: one calendar rule for all would write to the wrong people.
 
 # %%
-customers = facts(bought)
+customers = facts(bought, catalog)
 by = customers.groupby("stage", observed=False)
 stages = by[["recency", "frequency", "spend", "gap"]].median().round(1)
 stages.columns = ["days since last", "orders", "spend", "usual gap"]
@@ -165,7 +166,8 @@ display(stages)
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(11, 3))
-axes[0].bar(STAGES, stages["customers"], color=[GREY, BLUE, ORANGE, GREY])
+axes[0].bar(STAGES, stages["customers"], color=BLUE)
+axes[0].tick_params(axis="x", rotation=30)
 axes[0].set(title="Customers by stage")
 axes[1].hist(customers["gap"], bins=np.geomspace(0.5, customers["gap"].max(), 30), color=BLUE)
 axes[1].set(title="Usual days between orders", xscale="log")

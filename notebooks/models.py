@@ -178,7 +178,7 @@ display(pd.DataFrame(told).T)
 # the ones whom a shop most wants to win, and the ones of whom a recipe knows least.
 
 # %%
-frequency = facts(bundle.interactions)["frequency"].to_numpy()[tasks["purchases"].customer]
+frequency = facts(bundle.interactions, bundle.catalog)["frequency"].to_numpy()[tasks["purchases"].customer]
 leader = max(alone, key=lambda name: figures[name, "purchases"].mean)
 values = answers[leader, "purchases"].values("ndcg")
 display(by_history(frequency, values, recipe=leader, metric="NDCG@10", seed=seed))

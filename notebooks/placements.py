@@ -57,7 +57,7 @@ at, columns = engine.data_until, ["product_id", "title", "price", "story", "sour
 customer = engine.sample().customers[0]
 position = engine.history.customers.positions([customer])[0]
 print(f"customer {customer}, as of {at:%Y-%m-%d}, answered by version {engine.version}")
-display(facts(engine.history).iloc[[position]].round(1).set_index(pd.Index([customer])))
+display(facts(engine.history, engine.catalog).iloc[[position]].round(1).set_index(pd.Index([customer])))
 
 # %% [markdown]
 # What they buy most, and their last order, whose products are the basket below.

@@ -86,6 +86,8 @@ class Live:
     - up to LATE before it, where it is an order that the bundle does not know, or a return that names such an order.
       An order that the bundle knows it knows whole.
 
+    Who were two customers to the models, and are one now (`joined`), have the purchases of both.
+
     Memory: 8 bytes and a slot for each of at most MOST customers, and for each that was erased its tombstone.
     """
 
@@ -117,6 +119,8 @@ class Live:
             names.setdefault(customer, []).append(alias)
             if hash(alias) in self.news:
                 self.news.add(hash(customer))
+        apart = self.history.customers.positions(list(aliases)) >= 0
+        self.joined = {hash(aliases[alias]) for alias, known in zip(aliases, apart, strict=True) if known}
         self.aliases, self.names = aliases, names
 
     def over(self, catalog: Catalog) -> "Live":
@@ -142,7 +146,8 @@ class Live:
         self.asked(self.refresh, None)
         if self.erased(customer_id):
             return stranger(known.pairs)
-        if not self.everybody and hash(customer_id) not in self.news:
+        number = hash(customer_id)
+        if not self.everybody and number not in self.news and number not in self.joined:
             return known
         return self.asked(lambda: self.merged(known, customer_id, at), known)
 
@@ -229,15 +234,19 @@ class Live:
     def merged(self, known: Person, customer_id: str, at: datetime) -> Person:
         names = (customer_id, *self.names.get(customer_id, ()))
         bought = self.events(names, PURCHASES, self.until - LATE, at)
-        new = self.unlearned(known.customer, bought)
+        places = [place for name in names if (place := self.position(name)) >= 0]
+        new = self.unlearned(places, bought)
         cart, seen = self.visit(self.events(names, VISITS, at - VISIT, at), bought)
         mark = f"{len(new)}.{len(cart)}.{len(seen)}" if new or len(cart) or len(seen) else ""
-        if not new:
+        if len(places) > 1 or (places and known.customer < 0):
+            mark = f"{mark}.{len(places)}"
+        elif not new:
             return Person(known.customer, known.pairs, known.place, cart, seen, mark)
         told = pa.Table.from_pylist([{**event, "customer_id": customer_id} for event in new], SCHEMA)
-        data = self.history.of_one(known.customer, told, keep=self.catalog.eligible, until=at)
+        own, *others = places or [-1]
+        data = self.history.of_one(own, told, keep=self.catalog.eligible, until=at, others=others)
         pairs = Pairs(self.catalog, data, known.pairs.facts)
-        return Person(known.customer, pairs, 0 if len(data) else -1, cart, seen, mark)
+        return Person(own, pairs, 0 if len(data) else -1, cart, seen, mark)
 
     def events(
         self, names: Sequence[str], types: Sequence[str], since: datetime, until: datetime
@@ -250,13 +259,14 @@ class Live:
             found += (dict(zip(SCHEMA.names[1:], row, strict=True)) for row in zip(*taken, strict=True))
         return sorted(found, key=lambda event: event["occurred_at"])
 
-    def unlearned(self, customer: int, bought: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The purchases and returns that the bundle did not learn from."""
+    def unlearned(self, customers: Sequence[int], bought: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The purchases and returns that the bundle did not learn from, of one who was all of these customers."""
         end = micros(self.until)
         orders = {
             e["order_id"]
             for e in bought
-            if e["event_type"] == "order" and not self.learned(customer, e["order_id"])
+            if e["event_type"] == "order"
+            and not any(self.learned(place, e["order_id"]) for place in customers or [-1])
         }
         return [e for e in bought if e["occurred_at"] >= end or e["order_id"] in orders]
 

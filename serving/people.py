@@ -7,7 +7,7 @@ asked for; who was erased is not told of, and nothing is taken of them any more.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,10 +22,13 @@ from features.judge import Row
 from features.schema import CHANNELS, CONSENTS, CUSTOMERS, ID_LENGTH, IDENTITIES, PURPOSES, RECEIVED, Table
 from serving.body import read_body
 from serving.changes import judge_of, keep
+from serving.door import caller
 from serving.headers import JSON, NDJSON
+from serving.identities import identities_now, ids_of, naming, said_now
 from serving.lines import Line, Text, Word, cell, line_of, lines_of, wire_model
 from serving.openapi import Operation
-from serving.schemas import CustomerAbout, CustomerAnswer, CustomersAnswer, Erased, Moment, Stored
+from serving.profile import Everybody, by_history, by_model, profile
+from serving.schemas import CustomerAbout, CustomerAnswer, CustomersAnswer, Erased, Moment, Profile, Stored
 from serving.store import LEDGERS, Store, StoreError
 from serving.wire import RequestError, Wire
 
@@ -66,6 +69,13 @@ class CustomersRequest(Sent):
     customers: tuple[CustomerRow, ...] = Field((), max_length=MAX_CUSTOMERS)
 
 
+class CustomerQuery(Wire):
+    at: Moment | None = Field(
+        None,
+        description="as of this moment: nothing that happened at or after it is told; missing: all, as of now",
+    )
+
+
 OPERATIONS = (
     Operation(
         "put_customer",
@@ -100,8 +110,10 @@ OPERATIONS = (
         "get_customer",
         "GET",
         PATH,
-        "All that is held of a customer",
+        "All that is held of a customer, and what it comes to",
         answer=CustomerAbout,
+        query=CustomerQuery,
+        example={"at": "2030-01-01"},
         statuses={200: "as it is now", 503: "the database cannot be used now: ask again"},
     ),
     Operation(
@@ -122,21 +134,6 @@ OPERATIONS = (
 # --- who it is --------------------------------------------------------------------------------------------
 
 
-def identities_now(store: Store, history: History | None) -> dict[str, str]:
-    """The customer behind each alias, by the history and by what the store has been told since."""
-    raw = dict(history.identities()) if history else {}
-    after = store.reached("identities", history.manifest.marks if history else {})
-    for page in store.read("identities", after, store.marks()["identities"].seq):
-        raw |= {row["alias"]: row["customer_id"] for row in page}
-    return canonical(raw)
-
-
-def ids_of(customer_id: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
-    """All ids of the customer whom this one names, their own first."""
-    own = aliases.get(customer_id, customer_id)
-    return own, *sorted(alias for alias, end in aliases.items() if end == own)
-
-
 def named(request: Request) -> str:
     try:
         found = cell(request.path_params["customer_id"]) or ""
@@ -153,7 +150,7 @@ def named(request: Request) -> str:
 async def put_customer(store: Store, history: History | None, request: Request, *, at: datetime) -> Response:
     body, _ = await read_body(request)
     said = CustomerChange.model_validate_json(body or b"{}")
-    return answer(await asked(take, store, history, named(request), said, at))
+    return answer(await asked(take, store, history, named(request), said, at, caller(request).key_id or None))
 
 
 async def put_customers(store: Store, history: History | None, request: Request, *, at: datetime) -> Response:
@@ -162,27 +159,33 @@ async def put_customers(store: Store, history: History | None, request: Request,
         partial(line_of, model=CustomerRow, key=CUSTOMERS.key[0], what="customer", at=at),
         listed=lambda body: Sent.model_validate_json(body).customers, most=MAX_CUSTOMERS, what="customers",
     )  # fmt: skip
-    told = await asked(take_all, store, history, lines, at)
+    told = await asked(take_all, store, history, lines, at, caller(request).key_id or None)
     return answer(told, 207 if told.rejected else 200)
 
 
-def take(store: Store, history: History | None, customer_id: str, said: Any, at: datetime) -> Stored:
-    """Store what was said, all or nothing. Raises RequestError by the first fault."""
-    own = ids_of(customer_id, identities_now(store, history))[0]
+def take(
+    store: Store, history: History | None, customer_id: str, said: Any, at: datetime, by: str | None = None
+) -> Stored:
+    """Store what was said, all or nothing; `by` is the key that said it. Raises RequestError by the first fault."""
+    names = said_now(store, history)
+    own = ids_of(customer_id, canonical(names))[0]
     if store.buried({own, customer_id, *said.identities}):
         raise RequestError("customer_id", ERASED, 410)
     made = rows_of(own, vars(said), at)
     for fault in filter(None, faults([made])):
         raise RequestError(*fault)
-    keep(store, {table.name: of for table, of in made.items()})
+    recorded(store, [made], names, by)
     counts = {table.name: len(of) for table, of in made.items()}
     facts = sum(said_of(vars(said), name) for name in CUSTOMERS.names)
     return Stored(customer_id=own, facts=facts, identities=counts["identities"], consents=counts["consents"])
 
 
-def take_all(store: Store, history: History | None, lines: Sequence[Line], at: datetime) -> CustomersAnswer:
-    """Store what was said of those customers of whom all is well."""
-    aliases, gone = identities_now(store, history), store.graves()
+def take_all(
+    store: Store, history: History | None, lines: Sequence[Line], at: datetime, by: str | None = None
+) -> CustomersAnswer:
+    """Store what was said of those customers of whom all is well; `by` is the key that said it."""
+    names, gone = said_now(store, history), store.graves()
+    aliases = canonical(names)
     rows = [line.row for line in lines if line.row is not None]
     own = [aliases.get(row["customer_id"], row["customer_id"]) for row in rows]
     made = [rows_of(name, row, at) for name, row in zip(own, rows, strict=True)]
@@ -190,7 +193,7 @@ def take_all(store: Store, history: History | None, lines: Sequence[Line], at: d
         error_of(name, row, gone, fault) for name, row, fault in zip(own, rows, faults(made), strict=True)
     ]
     fine = [tables for tables, error in zip(made, errors, strict=True) if error is None]
-    keep(store, {table.name: [row for tables in fine for row in tables[table]] for table in SAID})
+    recorded(store, fine, names, by)
     rest = iter(errors)
     told = tuple(
         CustomerAnswer(
@@ -227,6 +230,18 @@ def rows_of(own: str | None, said: Mapping[str, Any], at: datetime) -> dict[Tabl
     return {table: [{**row, RECEIVED.name: at} for row in of] for table, of in rows.items()}
 
 
+def recorded(
+    store: Store, made: Sequence[Mapping[Table, list[Row]]], names: Mapping[str, str], by: str | None
+) -> None:
+    """Store what was said of these customers, and on record what ids it made another's than `names` says."""
+    said, told = dict(names), list[Row]()
+    for row in (row for tables in made for row in tables[IDENTITIES]):
+        told += naming(said, [row["alias"]], row["customer_id"], by=by, at=row[RECEIVED.name])["merges"]
+        said[row["alias"]] = row["customer_id"]
+    rows = {table.name: [row for tables in made for row in tables[table]] for table in SAID}
+    keep(store, rows | ({"merges": told} if told else {}))
+
+
 def said_of(said: Mapping[str, Any], fact: str) -> bool:
     return fact != "customer_id" and said.get(fact) is not None
 
@@ -245,29 +260,66 @@ def faults(made: Sequence[Mapping[Table, list[Row]]]) -> list[tuple[str, str] | 
 # --- what is held of them ---------------------------------------------------------------------------------
 
 
-async def get_customer(store: Store, history: History | None, request: Request) -> Response:
-    return answer(await asked(held, store, history, named(request)))
+async def get_customer(
+    store: Store,
+    history: History | None,
+    request: Request,
+    everybody: Everybody,
+    *,
+    until: datetime | None,
+    now: datetime,
+) -> Response:
+    view = partial(viewed, everybody, history is not None, until or now)
+    return answer(await asked(held, store, history, named(request), until, view))
 
 
-def held(store: Store, history: History | None, customer_id: str) -> CustomerAbout:
-    """What history and store hold of a customer by any of their ids."""
-    ids = ids_of(customer_id, identities_now(store, history))
+def viewed(
+    everybody: Everybody,
+    whole: bool,
+    at: datetime,
+    ids: Sequence[str],
+    events: Sequence[Row],
+    sends: Sequence[Row],
+) -> Profile:
+    """The profile of a customer; `whole`: these are all the events there ever were."""
+    life = by_history(everybody, events, at) if whole else by_model(everybody, ids, events, at)
+    return profile(everybody, life, sends)
+
+
+def held(
+    store: Store,
+    history: History | None,
+    customer_id: str,
+    until: datetime | None = None,
+    view: Callable[[Sequence[str], Sequence[Row], Sequence[Row]], Profile] | None = None,
+) -> CustomerAbout:
+    """What history and store hold of a customer by any of their ids, all of it or of what happened before `until`, and
+    what `view` makes of it."""
+    end = until or datetime.max.replace(tzinfo=UTC)
+    ids = ids_of(customer_id, identities_now(store, history, until))
     gone = store.buried(ids)
     ids = tuple(name for name in ids if name not in gone) or ("",)
     events = {
         row["event_id"]: row for row in (*history_rows(history, "events", ids), *store.of("events", ids))
     }
-    happened = sorted(events.values(), key=lambda row: (row["occurred_at"], row["event_id"]))
-    records = consent_records(store, history, ids)
+    happened = sorted(
+        (row for row in events.values() if row["occurred_at"] < end),
+        key=lambda row: (row["occurred_at"], row["event_id"]),
+    )
+    records = [row for row in consent_records(store, history, ids) if row["at"] < end]
+    facts, sends = facts_of(store, history, ids), [row for row in store.of("sends", ids) if row["at"] < end]
+    seen = view(ids, happened, sends) if view else None
+    anything = happened or records or facts or sends or (seen and seen.orders.count)
     return CustomerAbout(
         customer_id=ids[0] or customer_id,
         identities=ids[1:],
-        facts=facts_of(store, history, ids),
+        facts=facts,
         consents=tuple(told("consents", row) for row in consents_now(records).values()),
         consent_records=tuple(told("consents", row) for row in records),
         orders=tuple(orders_of(happened)),
         events=tuple(told("events", row) for row in happened if row["event_type"] not in ORDERS),
-        sends=tuple(told("sends", row) for row in store.of("sends", ids)),
+        sends=tuple(told("sends", row) for row in sends),
+        profile=seen if anything else None,
     )
 
 

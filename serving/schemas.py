@@ -168,6 +168,58 @@ class Stored(Wire):
     consents: int
 
 
+class OrdersAbout(Wire):
+    """Orders of which anything was paid for and kept."""
+
+    count: int
+    first: datetime | None
+    last: datetime | None
+    spend: float = Field(description="in the store's currency, what was returned taken back")
+    by_month: dict[str, int] = Field(description="by months of the store, from the first to the moment")
+
+
+class Rfm(Wire):
+    recency: float = Field(description="days since the last order")
+    frequency: int = Field(description="orders")
+    spend: float
+    gap: float = Field(description="days within which they usually come back")
+    r: int = Field(description="1 to 3, 3 the best")
+    f: int
+    m: int
+    group: str
+
+
+class Favourites(Wire):
+    category: str | None = Field(description="of the last order")
+    store_id: str | None = Field(description="where most orders were made")
+    brand: str | None = Field(description="of most purchases")
+    price_band: str | None = Field(description="low, middle or high: of most purchases, within their need")
+
+
+class DueAbout(Wire):
+    product_id: str
+    title: str
+    due: datetime = Field(description="by when they will have bought it, as likely as not, if they do")
+    chance: float = Field(description="that they buy it within 60 days")
+
+
+class Profile(Wire):
+    as_of: datetime
+    known_by: str = Field(
+        description="history: by all that happened; model: the service has no history, and knows orders as the model "
+        "learned them, of what may be recommended, with what came in live; all else only as it came in live"
+    )
+    orders: OrdersAbout
+    events: dict[str, int] = Field(description="how many, by type")
+    messages: dict[str, int] = Field(description="lists shown or sent, by placement")
+    last_message: datetime | None
+    stage: str
+    stages: dict[str, str] = Field(description="by month of the store, as it was at the month's end")
+    rfm: Rfm | None
+    favourites: Favourites
+    due: tuple[DueAbout, ...] = Field(description="what they will want again, soonest first")
+
+
 class CustomerAbout(Wire):
     """All that is held of a customer; who is unknown, or was erased, has nothing."""
 
@@ -185,6 +237,7 @@ class CustomerAbout(Wire):
     )
     events: tuple[dict[str, Any], ...] = Field(description="all else that happened, oldest first")
     sends: tuple[dict[str, Any], ...] = Field(description="the lists that were shown or sent")
+    profile: Profile | None = Field(None, description="what it comes to; missing, where nothing is held")
 
 
 class Erased(Wire):

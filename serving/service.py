@@ -53,6 +53,7 @@ from serving.links import Links
 from serving.live import Live
 from serving.openapi import Operation, document
 from serving.placements import Placement, PlacementsError
+from serving.profile import Everybody
 from serving.schemas import (
     ErrorBody,
     FieldError,
@@ -231,6 +232,8 @@ class Site:
         self.sent = sent
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
+        zone = (self.history.store if self.history else engine.store).time_zone
+        self.everybody = Everybody(engine.bundle.catalog, engine.bundle.interactions, zone)
         self.follower = overlay.Follower(engine.bundle, intake.store, self.history) if intake else None
         self.model = metrics.Model(
             engine.version, engine.data_until.timestamp(), engine.placements, engine.n_available
@@ -434,7 +437,10 @@ class Site:
         return await people.put_customers(self.store, self.history, request, at=self.clock())
 
     async def get_customer(self, request: Request) -> Response:
-        return await people.get_customer(self.store, self.history, request)
+        until = people.CustomerQuery.model_validate(query(request)).at
+        return await people.get_customer(
+            self.store, self.history, request, self.everybody, until=until, now=self.at(None)
+        )
 
     async def delete_customer(self, request: Request) -> Response:
         return await people.delete_customer(self.store, self.history, request, at=self.clock())

@@ -27,7 +27,7 @@ from features.history import Marks
 from features.judge import Row
 from features.schema import EVENTS, FLAG, PATH, REAL, RECEIVED, TABLES, TEXT, TIME, WORD, Column, Table
 
-HEAD = "r0002"  # the last of the migrations: the tables that this version reads and writes
+HEAD = "r0003"  # the last of the migrations: the tables that this version reads and writes
 FILE = "store.db"
 MIGRATIONS = Path(__file__).parent / "migrations"
 PATIENCE = 30  # seconds that a writer waits for the one before it
@@ -52,9 +52,21 @@ SENDS = Table(
         Column("product_ids", PATH, True, "as the list had them, first to last"),
     ),
 )
+MERGES = Table(
+    "merges",
+    key=(),
+    columns=(
+        Column("alias", TEXT, True, "what was said to name another customer"),
+        Column("customer_id", TEXT, True, "whom it names since then"),
+        Column(
+            "formerly", TEXT, about="whom it had been said to name before; missing: a customer of its own"
+        ),
+        Column("by", TEXT, about="who said so: a key, or a name on the command line"),
+    ),
+)
 TOMBSTONES = Table("tombstones", key=("subject",), columns=(Column("subject", TEXT, True),))
-PERSONAL = ("events", "customers", "identities", "consents", "sends")
-WHO = ("customer_id", "alias")  # the columns that name a customer
+PERSONAL = ("events", "customers", "identities", "consents", "sends", "merges")
+WHO = ("customer_id", "alias", "formerly")  # the columns that name a customer
 KEYS = Table(
     "keys",
     key=("key_id",),
@@ -67,7 +79,7 @@ KEYS = Table(
         Column("ends", TIME, about="when it stops; missing: never"),
     ),
 )
-LEDGERS = {t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, TOMBSTONES, KEYS)}
+LEDGERS = {t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, MERGES, TOMBSTONES, KEYS)}
 RECENT = {"events": "occurred_at", "sends": "at"}  # tables asked for a customer's latest, and by which time
 
 

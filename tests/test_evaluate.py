@@ -233,7 +233,9 @@ def test_strangers_do_not_count_as_novel(engine: Engine) -> None:
 
 
 def test_the_figure_by_stage_is_the_mean_of_that_stages_customers(engine: Engine) -> None:
-    stage = facts(engine.history)["stage"].astype(str).tolist()  # anna, bert, carl, dora, emil
+    stage = (
+        facts(engine.history, engine.catalog)["stage"].astype(str).tolist()
+    )  # anna, bert, carl, dora, emil
     assert len(set(stage)) > 1
     who = [0, 1, 2, 3, 4, -1]
     hits = [1, 0, 1, 1, 0, 1]

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from worlds import SIZE, Event, checkerboard, contents, products, shop
 
+from features.customers import favourite
 from features.history import History
+from features.replenishment import shrunk
 from serving.bundle import Bundle
 from serving.fitted import Candidates, Fitted, Neighbors, Vectors, held_by, load_fitted, save_fitted, top_k
 from serving.index import ItemIndex
@@ -47,10 +49,10 @@ from training.models import (
     recipe_of,
 )  # fmt: skip
 from training.models.ease import most_bytes
-from training.models.hybrid import customer_features, favourite, item_features, price_band
+from training.models.hybrid import customer_features, item_features, price_band
 from training.models.neighbours import searched
 from training.models.recipe import decayed_log, in_int32
-from training.models.rhythm import Pairs, lift, shrunk
+from training.models.rhythm import Pairs, lift
 from training.split import Data, Future, Task, baskets, known, novel, purchases, sampled
 
 CUTOFF = datetime(2017, 12, 1, tzinfo=UTC)

@@ -469,7 +469,7 @@ def test_each_sides_rankers_learn_from_as_many_windows_as_they_ask_for(
     monkeypatch.setattr(module, "fit", stop)
     with pytest.raises(Enough):
         train(tmp_path, until=UNTIL, recipes=SMALL, rankings={"next_best": Ranking(windows=1)})
-    assert [sum(name.startswith(of) for name in names) for of in ("label", "rival-label")] == [1, 3]
+    assert [sum(name.startswith(of) for name in names) for of in ("short", "rival-short")] == [1, 3]
 
 
 def hold(megabytes: int) -> int:

@@ -34,7 +34,7 @@ RESAMPLES = 500  # enough for the many small parts
 EXAMPLES = 10
 LATELY = 8  # products that an example customer bought last
 OTHERS = "all others"
-ORDER = (*STAGES, "prospect", *(name for _, name in HISTORY))  # of parts that have one
+ORDER = (*STAGES[1:], STAGES[0], *(name for _, name in HISTORY))  # of parts that have one
 STABLE, MOVED = 0.1, 0.25  # customary readings of a population stability index
 
 
@@ -117,7 +117,7 @@ def former_of(bundles: Path, versions: Sequence[str]) -> Manifest | None:
 
 def results_of(bundle: Bundle, audits: Sequence[Audit], *, seed: int) -> Iterator[Result]:
     """Every audit, and its figure for those parts of the questions that a reader asks about."""
-    about = facts(bundle.interactions)
+    about = facts(bundle.interactions, bundle.catalog)
     stage = np.append(about["stage"].to_numpy(str), "prospect")
     place = np.searchsorted([low for low, _ in HISTORY], about["frequency"].to_numpy(), side="right")
     history = np.array(["", *(name for _, name in HISTORY)])[np.append(place, 0)]

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from features.history import History
 from features.interactions import Ids, used
 from serving.bundle import IDS, ROWS, read_manifest, sha256
-from serving.people import identities_now, ids_of
+from serving.identities import identities_now, ids_of
 from serving.ranker import RANKED_SUFFIX
 from serving.store import LIVE, Mark, Store
 from training.publish import (

@@ -366,8 +366,8 @@ def by_stage(bundle: Bundle, answers: Answers, metric: str, *, seed: int) -> dic
 
 
 def stage_of(bundle: Bundle, customer: NDArray[np.int32]) -> NDArray[np.str_]:
-    """The stage of each customer at the cutoff; −1 is a prospect."""
-    return np.append(facts(bundle.interactions)["stage"].to_numpy(str), "prospect")[customer]
+    """The stage of each customer at the cutoff (`features.customers`); −1 is a prospect."""
+    return np.append(facts(bundle.interactions, bundle.catalog)["stage"].to_numpy(str), "prospect")[customer]
 
 
 def index_recall(engine: Engine, *, seed: int) -> dict[str, float]:

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from features.catalog import PATH_SEPARATOR, Catalog, level
-from features.customers import facts
+from features.customers import facts, favourite
 from features.interactions import Interactions
 from serving.fitted import Vectors
 from training.models.recipe import in_int32
@@ -64,21 +64,8 @@ def customer_features(data: Interactions, catalog: Catalog) -> sparse.csr_matrix
     """Rows sum to 1: the customer, the need, brand and price band of most of their purchases, their stage."""
     n = len(data.customers)
     codes = [favourite(code, data) for code in (catalog.need, catalog.brand, price_band(catalog))]
-    codes.append(facts(data)["stage"].cat.codes.to_numpy())
+    codes.append(facts(data, catalog)["stage"].cat.codes.to_numpy().astype(np.int64))
     return shared([sparse.eye_array(n, format="csr"), *map(one_hot, codes)])
-
-
-def favourite(code: np.ndarray, data: Interactions) -> np.ndarray:
-    """The code of most of each customer's purchases, the lowest of equals, −1 where none is known."""
-    known = (data.customer >= 0) & (code[data.item] >= 0)
-    n_codes = int(code.max(initial=-1)) + 1
-    pairs, times = np.unique(
-        data.customer[known].astype(np.int64) * n_codes + code[data.item[known]], return_counts=True
-    )
-    best = pairs[np.lexsort((-pairs, times))]  # of each customer the last one stands
-    found = np.full(len(data.customers), -1)
-    found[best // max(n_codes, 1)] = best % max(n_codes, 1)
-    return found
 
 
 def shared(blocks: list[sparse.csr_array]) -> sparse.csr_matrix:

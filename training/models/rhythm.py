@@ -9,10 +9,10 @@ from scipy import sparse
 
 from features.catalog import Catalog
 from features.interactions import DAY, LINE, Interactions
+from features.replenishment import Repeats, keys, shrunk
 from serving.fitted import Candidates
 
 Array = NDArray[Any]
-PRIOR = 20.0  # how many pairs, and gaps, a need's figure counts for where a product's own are few
 OWN_GAPS = 2.0  # how many gaps a product's usual one counts for where a customer's own are few
 DOUBT = 50.0  # purchases expected of a cell of pairs, at which its lift is half believed
 STRENGTHS, LATENESS = (-8, 8), (-6, 6)  # half octaves that are told apart, ends included
@@ -42,20 +42,16 @@ class Rhythm:
         return Candidates(sparse.csr_array(sparse.coo_array(cells, shape=shape)))
 
     def pairs(self, data: Interactions, catalog: Catalog) -> "Pairs":
-        rows = np.flatnonzero(data.customer >= 0)
-        age, quantity = data.age()[rows], data.quantity[rows]
-        key, first, place = np.unique(keys(data), return_index=True, return_inverse=True)
-        last = np.zeros(len(key), np.int64)
-        last[place] = np.arange(len(rows))  # rows of a customer lie in order of time
-        item, times = key % max(len(data.items), 1), np.bincount(place, minlength=len(key))
-        span, faded = age[first] - age[last], np.exp2(-age / self.half_life)
-        usual = shrunk(item, span, times - 1, catalog)[item]
-        gap = (span + OWN_GAPS * usual) / (times - 1 + OWN_GAPS)
-        lasts = gap * quantity[last] / np.maximum(np.bincount(place, quantity) / times, 1e-9)
+        known = data.customer >= 0
+        age, quantity = data.age()[known], data.quantity[known]
+        pairs, faded = Repeats.of(data), np.exp2(-age / self.half_life)
+        key, item, times, place = pairs.key, pairs.item, pairs.times, pairs.place
+        gap = pairs.gaps(shrunk(item, pairs.span, times - 1, catalog), OWN_GAPS)
+        lasts = gap * quantity[pairs.last] / np.maximum(np.bincount(place, quantity) / times, 1e-9)
         strength = (
             np.bincount(place, faded, minlength=len(key)) + self.common * self.shares(data, catalog)[item]
         )
-        return Pairs(key, strength, cells_of(strength, age[last] / np.maximum(lasts, 1)))
+        return Pairs(key, strength, cells_of(strength, pairs.wait / np.maximum(lasts, 1)))
 
     def shares(self, data: Interactions, catalog: Catalog) -> Array:
         """By item, the share of its earlier customers who bought it in the last `window` days."""
@@ -73,12 +69,6 @@ class Pairs:
     cell: Array
 
 
-def keys(data: Interactions) -> Array:
-    """Of each row of a known customer, customer × n_items + item."""
-    known = data.customer >= 0
-    return data.customer[known].astype(np.int64) * len(data.items) + data.item[known]
-
-
 def earlier(data: Interactions, days: float) -> Interactions:
     """What was known so many days before."""
     until = data.until - int(days * DAY)
@@ -89,20 +79,6 @@ def again(key: Array, data: Interactions, days: float) -> NDArray[np.bool_]:
     """Whether each pair was bought in the last so many days."""
     lately = data.at[data.customer >= 0] >= data.until - int(days * DAY)
     return np.isin(key, keys(data)[lately])
-
-
-def shrunk(item: Array, total: Array, count: Array, catalog: Catalog) -> Array:
-    """Σ total / Σ count by item, shrunk to that of its need, that to that of all; 0 where all count nothing."""
-    need = np.where(catalog.need < 0, len(catalog.needs), catalog.need)  # unknown needs are one
-    n = len(catalog)
-    every = total.sum() / max(count.sum(), 1e-9)
-    totals, counts = (np.bincount(item, of, minlength=n) for of in (total, count))
-    of_need = ratio(np.bincount(need, totals), np.bincount(need, counts), every)
-    return ratio(totals, counts, of_need[need])
-
-
-def ratio(total: Array, count: Array, otherwise: Array | float) -> Array:
-    return (total + PRIOR * otherwise) / (count + PRIOR)
 
 
 def cells_of(strength: Array, lateness: Array) -> Array:

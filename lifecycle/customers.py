@@ -1,0 +1,88 @@
+"""Where customers stand, from the history and what came in live: one of them, and all of them."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from features.catalog import Catalog
+from features.customers import GROUP_NAMES, STAGES, Norms, facts, month_ends
+from features.history import History
+from features.interactions import EVENT_COLUMNS, Interactions, pasts
+from serving.people import held, viewed
+from serving.profile import Everybody
+from serving.schemas import CustomerAbout
+from serving.store import Store, address
+
+MONTH = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many customers stand where at a moment. moved: from a stage a month before, to one now."""
+
+    as_of: str
+    since: str
+    stages: Mapping[str, int]
+    groups: Mapping[str, int]
+    moved: Mapping[str, Mapping[str, int]]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def known(history: History, at: datetime) -> tuple[pa.Table, Catalog]:
+    """Purchases and returns before a moment, and the catalogue as it was."""
+    events = history.events(until=at, types=("order", "return"), columns=EVENT_COLUMNS)
+    return events, Catalog.of(history.table("products"), events, until=at)
+
+
+def counts(history: History, at: datetime) -> Counts:
+    """Customers by stage and group, and their moves since a month before."""
+    events, catalog = known(history, at)
+    then, now = pasts(events, items=catalog.items, keep=catalog.eligible, moments=(at - MONTH, at))
+    former, current = stages_of(then, catalog), stages_of(now, catalog)
+    names = sorted({*former, *current})
+    pairs = Counter((former.get(name, STAGES[0]), current.get(name, STAGES[0])) for name in names)
+    moved = {a: {b: pairs[a, b] for b in STAGES if pairs[a, b]} for a in STAGES}
+    stages, groups = Counter(current.values()), Counter(facts(now, catalog)["group"].dropna())
+    return Counts(
+        at.isoformat(), (at - MONTH).isoformat(), {name: stages[name] for name in STAGES},
+        {name: groups[name] for name in GROUP_NAMES}, {a: to for a, to in moved.items() if to},
+    )  # fmt: skip
+
+
+def stages_of(data: Interactions, catalog: Catalog) -> dict[str, str]:
+    """The stage of each customer who has bought, by id."""
+    names = data.customers.at(range(len(data.customers)))
+    return dict(zip(names, facts(data, catalog)["stage"].astype(str), strict=True))
+
+
+def view(home: Path, database_url: str | None, customer_id: str, at: datetime) -> CustomerAbout:
+    """All that history and store know of a customer before a moment, and the profile that it comes to."""
+    history = History(home / "history")
+    everybody = all_before(history, at)
+    with Store(address(home, database_url)) as store:
+        return held(
+            store,
+            history,
+            customer_id,
+            at,
+            lambda ids, events, sends: viewed(everybody, True, at, ids, events, sends),
+        )
+
+
+def all_before(history: History, at: datetime) -> Everybody:
+    """Everybody as of a moment, and what was usual at the end of each month before it."""
+    events, catalog = known(history, at)
+    zone, span = history.store.time_zone, history.span()
+    ends = [end for _, end in month_ends(span[0], at, zone)] if span else []
+    found = pasts(events, items=catalog.items, keep=catalog.eligible, moments=[*ends[:-1], at])
+    kept = {}
+    for data in found:
+        kept[data.until] = Norms.of(data, catalog)
+    return Everybody(catalog, data, zone, kept)

@@ -1,0 +1,92 @@
+"""Who is who: several ids of one customer, how they were said to be one, and how that is taken back.
+
+An id names what was last said of it. Whatever is read is resolved then, so that a merge rewrites nothing, and taking it
+back is no more than saying again what was said before.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from features.history import History, canonical
+from features.judge import Row
+from features.schema import RECEIVED
+from serving.store import Store
+from serving.wire import RequestError
+
+
+def said_now(store: Store, history: History | None, until: datetime | None = None) -> dict[str, str]:
+    """What each alias was last said to name, by the history and by what the store was told since, before `until`."""
+    said = dict(history.identities()) if history else {}
+    after = store.reached("identities", history.manifest.marks if history else {})
+    for page in store.read("identities", after, store.marks()["identities"].seq):
+        said |= {
+            row["alias"]: row["customer_id"] for row in page if until is None or row[RECEIVED.name] < until
+        }
+    return said
+
+
+def identities_now(store: Store, history: History | None, until: datetime | None = None) -> dict[str, str]:
+    """The customer behind each alias."""
+    return canonical(said_now(store, history, until))
+
+
+def ids_of(customer_id: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
+    """All ids of the customer whom this one names, their own first."""
+    own = aliases.get(customer_id, customer_id)
+    return own, *sorted(alias for alias, end in aliases.items() if end == own)
+
+
+def naming(
+    said: Mapping[str, str], aliases: Iterable[str], customer_id: str, *, by: str | None, at: datetime
+) -> dict[str, list[Row]]:
+    """The rows that say that these aliases name a customer, and what they had been said to name before."""
+    about: dict[str, Any] = {"customer_id": customer_id, RECEIVED.name: at}
+    rows: list[Row] = [{"alias": alias, **about} for alias in aliases]
+    told: list[Row] = [
+        {**row, "formerly": said.get(row["alias"]), "by": by}
+        for row in rows
+        if said.get(row["alias"], row["alias"]) != customer_id
+    ]
+    return {"identities": rows, "merges": told}
+
+
+def merge(
+    store: Store, history: History | None, customer_id: str, other: str, *, by: str | None, at: datetime
+) -> Row:
+    """Make `other`, with all its ids, one customer with `customer_id`; the record of it. Raises RequestError."""
+    said = said_now(store, history)
+    aliases = canonical(said)
+    own, alias = (aliases.get(name, name) for name in (customer_id, other))
+    if own == alias:
+        raise RequestError("alias", f"{other} and {customer_id} are one customer already")
+    if store.buried({own, alias, customer_id, other}):
+        raise RequestError("customer_id", "the customer was erased: nothing is taken of them any more", 410)
+    return kept(store, naming(said, [alias], own, by=by, at=at))
+
+
+def undo(store: Store, history: History | None, alias: str, *, by: str | None, at: datetime) -> Row:
+    """Take back the last merge that made this id another customer's; the record of it. Raises RequestError.
+
+    The id, and those that name it, are what they were before. Undone once more, they are one again.
+    """
+    said = said_now(store, history)
+    name, seen = alias, set[str]()
+    while name not in seen:
+        seen.add(name)
+        last = next((row for row in reversed(store.of("merges", [name])) if row["alias"] == name), None)
+        if last and last["customer_id"] == said.get(name, name):
+            return kept(store, naming(said, [name], last["formerly"] or name, by=by, at=at))
+        name = said.get(name, name)
+    raise RequestError("alias", f"no merge of {alias} is on record")
+
+
+def kept(store: Store, rows: Mapping[str, list[Row]]) -> Row:
+    store.record(rows)
+    return rows["merges"][0]
+
+
+def merges(store: Store) -> list[Row]:
+    """The record of all merges and of their undoing, oldest first."""
+    found = store.read("merges", 0, store.ends("merges")["merges"])
+    return [row for page in found for row in page]

@@ -1,0 +1,192 @@
+"""One customer in one view, as of a moment: what they bought and when, where they stand, what they will want again.
+
+Their own purchases are held against what is usual among everybody, which is worked out once and kept. Nothing that
+happened at or after the moment is seen.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from features.catalog import Catalog
+from features.customers import BANDS, Norms, Orders, facts, favourite, month_ends, price_thirds
+from features.interactions import DAY, EVENT_COLUMNS, LINE, Interactions, distinct, moment, seconds
+from features.judge import Row
+from features.replenishment import LIKELY, Renewal, due
+from features.schema import EVENTS
+from serving.schemas import DueAbout, Favourites, OrdersAbout, Profile, Rfm
+
+DUE = 10  # products that are told as due next
+SCHEMA = pa.schema([EVENTS.schema.field(name) for name in EVENT_COLUMNS])
+PURCHASES = ("order", "return")
+
+
+@dataclass(frozen=True)
+class Everybody:
+    """What one customer is held against: purchases of all up to a moment. `zone` is the store's."""
+
+    catalog: Catalog
+    data: Interactions
+    zone: str
+    kept: dict[int, Norms] = field(default_factory=dict)
+
+    def norms(self, until: int) -> Norms:
+        """What was usual at a moment; from the end of what is known on, what was usual then."""
+        until = min(until, self.data.until)
+        if until not in self.kept:
+            self.kept[until] = Norms.of(before(self.data, until), self.catalog)
+        return self.kept[until]
+
+    @cached_property
+    def bands(self) -> NDArray[np.int32]:
+        return price_thirds(self.catalog)
+
+    @cached_property
+    def renewal(self) -> Renewal:
+        return Renewal.of(self.data, self.catalog)
+
+
+def before(data: Interactions, until: int) -> Interactions:
+    """The rows of orders that began before a moment."""
+    if until >= data.until:
+        return data
+    rows = data.at < until
+    return replace(data, until=until, **{name: getattr(data, name)[rows] for name in LINE})
+
+
+@dataclass(frozen=True)
+class Life:
+    """What is known of one customer. rows: their events before `at`; bought: their purchases as of any moment."""
+
+    at: datetime
+    known_by: str
+    rows: Sequence[Row]
+    bought: Callable[[datetime], Interactions]
+    whole: Interactions  # all they paid for, be it recommended or not
+
+
+def by_history(everybody: Everybody, rows: Sequence[Row], at: datetime) -> Life:
+    """Of one whose every event is at hand."""
+    rows = [row for row in rows if row["occurred_at"] < at]
+    told = table(rows)
+    items = distinct(told["product_id"])
+    keep, every = everybody.catalog.eligible, np.ones(len(items), bool)
+
+    def bought(until: datetime) -> Interactions:
+        return Interactions.from_events(told, items=everybody.catalog.items, keep=keep, until=until)
+
+    return Life(
+        at, "history", rows, bought, Interactions.from_events(told, items=items, keep=every, until=at)
+    )
+
+
+def by_model(everybody: Everybody, names: Sequence[str], rows: Sequence[Row], at: datetime) -> Life:
+    """Of one whose purchases are those that a model learned, and what came in live since then."""
+    data = everybody.data
+    rows = [row for row in rows if row["occurred_at"] < at]
+    places = data.customers.positions(list(names))
+    own, *others = [*places[places >= 0].tolist(), -1][: max(1, int((places >= 0).sum()))]
+    new = table([row for row in rows if seconds(row["occurred_at"]) >= data.until])
+
+    def bought(until: datetime) -> Interactions:
+        whole = data.of_one(
+            own, new, keep=everybody.catalog.eligible, until=max(until, moment(data.until)), others=others
+        )
+        return before(whole, seconds(until))
+
+    return Life(at, "model", rows, bought, bought(at))
+
+
+def table(rows: Sequence[Row]) -> pa.Table:
+    """Purchases and returns as the contract has them, all of one customer."""
+    told = [{**row, "customer_id": "own"} for row in rows if row["event_type"] in PURCHASES]
+    return pa.Table.from_pylist([{name: row.get(name) for name in EVENT_COLUMNS} for row in told], SCHEMA)
+
+
+def profile(everybody: Everybody, life: Life, sends: Sequence[Row]) -> Profile:
+    """The view of one customer."""
+    data = life.bought(life.at)
+    known = facts(data, everybody.catalog, everybody.norms(seconds(life.at)))
+    sends = [row for row in sends if row["at"] < life.at]
+    return Profile(
+        as_of=life.at,
+        known_by=life.known_by,
+        orders=orders_about(life.whole, life.at, everybody.zone),
+        events=dict(sorted(Counter(row["event_type"] for row in life.rows).items())),
+        messages=dict(sorted(Counter(row["placement"] or "" for row in sends).items())),
+        last_message=max((row["at"] for row in sends), default=None),
+        stage="prospect" if known.empty else known["stage"].iloc[0],
+        stages=dict(stages_by_month(everybody, life)),
+        rfm=None if known.empty else rfm(known.iloc[0]),
+        favourites=favourites(everybody, data, life.rows),
+        due=tuple(due_next(everybody, data)),
+    )
+
+
+def orders_about(data: Interactions, at: datetime, zone: str) -> OrdersAbout:
+    moments = Orders.of(data).at
+    if not len(moments):
+        return OrdersAbout(count=0, first=None, last=None, spend=0.0, by_month={})
+    first, last = moment(moments.min()), moment(moments.max())
+    months = Counter(f"{moment(of).astimezone(ZoneInfo(zone)):%Y-%m}" for of in moments)
+    by_month = {name: months[name] for name, _ in month_ends(first, at, zone)}
+    spend = round(float(data.paid.astype(np.float64).sum()), 2)
+    return OrdersAbout(count=len(moments), first=first, last=last, spend=spend, by_month=by_month)
+
+
+def stages_by_month(everybody: Everybody, life: Life) -> Iterator[tuple[str, str]]:
+    now = life.bought(life.at)
+    if not len(now):
+        return
+    for name, end in month_ends(moment(now.at.min()), life.at, everybody.zone):
+        then = facts(life.bought(end), everybody.catalog, everybody.norms(seconds(end)))
+        yield name, "prospect" if then.empty else str(then["stage"].iloc[0])
+
+
+def rfm(known: "pd.Series[Any]") -> Rfm:
+    numbers = {name: round(float(known[name]), 2) for name in ("recency", "spend", "gap")}
+    scores = {name: int(known[name]) for name in ("frequency", "r", "f", "m")}
+    return Rfm(**numbers, **scores, group=known["group"])
+
+
+def favourites(everybody: Everybody, data: Interactions, rows: Sequence[Row]) -> Favourites:
+    catalog = everybody.catalog
+    latest = np.flatnonzero(data.at == data.at.max(initial=-1))
+    category = int(catalog.category[data.item[latest[np.argmax(data.paid[latest])]]]) if len(latest) else -1
+    orders = {(row["order_id"], row.get("store_id")) for row in rows if row["event_type"] == "order"}
+    stores = Counter(sorted(store for _, store in orders if store))
+    brand, band = (most(code, data) for code in (catalog.brand, everybody.bands))
+    return Favourites(
+        category=catalog.categories[category] if category >= 0 else None,
+        store_id=stores.most_common(1)[0][0] if stores else None,
+        brand=catalog.brands[brand] if brand >= 0 else None,
+        price_band=BANDS[band] if band >= 0 else None,
+    )
+
+
+def most(code: Any, data: Interactions) -> int:
+    return int(favourite(code, data)[0]) if len(data) else -1
+
+
+def due_next(everybody: Everybody, data: Interactions) -> Iterator[DueAbout]:
+    """What is likely enough to be bought again, and may be."""
+    catalog = everybody.catalog
+    if not len(data):
+        return
+    found = due(data, catalog, everybody.renewal)
+    found = found[(found["chance"] >= LIKELY) & catalog.available[found["item"]]]
+    for row in found.sort_values(["days", "item"]).head(DUE).to_dict("records"):
+        at = moment(data.until + round(row["days"] * DAY))
+        yield DueAbout(
+            product_id=catalog.items.at([row["item"]])[0], title=catalog.title[row["item"]], due=at,
+            chance=round(float(row["chance"]), 3),
+        )  # fmt: skip

@@ -1,0 +1,127 @@
+"""Several ids of one customer: said to be one, taken back, and what lists make of it; over both databases."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from test_compact import put
+from test_people import Shop, grocer, shop  # noqa: F401 - fixtures
+
+from features.history import History
+from serving.compact import compact
+from serving.identities import identities_now, merge, merges, said_now, undo
+from serving.store import Store
+from serving.wire import RequestError
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
+AT = datetime(2026, 3, 5, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(url: sa.URL) -> Store:
+    return Store(url)
+
+
+def test_a_merge_is_on_record_and_taken_back(store: Store) -> None:
+    made = merge(store, None, "anna", "web-1", by="ops", at=AT)
+    assert (made["alias"], made["customer_id"], made["formerly"], made["by"]) == (
+        "web-1",
+        "anna",
+        None,
+        "ops",
+    )
+    assert identities_now(store, None) == {"web-1": "anna"}
+    undo(store, None, "web-1", by="ops", at=AT)
+    assert identities_now(store, None) == {}
+    undo(store, None, "web-1", by="other", at=AT)  # of an undo: one again
+    assert identities_now(store, None) == {"web-1": "anna"}
+    told = [(row["alias"], row["customer_id"], row["formerly"], row["by"]) for row in merges(store)]
+    assert told == [
+        ("web-1", "anna", None, "ops"), ("web-1", "web-1", "anna", "ops"), ("web-1", "anna", "web-1", "other"),
+    ]  # fmt: skip
+    assert all(row["received_at"] == AT for row in merges(store))
+
+
+def test_whole_customers_are_merged_and_parted(store: Store) -> None:
+    """bert has a card, anna a device; by whichever ids they are named, all are one, and then two as before."""
+    merge(store, None, "anna", "device", by=None, at=AT)
+    merge(store, None, "bert", "card", by=None, at=AT)
+    before = identities_now(store, None)
+    merge(store, None, "device", "card", by=None, at=AT)
+    assert set(identities_now(store, None).values()) == {"anna"}
+    with pytest.raises(RequestError, match="one customer already"):
+        merge(store, None, "bert", "anna", by=None, at=AT)
+    undo(store, None, "bert", by=None, at=AT)
+    assert identities_now(store, None) == before == {"device": "anna", "card": "bert"}
+    with pytest.raises(RequestError, match="no merge of nobody"):
+        undo(store, None, "nobody", by=None, at=AT)
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_what_was_said_before_comes_back_although_it_was_moved(store: Store, tmp_path: Path) -> None:
+    history = History(tmp_path / "history")
+    put(history, "identities", {"alias": "card", "customer_id": "anna"})
+    store.record(
+        {"identities": [{"alias": "x", "customer_id": "y", "received_at": AT}]}
+    )  # so that there is something to move
+    before = said_now(store, history)
+    merge(store, history, "bert", "anna", by=None, at=AT)
+    for _ in range(2):
+        compact(history, store)
+        assert identities_now(store, history)["card"] == "bert"
+    undo(store, history, "card", by=None, at=AT)  # anna is what the last merge made another's
+    compact(history, store)
+    after = said_now(store, history)
+    assert after == {**before, "anna": "anna"} and identities_now(store, history)["card"] == "anna"
+
+
+def test_an_erased_customer_is_merged_with_nobody(store: Store) -> None:
+    store.bury("anna", at=AT)
+    with pytest.raises(RequestError, match="erased"):
+        merge(store, None, "bert", "anna", by=None, at=AT)
+    assert merges(store) == []
+
+
+def listed(shop: Shop, who: str, placement: str = "buy_again", **asked: Any) -> list[str]:  # noqa: F811
+    body = {"customer_id": who, "limit": 20, **asked}
+    return [
+        item["product_id"] for item in shop("POST", f"/v1/recommend/{placement}", json=body).json()["items"]
+    ]
+
+
+def unbought(shop: Shop, who: str) -> list[str]:  # noqa: F811
+    return listed(shop, who, "trending", rules=[{"rule": "repeat", "after": "never"}])
+
+
+def test_lists_honour_a_merge_after_training_and_its_undoing(shop: Shop) -> None:  # noqa: F811
+    """What carl bought is nothing new to anna, as long as the two are one."""
+    history = History(shop.home / "history")
+    before = {who: unbought(shop, who) for who in ("anna", "carl")}
+    assert {*before["anna"]} == {"rolls", "spelt", "gold", "towel"} and "butter" in before["carl"]
+    for _ in range(2):
+        merge(shop.store, history, "anna", "carl", by="ops", at=AT)
+        shop.catch_up()
+        assert {*unbought(shop, "anna")} == {"rolls", "gold"}
+        assert unbought(shop, "carl") == unbought(shop, "anna")
+        undo(shop.store, history, "carl", by="ops", at=AT)
+        shop.catch_up()
+        assert {who: unbought(shop, who) for who in ("anna", "carl")} == before
+
+
+def test_whom_the_models_know_by_another_id_alone_keeps_what_they_bought(shop: Shop) -> None:  # noqa: F811
+    before = listed(shop, "carl")
+    merge(shop.store, History(shop.home / "history"), "web-new", "carl", by=None, at=AT)
+    shop.catch_up()
+    assert set(listed(shop, "web-new")) == set(before)
+
+
+def test_the_route_records_who_said_it(shop: Shop) -> None:  # noqa: F811
+    shop("PUT", "/v1/customers/bert", json={"identities": ["web-7", "card"]})
+    told = [(row["alias"], row["customer_id"], row["formerly"]) for row in merges(shop.store)]
+    assert told == [("web-7", "bert", None), ("card", "bert", "anna")]
+    shop("PUT", "/v1/customers/bert", json={"identities": ["web-7"]})  # which changes nothing
+    assert len(merges(shop.store)) == 2
+    undo(shop.store, History(shop.home / "history"), "card", by="ops", at=AT)
+    assert shop("GET", "/v1/customers/card").json()["identities"] == ["card"]
