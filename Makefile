@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 3000
+HOMES ?= .osclms
 NOTEBOOKS ?= notebooks/*.py
 QUALITY_HOME ?= .osclms-quality
 QUALITY ?= --tune-until 2017-11-01 --until 2017-12-01 --end 2018-01-01 --train
@@ -10,7 +11,7 @@ export OSCLMS_HOME ?= .osclms
 export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: run setup test test-long lint bench bench-cold bench-replenishment bench-quality bench-serving notebooks clean help
+.PHONY: run setup test test-long lint bench bench-cold bench-replenishment bench-quality bench-serving likeness notebooks clean help
 
 help:                 ## what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -44,6 +45,9 @@ bench: setup          ## measure load, train, quality, bulk and latency on the d
 
 bench-cold: setup     ## measure the lists of customers of whom one order is known, or three
 	$(BIN)/python -m benchmarks.cold
+
+likeness: setup       ## figures of the shops in HOMES side by side, as a generated one beside the demo shop
+	$(BIN)/python -m benchmarks.likeness $(HOMES)
 
 bench-serving: setup  ## measure the service over sockets, of OSCLMS_HOME; minutes, and wrk (apt-get install wrk)
 	$(BIN)/python -m benchmarks.serving

@@ -88,6 +88,10 @@ def load(
     files: Annotated[list[Path] | None, typer.Argument(help="CSV, gzipped CSV or Parquet.", exists=True)] = None,
     mapping: Annotated[Path | None, typer.Option(help="The source's columns, in TOML: docs/data.md.")] = None,
     max_rejects: Annotated[float, typer.Option(min=0, max=1, help="Refuse above this share of broken rows.")] = 0.01,
+    demo_contacts: Annotated[
+        bool, typer.Option("--demo-contacts", help="Lay made-up contacts, consents, views and stock over it.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is made up.")] = 7,
     promotions_known: Annotated[
         int, typer.Option(min=0, help="Days ahead that the demo data's promotions were known.")
     ] = 0,
@@ -106,14 +110,21 @@ def load(
         if table == "completejourney":
             if files or mapping:
                 raise typer.BadParameter(f"{table} brings its own files and mappings: name neither")
-            reports = load_complete_journey(
+            laid = demo_contacts and not promotions_known and history.counts()["events"]  # over what is there
+            reports = [] if laid else load_complete_journey(
                 history,
                 max_rejects=max_rejects,
                 rejects_dir=rejects,
                 promotions_known=promotions_known,
                 progress=lambda n, of: told("rows", n, of),
-            )
+            )  # fmt: skip
+            if demo_contacts:
+                from features.synthetic import lay_over
+
+                reports += lay_over(history, seed=seed, rejects_dir=rejects)
         else:
+            if demo_contacts:
+                raise typer.BadParameter(f"--demo-contacts belongs to completejourney, not to {table}")
             if promotions_known:
                 raise typer.BadParameter(
                     "--promotions-known is for completejourney: others name their column known_at"
@@ -136,6 +147,55 @@ def load(
         print_json([vars(report) for report in reports])
     for report in [] if as_json else reports:
         out.print(str(report), highlight=False, soft_wrap=True)
+
+
+def parameter(text: str) -> tuple[str, float]:
+    """NAME=VALUE of a world's parameter."""
+    name, equals, value = text.partition("=")
+    try:
+        return name, float(value if equals else "")
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE, as orders=12", param_hint="--set") from error
+
+
+@app.command(
+    epilog="Examples: `osclms generate worlds/grocer`, "
+    "`osclms generate worlds/shop --customers 2000 --set orders=12 --set basket=0.4 --home .osclms-shop`"
+)
+def generate(
+    folder: Annotated[Path, typer.Argument(help="An empty or missing folder.")],
+    customers: Annotated[int, typer.Option(min=1)] = 10_000,
+    products: Annotated[int, typer.Option(min=1)] = 5_000,
+    days: Annotated[int, typer.Option(min=1)] = 400,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed, the same files.")] = 7,
+    start: Annotated[
+        datetime | None,
+        typer.Option(parser=moment, metavar="DATE", help="The first day; missing: 2025-01-06."),
+    ] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any parameter: docs/worlds.md.")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Which share the customers.")] = 1,
+    home: Annotated[Path | None, typer.Option(help="Load the world into this home, too.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a made-up shop whose truth is known: the contract's tables as Parquet, and truth/ beside them."""
+    from features.generate import generate as write_world
+    from features.generate import load_world
+    from features.history import History
+    from features.worlds import World
+
+    asked = {"customers": customers, "products": products, "days": days, "seed": seed}
+    begun = {"start": f"{start:%Y-%m-%d}"} if start else {}
+    world = World.of(dict(map(parameter, sets or ())), **asked, **begun)
+    with bar() as told:
+        done = write_world(world, folder, processes=processes, told=lambda n, of: told("customers", n, of))
+        reports = load_world(folder, History(home / "history"), rejects_dir=home / "rejects") if home else []
+    if as_json:
+        return print_json({"folder": str(folder), "rows": done.rows, "loaded": [vars(r) for r in reports]})
+    for line in (done, *reports):
+        out.print(str(line), highlight=False, soft_wrap=True)
+    return None
 
 
 @app.command(epilog="Example: `osclms compact --json`")
@@ -847,6 +907,7 @@ def demo(
 
 EXPECTED = (
     ("features.history", "HistoryError"),
+    ("features.worlds", "WorldError"),
     ("features.mapping", "MappingError"),
     ("serving.bundle", "BundleError"),
     ("serving.wire", "RequestError"),

@@ -24,6 +24,7 @@ PAGES = (
     "docs/decisions.md",
     "docs/replenishment.md",
     "docs/widget.md",
+    "docs/worlds.md",
 )
 BIN = Path(sys.executable).parent
 KEPT = 3
