@@ -30,8 +30,8 @@ from serving.schemas import RecommendRequest
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "docs" / "samples"
 VERBS = (
-    "load", "generate", "compact", "erase", "tune", "train", "evaluate", "compare", "promote", "recommend", "message",
-    "serve", "check", "demo",
+    "load", "generate", "compact", "erase", "customer", "customers", "tune", "train", "evaluate", "compare", "promote",
+    "recommend", "message", "serve", "check", "demo",
 )  # fmt: skip
 
 
