@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from serving.schemas import RecommendRequest, in_utc  # all else is imported by the verb that needs it
 
@@ -328,9 +329,19 @@ def list_identities(database_url: Database = None, home: Home = HERE, as_json: J
         return print_json([{name: row[name] for name in names} for row in found])
     table = Table("id", "names", "formerly", "by", "at")
     for row in found:
-        table.add_row(*(str(row[name] or "") for name in names))
+        table.add_row(*(Text(str(row[name] or "")) for name in names))
     out.print(table)
     return None
+
+
+def who_is_here() -> str | None:
+    """Who is logged in; None where that has no name, as in a container."""
+    from getpass import getuser
+
+    try:
+        return getuser()
+    except (KeyError, OSError):
+        return None
 
 
 def says_who(
@@ -343,13 +354,14 @@ def says_who(
     by: str | None,
 ) -> None:
     """Merge, or undo, and say what is on record of it."""
-    from getpass import getuser
-
     from features.history import History
-    from serving.store import Store, address
+    from serving.store import FILE, Store, address
 
+    history = History(home / "history")
+    if not (database_url or history.span() or (home / FILE).exists()):
+        raise typer.BadParameter(f"{home} holds no shop: load one, or name its --home or --database-url")
     with Store(address(home, database_url)) as store:
-        row = act(store, History(home / "history"), *ids, by=by or getuser(), at=datetime.now(UTC))
+        row = act(store, history, *ids, by=by or who_is_here(), at=datetime.now(UTC))
     told = {name: row[name] for name in ("alias", "customer_id", "formerly", "by", "received_at")}
     says = f"{done}: {row['alias']} names {row['customer_id']}"
     print_json(told) if as_json else out.print(says, highlight=False, soft_wrap=True, markup=False)

@@ -12,6 +12,7 @@ Parts are made one by one or in several processes, each in chunks of customers; 
 import json
 import multiprocessing
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -146,8 +147,9 @@ def generate(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty: name another folder, or remove it")
-    making = folder.with_name(folder.name + ".making")
-    shutil.rmtree(making, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    making = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    making.chmod(0o755)
     try:
         for name in ("parts", "events", "truth"):
             (making / name).mkdir(parents=True)
@@ -165,7 +167,7 @@ def write_all(work: Work, processes: int, told: Told) -> dict[str, int]:
     folder = work.folder
     (folder / "world.json").write_text(json.dumps(asdict(work.world), indent=1) + "\n")
     for name, (_, filled) in FILLED.items():
-        text = mapping_text(filled, STORE if name == "events" else "")
+        text = mapping_text(filled, STORE)
         (folder / f"{name}.toml").write_text(text, encoding="utf-8")
     rows = {n: write(folder / f"{n}.parquet", schema_of(n), MAKERS[n](work.world)) for n in MAKERS}
     rows["events"] = write_parts(work, processes, told)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from features import contacts
 from features.chance import Chance, keys_of
+from features.completejourney import mapping_of
 from features.contacts import MADE_UP, SYNTHETIC
 from features.generate import mapping_text, moments
 from features.history import History
@@ -57,13 +58,18 @@ def lay_over(history: History, *, seed: int, rejects_dir: Path) -> list[LoadRepo
     )
     if not bought.num_rows:
         raise LoadError(f"{history.folder} holds no purchases that anything could be laid over")
+    demo = mapping_of("events").store.name
+    if history.store.name != demo:
+        raise LoadError(
+            f"{history.folder} is of {history.store.name}: made-up contacts are laid over {demo} alone"
+        )
     bought = bought.filter(pc.and_(pc.is_valid(bought["customer_id"]), pc.is_valid(bought["order_id"])))
     chance = Chance(seed)
     products = history.table("products")
     made = {
         "customers": with_contacts(chance, first_orders(bought), history.table("customers")),
         "products": with_stock(chance, products),
-        "consents": with_consents(chance, first_orders(bought), last_moment(bought)),
+        "consents": without_real(with_consents(chance, first_orders(bought), last_moment(bought)), history),
         "events": with_looks(chance, bought, products),
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -119,6 +125,18 @@ def with_stock(chance: Chance, products: pa.Table) -> pa.Table:
 def with_consents(chance: Chance, customers: dict[str, int], until: int) -> pa.Table:
     since = np.array(list(customers.values()), np.int64)
     return contacts.consents(chance, list(customers), keys_of(customers), since, until)
+
+
+def without_real(made: pa.Table, history: History) -> pa.Table:
+    """What was made up of consents, but where somebody has really said yes or no."""
+    key = ["customer_id", "channel", "purpose"]
+    records = history.table("consents", columns=(*key, "source"))
+    real = records.filter(pc.fill_null(pc.not_equal(records["source"], SYNTHETIC), True)).select(key)
+    words = pa.schema([(name, pa.string()) for name in key])
+    place = made.append_column("place", pa.array(np.arange(len(made))))
+    left = place.select([*key, "place"]).cast(words.append(pa.field("place", pa.int64())))
+    kept = left.join(real.cast(words), keys=key, join_type="left anti")["place"].combine_chunks()
+    return made.take(pa.array(np.sort(kept.to_numpy())))
 
 
 def with_looks(chance: Chance, bought: pa.Table, products: pa.Table) -> pa.Table:

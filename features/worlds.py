@@ -88,6 +88,9 @@ class World:
         for name in sets:
             if name not in known:
                 raise WorldError(f"a world has no parameter {name!r}; it has {', '.join(known)}")
+        for name, value in sets.items():
+            if known[name] is int and value != round(value, 0):
+                raise WorldError(f"{name} is a whole number, not {value:g}")
         return cls(**{**given, **{n: int(v) if known[n] is int else v for n, v in sets.items()}})  # type: ignore[arg-type]
 
     @cached_property
@@ -118,7 +121,8 @@ class World:
 
 
 BOUNDS: tuple[tuple[tuple[str, ...], float, float], ...] = (
-    (("customers", "products", "days", "stores"), 1, 1e8),
+    (("customers", "products", "stores"), 1, 1e8),
+    (("days",), 1, 20_000),
     (("seed",), 0, 2**63 - 1),
     (
         (
@@ -131,7 +135,8 @@ BOUNDS: tuple[tuple[tuple[str, ...], float, float], ...] = (
     (("orders_shape", "regularity", "leaving_shape", "interests"), 0.01, 100),
     (("orders", "interval", "need_size"), 0.01, 1e5),
     (("basket", "pantry"), 0, 100),
-    (("leaving", "basket_spread", "customer_spread", "interval_spread", "need_spread", "popularity"), 0, 5),
+    (("basket_spread",), 0, 3),
+    (("leaving", "customer_spread", "interval_spread", "need_spread", "popularity"), 0, 5),
 )
 
 # --- when ---------------------------------------------------------------------------------------------------

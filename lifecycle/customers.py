@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from features.catalog import Catalog
 from features.customers import GROUP_NAMES, STAGES, Norms, facts, month_ends
-from features.history import History
+from features.history import History, HistoryError
 from features.interactions import EVENT_COLUMNS, Interactions, pasts
 from serving.people import held, viewed
-from serving.profile import Everybody
+from serving.profile import YEARS, Everybody
 from serving.schemas import CustomerAbout
 from serving.store import Store, address
 
@@ -36,7 +36,11 @@ class Counts:
 
 
 def known(history: History, at: datetime) -> tuple[pa.Table, Catalog]:
-    """Purchases and returns before a moment, and the catalogue as it was."""
+    """Purchases and returns before a moment, and the catalogue as it was. Raises HistoryError without any event."""
+    if history.span() is None:
+        raise HistoryError(
+            f"{history.folder} holds no events: run `osclms load` first, or name another --home"
+        )
     events = history.events(until=at, types=("order", "return"), columns=EVENT_COLUMNS)
     return events, Catalog.of(history.table("products"), events, until=at)
 
@@ -80,7 +84,7 @@ def all_before(history: History, at: datetime) -> Everybody:
     """Everybody as of a moment, and what was usual at the end of each month before it."""
     events, catalog = known(history, at)
     zone, span = history.store.time_zone, history.span()
-    ends = [end for _, end in month_ends(span[0], at, zone)] if span else []
+    ends = [end for _, end in month_ends(max(span[0], at - YEARS), at, zone)] if span else []
     found = pasts(events, items=catalog.items, keep=catalog.eligible, moments=[*ends[:-1], at])
     kept = {}
     for data in found:

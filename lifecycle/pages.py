@@ -26,7 +26,9 @@ def customer_page(found: CustomerAbout) -> Iterator[RenderableType]:
     if profile.due:
         table = Table("product", "title", "due", "chance", title="next due", title_justify="left")
         for item in profile.due:
-            table.add_row(item.product_id, Text(item.title), f"{item.due:%Y-%m-%d}", f"{item.chance:.0%}")
+            table.add_row(
+                Text(item.product_id), Text(item.title), f"{item.due:%Y-%m-%d}", f"{item.chance:.0%}"
+            )
         yield table
 
 

@@ -8,11 +8,27 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from pydantic_core import PydanticCustomError
+
 from features.history import History, canonical
 from features.judge import Row
-from features.schema import RECEIVED
+from features.schema import ID_LENGTH, RECEIVED
+from serving.lines import cell
 from serving.store import Store
 from serving.wire import RequestError
+
+ERASED = "the customer was erased: nothing is taken of them any more"
+
+
+def an_id(field: str, text: str) -> str:
+    """An id as the contract has it, trimmed. Raises RequestError for what can be none."""
+    try:
+        found = cell(text) or ""
+    except PydanticCustomError as error:
+        raise RequestError(field, error.message()) from None
+    if not 0 < len(found) <= ID_LENGTH:
+        raise RequestError(field, f"must have 1 to {ID_LENGTH} characters")
+    return found
 
 
 def said_now(store: Store, history: History | None, until: datetime | None = None) -> dict[str, str]:
@@ -55,13 +71,14 @@ def merge(
     store: Store, history: History | None, customer_id: str, other: str, *, by: str | None, at: datetime
 ) -> Row:
     """Make `other`, with all its ids, one customer with `customer_id`; the record of it. Raises RequestError."""
+    customer_id, other = an_id("customer_id", customer_id), an_id("alias", other)
     said = said_now(store, history)
     aliases = canonical(said)
     own, alias = (aliases.get(name, name) for name in (customer_id, other))
     if own == alias:
         raise RequestError("alias", f"{other} and {customer_id} are one customer already")
     if store.buried({own, alias, customer_id, other}):
-        raise RequestError("customer_id", "the customer was erased: nothing is taken of them any more", 410)
+        raise RequestError("customer_id", ERASED, 410)
     return kept(store, naming(said, [alias], own, by=by, at=at))
 
 
@@ -71,6 +88,8 @@ def undo(store: Store, history: History | None, alias: str, *, by: str | None, a
     The id, and those that name it, are what they were before. Undone once more, they are one again.
     """
     said = said_now(store, history)
+    if store.buried(ids_of(alias, canonical(said))):
+        raise RequestError("customer_id", ERASED, 410)
     name, seen = alias, set[str]()
     while name not in seen:
         seen.add(name)

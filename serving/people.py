@@ -13,19 +13,18 @@ from typing import Any, TypeVar
 
 from anyio import to_thread
 from pydantic import Field
-from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from features.history import History, canonical
 from features.judge import Row
-from features.schema import CHANNELS, CONSENTS, CUSTOMERS, ID_LENGTH, IDENTITIES, PURPOSES, RECEIVED, Table
+from features.schema import CHANNELS, CONSENTS, CUSTOMERS, IDENTITIES, PURPOSES, RECEIVED, Table
 from serving.body import read_body
 from serving.changes import judge_of, keep
 from serving.door import caller
 from serving.headers import JSON, NDJSON
-from serving.identities import identities_now, ids_of, naming, said_now
-from serving.lines import Line, Text, Word, cell, line_of, lines_of, wire_model
+from serving.identities import ERASED, an_id, identities_now, ids_of, naming, said_now
+from serving.lines import Line, Text, Word, line_of, lines_of, wire_model
 from serving.openapi import Operation
 from serving.profile import Everybody, by_history, by_model, profile
 from serving.schemas import CustomerAbout, CustomerAnswer, CustomersAnswer, Erased, Moment, Profile, Stored
@@ -39,7 +38,6 @@ MAX_CUSTOMERS = 1_000  # in one request
 MOST = 100  # other ids, and consents, in one request
 ORDERS = ("order", "return")
 SAID = (CUSTOMERS, IDENTITIES, CONSENTS)
-ERASED = "the customer was erased: nothing is taken of them any more"
 log = logging.getLogger("osclms.service")
 
 
@@ -72,7 +70,7 @@ class CustomersRequest(Sent):
 class CustomerQuery(Wire):
     at: Moment | None = Field(
         None,
-        description="as of this moment: nothing that happened at or after it is told; missing: all, as of now",
+        description="as of this moment, now at the latest: nothing that happened at or after it is told; missing: all",
     )
 
 
@@ -135,13 +133,7 @@ OPERATIONS = (
 
 
 def named(request: Request) -> str:
-    try:
-        found = cell(request.path_params["customer_id"]) or ""
-    except PydanticCustomError as error:
-        raise RequestError("customer_id", error.message()) from None
-    if not 0 < len(found) <= ID_LENGTH:
-        raise RequestError("customer_id", f"must have 1 to {ID_LENGTH} characters")
-    return found
+    return an_id("customer_id", request.path_params["customer_id"])
 
 
 # --- what is said of them ---------------------------------------------------------------------------------
@@ -269,6 +261,7 @@ async def get_customer(
     until: datetime | None,
     now: datetime,
 ) -> Response:
+    until = min(until, now) if until else None
     view = partial(viewed, everybody, history is not None, until or now)
     return answer(await asked(held, store, history, named(request), until, view))
 

@@ -1,15 +1,17 @@
 """One customer in one view, as of a moment: what they bought and when, where they stand, what they will want again.
 
-Their own purchases are held against what is usual among everybody, which is worked out once and kept. Nothing that
-happened at or after the moment is seen.
+Their own purchases are held against what is usual among everybody, which is worked out once a moment and kept. Nothing
+that was bought at or after the moment is seen; products, their prices and what may be recommended are those of the
+catalogue that answers.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any
+from threading import Lock
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -25,9 +27,12 @@ from features.replenishment import LIKELY, Renewal, due
 from features.schema import EVENTS
 from serving.schemas import DueAbout, Favourites, OrdersAbout, Profile, Rfm
 
+T = TypeVar("T")
 DUE = 10  # products that are told as due next
 SCHEMA = pa.schema([EVENTS.schema.field(name) for name in EVENT_COLUMNS])
 PURCHASES = ("order", "return")
+KEPT = 128  # moments of which what was usual is kept
+YEARS = timedelta(days=3 * 366)  # before the moment, told by month
 
 
 @dataclass(frozen=True)
@@ -38,21 +43,30 @@ class Everybody:
     data: Interactions
     zone: str
     kept: dict[int, Norms] = field(default_factory=dict)
+    renewals: dict[int, Renewal] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)
 
     def norms(self, until: int) -> Norms:
         """What was usual at a moment; from the end of what is known on, what was usual then."""
+        return self.made(self.kept, until, Norms.of)
+
+    def renewal(self, until: int) -> Renewal:
+        """How products were bought again until a moment, likewise."""
+        return self.made(self.renewals, until, Renewal.of)
+
+    def made(self, kept: dict[int, T], until: int, make: Callable[[Interactions, Catalog], T]) -> T:
+        """What `make` makes of all before a moment: once, for whoever asks at the same time, and the last KEPT."""
         until = min(until, self.data.until)
-        if until not in self.kept:
-            self.kept[until] = Norms.of(before(self.data, until), self.catalog)
-        return self.kept[until]
+        with self.lock:
+            if until not in kept:
+                while len(kept) >= KEPT:
+                    del kept[next(iter(kept))]
+                kept[until] = make(before(self.data, until), self.catalog)
+            return kept[until]
 
     @cached_property
     def bands(self) -> NDArray[np.int32]:
         return price_thirds(self.catalog)
-
-    @cached_property
-    def renewal(self) -> Renewal:
-        return Renewal.of(self.data, self.catalog)
 
 
 def before(data: Interactions, until: int) -> Interactions:
@@ -138,7 +152,7 @@ def orders_about(data: Interactions, at: datetime, zone: str) -> OrdersAbout:
         return OrdersAbout(count=0, first=None, last=None, spend=0.0, by_month={})
     first, last = moment(moments.min()), moment(moments.max())
     months = Counter(f"{moment(of).astimezone(ZoneInfo(zone)):%Y-%m}" for of in moments)
-    by_month = {name: months[name] for name, _ in month_ends(first, at, zone)}
+    by_month = {name: months[name] for name, _ in month_ends(max(first, at - YEARS), at, zone)}
     spend = round(float(data.paid.astype(np.float64).sum()), 2)
     return OrdersAbout(count=len(moments), first=first, last=last, spend=spend, by_month=by_month)
 
@@ -147,7 +161,7 @@ def stages_by_month(everybody: Everybody, life: Life) -> Iterator[tuple[str, str
     now = life.bought(life.at)
     if not len(now):
         return
-    for name, end in month_ends(moment(now.at.min()), life.at, everybody.zone):
+    for name, end in month_ends(max(moment(now.at.min()), life.at - YEARS), life.at, everybody.zone):
         then = facts(life.bought(end), everybody.catalog, everybody.norms(seconds(end)))
         yield name, "prospect" if then.empty else str(then["stage"].iloc[0])
 
@@ -182,7 +196,7 @@ def due_next(everybody: Everybody, data: Interactions) -> Iterator[DueAbout]:
     catalog = everybody.catalog
     if not len(data):
         return
-    found = due(data, catalog, everybody.renewal)
+    found = due(data, catalog, everybody.renewal(data.until))
     found = found[(found["chance"] >= LIKELY) & catalog.available[found["item"]]]
     for row in found.sort_values(["days", "item"]).head(DUE).to_dict("records"):
         at = moment(data.until + round(row["days"] * DAY))

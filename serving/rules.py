@@ -72,8 +72,8 @@ class Shelf:
         if not attribute.startswith(OTHER):
             return codes(self.column(attribute))[0]
         every, found = self.other(attribute), np.full(len(self.catalog), -1, np.int32)
-        texts = ["|".join(sorted(held)) for held in every.values()]
-        found[list(every)] = np.unique(texts, return_inverse=True)[1]
+        named = {item: text for item, held in every.items() if (text := "|".join(sorted(filter(None, held))))}
+        found[list(named)] = np.unique(list(named.values()), return_inverse=True)[1]
         return found
 
     def check(self, attribute: str) -> None:

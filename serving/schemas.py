@@ -175,7 +175,9 @@ class OrdersAbout(Wire):
     first: datetime | None
     last: datetime | None
     spend: float = Field(description="in the store's currency, what was returned taken back")
-    by_month: dict[str, int] = Field(description="by months of the store, from the first to the moment")
+    by_month: dict[str, int] = Field(
+        description="by months of the store, from the first to the moment, the last three years at most"
+    )
 
 
 class Rfm(Wire):
@@ -207,14 +209,17 @@ class Profile(Wire):
     as_of: datetime
     known_by: str = Field(
         description="history: by all that happened; model: the service has no history, and knows orders as the model "
-        "learned them, of what may be recommended, with what came in live; all else only as it came in live"
+        "learned them, of what may be recommended and was not sent back, with what came in live; all else only as it "
+        "came in live"
     )
     orders: OrdersAbout
     events: dict[str, int] = Field(description="how many, by type")
     messages: dict[str, int] = Field(description="lists shown or sent, by placement")
     last_message: datetime | None
-    stage: str
-    stages: dict[str, str] = Field(description="by month of the store, as it was at the month's end")
+    stage: str = Field(description="by orders of what may be recommended, as the model knows the products")
+    stages: dict[str, str] = Field(
+        description="by month of the store, as it was at the month's end, the last three years at most"
+    )
     rfm: Rfm | None
     favourites: Favourites
     due: tuple[DueAbout, ...] = Field(description="what they will want again, soonest first")

@@ -349,7 +349,7 @@ class Site:
 
     def known(self, asked: Asked) -> Asked:
         """The same question by the customer behind an alias."""
-        customer = self.aliases.get(asked.customer_id or "")
+        customer = self.aliases.get(asked.customer_id) if asked.customer_id else None
         return asked.model_copy(update={"customer_id": customer}) if customer else asked
 
     async def placements(self, _: Request) -> Response:
@@ -779,6 +779,16 @@ def live(engine: Engine, store: Store, aliases: Mapping[str, str]) -> Live:
     )
 
 
+def close_traces(settings: Settings) -> None:
+    """Make what traces requests, and end it. Raises BentoMLConfigException where its exporter cannot be made."""
+    try:
+        traces = settings.traces()
+    except Exception as error:  # an exporter is anybody's code
+        raise BentoMLConfigException(f"OSCLMS_TRACE_TO: {type(error).__name__}: {error}") from error
+    if traces:
+        traces.close()
+
+
 def links(settings: Settings, tokens: Tokens | None) -> Links | None:
     """How links of mails are made; None where mails link to the products themselves."""
     if not (tokens and settings.public_url and settings.shop_url):
@@ -855,6 +865,7 @@ class Service:
         try:
             taken = intake(settings())
             ask_for_keys(settings(), taken)
+            close_traces(settings())
             load(settings(), taken, settings().folder()).close()
         except (BundleError, PlacementsError, StoreError) as error:
             raise BentoMLConfigException(str(error)) from error

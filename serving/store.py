@@ -401,16 +401,23 @@ class Store:
         It is part of each answer, so it has a connection of its own, and the driver is asked without SQLAlchemy.
         """
         with self._told(), self._looking:
+            was_kept = self._kept is not None
             try:
-                self._kept = self._kept or self._engine.raw_connection()
-                cursor = self._kept.cursor()
-                cursor.execute(_ends_sql(tables))
-                found = cursor.fetchall()[0]  # all are fetched, so that nothing stays open in the database
-                cursor.close()
-            except BaseException:
+                found = self._numbers(tables)
+            except Exception:
                 self._close()  # the others may be as stale
-                raise
+                if not was_kept:
+                    raise
+                found = self._numbers(tables)  # a connection that was cut says nothing of the database
         return dict(zip(tables, found, strict=True))
+
+    def _numbers(self, tables: Sequence[str]) -> tuple[int, ...]:
+        self._kept = self._kept or self._engine.raw_connection()
+        cursor = self._kept.cursor()
+        cursor.execute(_ends_sql(tables))
+        found = cursor.fetchall()[0]  # all are fetched, so that nothing stays open in the database
+        cursor.close()
+        return tuple(found)
 
     def acts(self, after: int, upto: int, *, types: Sequence[str], since: datetime) -> Iterator[list[Act]]:
         """In pages who did something of these types at `since` or later, in the events with after < seq <= upto."""

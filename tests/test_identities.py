@@ -127,3 +127,19 @@ def test_the_route_records_who_said_it(shop: Shop) -> None:  # noqa: F811
     assert len(merges(shop.store)) == 2
     undo(shop.store, History(shop.home / "history"), "card", by="ops", at=AT)
     assert shop("GET", "/v1/customers/card").json()["identities"] == ["card"]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("other", ["", "  ", "x\0y", "x" * 201])
+def test_what_is_no_id_is_nobodys(store: Store, other: str) -> None:
+    with pytest.raises(RequestError):
+        merge(store, None, "anna", other, by=None, at=AT)
+    assert identities_now(store, None) == {}
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_merge_of_who_was_erased_is_not_taken_back(store: Store) -> None:
+    merge(store, None, "anna", "web-1", by=None, at=AT)
+    store.bury("anna", at=AT)
+    with pytest.raises(RequestError, match="erased"):
+        undo(store, None, "web-1", by=None, at=AT)

@@ -14,10 +14,10 @@ from test_compact import put
 from test_people import AGREED, Shop, grocer, shop  # noqa: F401 - fixtures
 
 from features.history import History
-from features.interactions import Interactions
+from features.interactions import Interactions, seconds
 from lifecycle.customers import counts, view
 from lifecycle.pages import counts_page, customer_page
-from serving.profile import Everybody, by_model, profile
+from serving.profile import KEPT, Everybody, by_model, profile
 from serving.schemas import Profile
 from serving.store import Store, address
 from training.split import known
@@ -194,3 +194,23 @@ def test_without_a_history_the_model_tells_purchases(shop: Shop, url: sa.URL) ->
     assert told.orders.spend == pytest.approx(float(data.paid[own].sum()) + 1)
     assert told.stages["2026-01"] == "new" and by_model(everybody, ["nobody"], [], at).whole.until
     assert profile(everybody, by_model(everybody, ["nobody"], [], at), []).stage == "prospect"
+
+
+def test_everybody_is_seen_as_of_the_moment_and_worked_out_once(tmp_path: Path) -> None:
+    """What came later teaches nothing of how products are bought again, and what is kept is bounded."""
+    history = History(tmp_path / "history")
+    days = (("o1", "2026-01-01"), ("o2", "2026-01-11"), ("o3", "2026-03-01"), ("o4", "2026-03-05"))
+    put(history, "events", *(
+        dict(zip(NAMES, (f"{who}-{order}", who, "milk", "order", f"{who}-{order}", day, 1, 2), strict=True))
+        for who in ("anna", "bert") for order, day in days
+    ))  # fmt: skip
+    at, end = datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC)
+    then, now = (
+        Everybody(d.catalog, d.interactions, "UTC") for d in (known(history, at), known(history, end))
+    )
+    assert now.renewal(seconds(at)).gap.tolist() == then.renewal(seconds(at)).gap.tolist()
+    assert now.renewal(seconds(end)).gap.tolist() != now.renewal(seconds(at)).gap.tolist()
+    assert now.renewal(seconds(at)) is now.renewal(seconds(at))
+    for day in range(200):
+        now.norms(seconds(at) - day * 86_400)
+    assert len(now.kept) == KEPT

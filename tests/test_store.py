@@ -98,6 +98,14 @@ def test_a_lost_connection_is_made_anew(url: sa.URL) -> None:
 # --- ledgers and changes --------------------------------------------------------------------------------
 
 
+def test_a_look_outlives_the_connection_that_was_kept_for_it(store: Store) -> None:
+    assert store.ends("events") == {"events": 0}
+    kept = store._kept
+    assert kept is not None and kept.dbapi_connection is not None
+    kept.dbapi_connection.close()
+    assert store.ends("events") == {"events": 0}
+
+
 def test_changes_are_told_once_in_their_order(store: Store) -> None:
     first = store.changes()
     assert (set(first.after.values()), first.rows) == ({0}, {})

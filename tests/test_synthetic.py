@@ -10,9 +10,12 @@ import pytest
 from worlds import contents
 
 from features.catalog import Catalog
+from features.contacts import SYNTHETIC
+from features.generate import mapping_text
 from features.history import History
 from features.interactions import EVENT_COLUMNS, Interactions
-from features.sources import LoadError
+from features.mapping import Mapping
+from features.sources import LoadError, load
 from features.synthetic import lay_over
 from lifecycle.support import measured
 
@@ -92,3 +95,35 @@ def test_views_and_carts_are_of_who_agreed_and_come_before_their_order(laid: tup
 def test_without_purchases_there_is_nothing_to_lay_it_over(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="holds no purchases"):
         lay_over(History(tmp_path / "history"), seed=7, rejects_dir=tmp_path / "rejects")
+
+
+def test_who_really_said_no_is_not_made_to_say_yes(loaded_home: Path, tmp_path: Path) -> None:
+    shutil.copytree(loaded_home / "history", tmp_path / "history")
+    history = History(tmp_path / "history")
+    names = pc.unique(history.events(types=("order",))["customer_id"]).drop_null().to_pylist()
+    rows = "".join(f"{name},email,marketing,false,2016-01-01T00:00:00Z,till\n" for name in names)
+    (tmp_path / "said.csv").write_text("customer_id,channel,purpose,granted,at,source\n" + rows)
+    columns = ("customer_id", "channel", "purpose", "granted", "at", "source")
+    mapping = Mapping.parse(mapping_text(columns))
+    load(history, "consents", [tmp_path / "said.csv"], mapping, rejects_dir=tmp_path)
+    lay_over(history, seed=7, rejects_dir=tmp_path)
+    said = [
+        row["source"]
+        for row in history.table("consents").to_pylist()
+        if (row["channel"], row["purpose"]) == ("email", "marketing")
+    ]
+    assert set(said) == {"till"} and len(said) == len(names)
+    assert SYNTHETIC in history.table("consents")["source"].to_pylist()
+
+
+def test_another_shop_gets_no_made_up_contacts(tmp_path: Path) -> None:
+    history = History(tmp_path / "history")
+    (tmp_path / "sales.csv").write_text("customer,order,at,product\nanna,1,2026-01-01T00:00:00Z,tea\n")
+    mapping = Mapping.parse(
+        '[store]\nname = "Corner"\n[columns]\ncustomer_id = "customer"\norder_id = "order"\n'
+        'occurred_at = "at"\nproduct_id = "product"\nevent_type = { value = "order" }\nquantity = { value = 1 }\nunit_price = { value = 2 }\n'
+    )
+    load(history, "events", [tmp_path / "sales.csv"], mapping, rejects_dir=tmp_path)
+    with pytest.raises(LoadError, match="is of Corner"):
+        lay_over(history, seed=7, rejects_dir=tmp_path)
+    assert history.counts()["customers"] == history.counts()["consents"] == 0
