@@ -121,7 +121,8 @@ def test_another_shop_gets_no_made_up_contacts(tmp_path: Path) -> None:
     (tmp_path / "sales.csv").write_text("customer,order,at,product\nanna,1,2026-01-01T00:00:00Z,tea\n")
     mapping = Mapping.parse(
         '[store]\nname = "Corner"\n[columns]\ncustomer_id = "customer"\norder_id = "order"\n'
-        'occurred_at = "at"\nproduct_id = "product"\nevent_type = { value = "order" }\nquantity = { value = 1 }\nunit_price = { value = 2 }\n'
+        'occurred_at = "at"\nproduct_id = "product"\nevent_type = { value = "order" }\n'
+        "quantity = { value = 1 }\nunit_price = { value = 2 }\n"
     )
     load(history, "events", [tmp_path / "sales.csv"], mapping, rejects_dir=tmp_path)
     with pytest.raises(LoadError, match="is of Corner"):
