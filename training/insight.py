@@ -32,6 +32,7 @@ BLOCKS = {
     "parent": "customer and the category above",
     "brand": "customer and brand",
     "item": "the product",
+    "promotion": "its promotions",
     "pair": "customer and product, combined",
     "basket": "the basket",
     "offer": "what may be offered",
