@@ -100,54 +100,73 @@ def load(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Bring a source into the history. Loading the same file twice changes nothing."""
-    from features.completejourney import load_complete_journey
     from features.history import History
-    from features.mapping import Mapping as SourceMapping
-    from features.schema import TABLES
-    from features.sources import load as load_table
 
-    history, rejects = History(home / "history"), home / "rejects"
+    history, rejects, is_demo = History(home / "history"), home / "rejects", table == "completejourney"
+    if is_demo and (files or mapping):
+        raise typer.BadParameter(f"{table} brings its own files and mappings: name neither")
+    if demo_contacts and not is_demo:
+        raise typer.BadParameter(f"--demo-contacts belongs to completejourney, not to {table}")
+    if promotions_known and not is_demo:
+        raise typer.BadParameter(
+            "--promotions-known is for completejourney: others name their column known_at"
+        )
     with bar() as told:
-        if table == "completejourney":
-            if files or mapping:
-                raise typer.BadParameter(f"{table} brings its own files and mappings: name neither")
-            laid = demo_contacts and not promotions_known and history.counts()["events"]  # over what is there
-            reports = [] if laid else load_complete_journey(
-                history,
-                max_rejects=max_rejects,
-                rejects_dir=rejects,
-                promotions_known=promotions_known,
-                progress=lambda n, of: told("rows", n, of),
-            )  # fmt: skip
-            if demo_contacts:
-                from features.synthetic import lay_over
-
-                reports += lay_over(history, seed=seed, rejects_dir=rejects)
-        else:
-            if demo_contacts:
-                raise typer.BadParameter(f"--demo-contacts belongs to completejourney, not to {table}")
-            if promotions_known:
-                raise typer.BadParameter(
-                    "--promotions-known is for completejourney: others name their column known_at"
-                )
-            if table not in TABLES:
-                raise typer.BadParameter(
-                    f"{table!r} is none of {', '.join(TABLES)}, completejourney", param_hint="TABLE"
-                )
-            if not files or mapping is None:
-                raise typer.BadParameter(
-                    "name the files, and the mapping that explains them: --mapping FILE.toml"
-                )
-            reports = [
-                load_table(
-                    history, table, files, SourceMapping.read(mapping), max_rejects=max_rejects, rejects_dir=rejects,
-                    progress=lambda n, of: told("rows", n, of),
-                )
-            ]  # fmt: skip
+        reports = (
+            load_demo(history, rejects, max_rejects, promotions_known, seed if demo_contacts else None, told)
+            if is_demo
+            else load_files(history, rejects, max_rejects, table, files, mapping, told)
+        )
     if as_json:
         print_json([vars(report) for report in reports])
     for report in [] if as_json else reports:
         out.print(str(report), highlight=False, soft_wrap=True)
+
+
+def load_demo(
+    history: Any,
+    rejects: Path,
+    max_rejects: float,
+    known: int,
+    contacts: int | None,
+    told: Callable[..., None],
+) -> list[Any]:
+    """The demo data, its promotions known so many days ahead; over it, made-up contacts of this seed if there is one.
+
+    Where contacts are all that is asked for they are laid over what is there.
+    """
+    from features.completejourney import load_complete_journey
+    from features.synthetic import lay_over
+
+    laid = contacts is not None and not known and history.counts()["events"]
+    reports = [] if laid else load_complete_journey(
+        history, max_rejects=max_rejects, rejects_dir=rejects, promotions_known=known,
+        progress=lambda n, of: told("rows", n, of),
+    )  # fmt: skip
+    return reports if contacts is None else reports + lay_over(history, seed=contacts, rejects_dir=rejects)
+
+
+def load_files(
+    history: Any, rejects: Path, max_rejects: float, table: str, files: list[Path] | None, mapping: Path | None,
+    told: Callable[..., None],
+) -> list[Any]:  # fmt: skip
+    """Files of one table by their mapping."""
+    from features.mapping import Mapping as SourceMapping
+    from features.schema import TABLES
+    from features.sources import load as load_table
+
+    if table not in TABLES:
+        raise typer.BadParameter(
+            f"{table!r} is none of {', '.join(TABLES)}, completejourney", param_hint="TABLE"
+        )
+    if not files or mapping is None:
+        raise typer.BadParameter("name the files, and the mapping that explains them: --mapping FILE.toml")
+    return [
+        load_table(
+            history, table, files, SourceMapping.read(mapping), max_rejects=max_rejects, rejects_dir=rejects,
+            progress=lambda n, of: told("rows", n, of),
+        )
+    ]  # fmt: skip
 
 
 def parameter(text: str) -> tuple[str, float]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from features.catalog import Catalog
 from features.history import History
-from features.interactions import DAY, EVENT_COLUMNS, Interactions
+from features.interactions import DAY, Interactions
 
 Values = NDArray[np.float64]
 Share = NDArray[np.bool_]
@@ -25,7 +25,7 @@ def purchases(history: History) -> tuple[Interactions, Catalog]:
     if span is None:
         raise SystemExit(f"{history.folder} holds no events")
     until = span[1] + timedelta(seconds=1)
-    events = history.events(until=until, types=("order", "return"), columns=EVENT_COLUMNS)
+    events = history.purchases(until)
     catalog = Catalog.of(history.table("products"), events, until=until)
     return Interactions.from_events(
         events, items=catalog.items, keep=np.ones(len(catalog), bool), until=until

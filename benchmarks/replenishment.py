@@ -9,6 +9,7 @@ pairs of a customer and a product of theirs. `--write` puts the tables into a ma
 import argparse
 import itertools
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from benchmarks.contest import QualityError
+from benchmarks.quality import write
 from features.history import History
 from features.interactions import DAY, Interactions, seconds
 from features.replenishment import LIKELY, Repeats, due, keys
@@ -28,7 +31,7 @@ from training.split import Data, known
 Array = NDArray[Any]
 SOON = 14.0  # days
 CHANCES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-BEGIN, END = "<!-- figures of make bench-replenishment -->", "<!-- end of figures -->"
+MARKS = ("<!-- figures of make bench-replenishment -->", "<!-- end of figures -->")
 
 
 @dataclass(frozen=True)
@@ -137,15 +140,6 @@ def page(reading: Reading) -> str:
     return "\n".join(lines)
 
 
-def write(file: Path, text: str) -> None:
-    """Replace the marked part of a page."""
-    before, begin, rest = file.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{file} has no part between {BEGIN} and {END}")
-    file.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -159,7 +153,10 @@ def main() -> None:
     reading = read(asked.home, datetime.fromisoformat(asked.until).replace(tzinfo=UTC), asked.days)
     print(json.dumps(asdict(reading), indent=2) if asked.json else page(reading))
     if asked.write:
-        write(asked.write, page(reading))
+        try:
+            write(asked.write, page(reading), MARKS)
+        except QualityError as error:
+            sys.exit(str(error))
 
 
 if __name__ == "__main__":

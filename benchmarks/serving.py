@@ -40,7 +40,6 @@ from serving.bundle import BundleError, champion
 from serving.door import now
 from serving.engine import Engine
 from serving.keys import SECRET, make
-from serving.live import Live
 from serving.schemas import RecommendRequest
 from serving.store import Store, address
 from training.train import revision
@@ -358,10 +357,8 @@ def rounds(
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """(requests a second of each side, CPU seconds in process of what is ranked live), round by round."""
     engine = shop.engine
-    engine.live = Live(
-        Store(address(shop.home, None), hurry=True), engine.catalog, engine.history, until=engine.data_until,
-        aliases={}, clock=now,
-    )  # fmt: skip
+    store = Store(address(shop.home, None), hurry=True)
+    engine.follow(store, aliases={}, clock=now)
     rates: dict[str, list[float]] = {name: [] for name in sides}
     cpu: dict[str, list[float]] = {name: [] for name in LIVE}
     for url, bodies in sides.values():
@@ -371,7 +368,7 @@ def rounds(
             rates[name].append(peak(shop, url, bodies, length.seconds).per_second)
             if name in LIVE:
                 cpu[name].append(in_process(shop, engine, LIVE[name], bodies, length.seconds / 2))
-    engine.live.close()
+    store.close()
     return rates, cpu
 
 

@@ -107,8 +107,17 @@ class Norms:
     @classmethod
     def of(cls, data: Interactions, catalog: Catalog) -> "Norms":
         orders = Orders.of(data)
-        main = favourite(catalog.parent, data)[orders.who]
+        return cls.by(orders, mains(orders, data, catalog), catalog)
+
+    @classmethod
+    def by(cls, orders: Orders, main: NDArray[np.int64], catalog: Catalog) -> "Norms":
+        """The same of orders at hand, and the main category of each customer who made them."""
         return cls(category_gaps(orders, main, int(catalog.parent.max(initial=-1)) + 1), thirds(orders))
+
+
+def mains(orders: Orders, data: Interactions, catalog: Catalog) -> NDArray[np.int64]:
+    """The main category of each customer with orders, −1 where none is known."""
+    return favourite(catalog.parent, data)[orders.who]
 
 
 def category_gaps(orders: Orders, main: NDArray[np.int64], categories: int) -> Array:
@@ -142,9 +151,10 @@ def facts(data: Interactions, catalog: Catalog, norms: Norms | None = None) -> p
     everybody's), r, f, m (thirds by recency, frequency and spend, 3 the best), group (of GROUPS), stage (of STAGES).
     Of a customer without an order nothing is known: a prospect.
     """
-    norms = Norms.of(data, catalog) if norms is None else norms
     orders = Orders.of(data)
-    gap = usual_gap(orders, favourite(catalog.parent, data)[orders.who], norms)
+    main = mains(orders, data, catalog)
+    norms = Norms.by(orders, main, catalog) if norms is None else norms
+    gap = usual_gap(orders, main, norms)
     scored = figures(orders)
     r, f, m = (
         1 + (x > low).astype(np.int8) + (x > high) for x, (low, high) in zip(scored, norms.cuts, strict=True)

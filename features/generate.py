@@ -129,9 +129,14 @@ class Work:
     part: int  # customers in a file
     chunk: int  # customers at once
 
-    def parts(self) -> list[Places]:
-        who = np.arange(self.world.customers)
-        return [who[first : first + self.part] for first in range(0, len(who), self.part)]
+    @property
+    def parts(self) -> range:
+        """The first customer of each file."""
+        return range(0, self.world.customers, self.part)
+
+    def who(self, part: int) -> Places:
+        first = self.parts[part]
+        return np.arange(first, min(first + self.part, self.world.customers))
 
 
 def generate(
@@ -179,10 +184,12 @@ def write_all(work: Work, processes: int, told: Told) -> dict[str, int]:
 
 def write_parts(work: Work, processes: int, told: Told) -> int:
     """Write what customers bring to the tables, part by part; how many events."""
-    parts, done, made = work.parts(), 0, 0
-    for part, rows in zip(parts, each(partial(write_part, work), len(parts), processes), strict=True):
-        done, made = done + len(part), made + rows
-        told(done, work.world.customers)
+    made = 0
+    for first, rows in zip(
+        work.parts, each(partial(write_part, work), len(work.parts), processes), strict=True
+    ):
+        made += rows
+        told(min(first + work.part, work.world.customers), work.world.customers)
     return made
 
 
@@ -197,7 +204,7 @@ def each(do: Callable[[int], int], count: int, processes: int) -> Iterator[int]:
 
 def write_part(work: Work, part: int) -> int:
     sheets = {name: Sheet(work.folder / path_of(name, part), schema_of(name)) for name in OF_PARTS}
-    who = work.parts()[part]
+    who = work.who(part)
     for first in range(0, len(who), work.chunk):
         for name, table in lived(work.world, who[first : first + work.chunk]).items():
             sheets[name].add(table)

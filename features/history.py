@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from features.interactions import EVENT_COLUMNS
 from features.promotions import SHARES
 from features.schema import EVENTS, PRODUCTS, PROMOTIONS, TABLES, WORD, Table
 
@@ -181,6 +182,10 @@ class History:
             return _resolved(found.select(names), self._canonical(manifest))
 
         return self._reading(read)
+
+    def purchases(self, until: datetime) -> pa.Table:
+        """Orders and returns before a moment: all that `Interactions` and `Catalog` are made of."""
+        return self.events(until=until, types=("order", "return"), columns=EVENT_COLUMNS)
 
     def table(
         self, name: str, columns: Iterable[str] | None = None, where: pc.Expression | None = None

@@ -206,8 +206,14 @@ class Interactions:
         """The same with the rows of `mask` anonymous; whole orders, as an order is one customer's."""
         customer = np.where(mask, np.int32(-1), self.customer)
         by = np.lexsort((self.at, customer))
-        names = ("item", "order", "at", "quantity", "paid", "discount")
-        return replace(self, customer=customer[by], **{name: getattr(self, name)[by] for name in names})
+        return replace(self, **{name: getattr(self, name)[by] for name in LINE} | {"customer": customer[by]})
+
+    def before(self, until: int) -> "Interactions":
+        """The rows of orders that began before a moment; all of them from the end of what is known on."""
+        if until >= self.until:
+            return self
+        rows = self.at < until
+        return replace(self, until=until, **{name: getattr(self, name)[rows] for name in LINE})
 
     def rows(self, customer: int) -> slice:
         return (

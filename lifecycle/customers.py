@@ -7,12 +7,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 
 from features.catalog import Catalog
 from features.customers import GROUP_NAMES, STAGES, Norms, facts, month_ends
 from features.history import History, HistoryError
-from features.interactions import EVENT_COLUMNS, Interactions, pasts
+from features.interactions import Interactions, pasts
 from serving.people import held, viewed
 from serving.profile import YEARS, Everybody
 from serving.schemas import CustomerAbout
@@ -41,7 +42,7 @@ def known(history: History, at: datetime) -> tuple[pa.Table, Catalog]:
         raise HistoryError(
             f"{history.folder} holds no events: run `osclms load` first, or name another --home"
         )
-    events = history.events(until=at, types=("order", "return"), columns=EVENT_COLUMNS)
+    events = history.purchases(at)
     return events, Catalog.of(history.table("products"), events, until=at)
 
 
@@ -49,21 +50,22 @@ def counts(history: History, at: datetime) -> Counts:
     """Customers by stage and group, and their moves since a month before."""
     events, catalog = known(history, at)
     then, now = pasts(events, items=catalog.items, keep=catalog.eligible, moments=(at - MONTH, at))
-    former, current = stages_of(then, catalog), stages_of(now, catalog)
+    found = facts(now, catalog)
+    former, current = stages_of(then, facts(then, catalog)), stages_of(now, found)
     names = sorted({*former, *current})
     pairs = Counter((former.get(name, STAGES[0]), current.get(name, STAGES[0])) for name in names)
     moved = {a: {b: pairs[a, b] for b in STAGES if pairs[a, b]} for a in STAGES}
-    stages, groups = Counter(current.values()), Counter(facts(now, catalog)["group"].dropna())
+    stages, groups = Counter(current.values()), Counter(found["group"].dropna())
     return Counts(
         at.isoformat(), (at - MONTH).isoformat(), {name: stages[name] for name in STAGES},
         {name: groups[name] for name in GROUP_NAMES}, {a: to for a, to in moved.items() if to},
     )  # fmt: skip
 
 
-def stages_of(data: Interactions, catalog: Catalog) -> dict[str, str]:
-    """The stage of each customer who has bought, by id."""
+def stages_of(data: Interactions, found: pd.DataFrame) -> dict[str, str]:
+    """The stage of each customer who has bought, by id; `found` are their facts."""
     names = data.customers.at(range(len(data.customers)))
-    return dict(zip(names, facts(data, catalog)["stage"].astype(str), strict=True))
+    return dict(zip(names, found["stage"].astype(str), strict=True))
 
 
 def view(home: Path, database_url: str | None, customer_id: str, at: datetime) -> CustomerAbout:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from features.catalog import Catalog
 from features.customers import Orders
 from features.history import History
-from features.interactions import DAY, EVENT_COLUMNS, Interactions, before
+from features.interactions import DAY, Interactions, before
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def measured(history: History) -> dict[str, float]:
     if span is None:
         return dict.fromkeys(FIGURES, 0.0)
     until: datetime = span[1] + timedelta(seconds=1)
-    events = history.events(until=until, types=("order", "return"), columns=EVENT_COLUMNS)
+    events = history.purchases(until)
     catalog = Catalog.of(history.table("products"), events, until=until)
     data = Interactions.from_events(events, items=catalog.items, keep=catalog.eligible, until=until)
     return {

@@ -69,7 +69,7 @@ def queries(path: Path, limit: int | None, aliases: Aliases = NONE) -> Iterator[
             if line.strip():
                 query = understood(line, f"{path}, line {number}")
                 asked = query.model_dump(exclude={"query_id"})
-                asked["customer_id"] = aliases.get(query.customer_id or "", query.customer_id)
+                asked["customer_id"] = query.customer_id and aliases.get(query.customer_id, query.customer_id)
                 yield str(query.query_id), RecommendRequest(**asked, limit=limit)
 
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 from features.history import History
 from serving.bundle import champion
 from serving.engine import Engine
-from serving.live import Live
 from serving.overlay import Follower
 from serving.placements import FILE as PLACEMENTS
 from serving.store import FILE as DATABASE
@@ -37,12 +36,5 @@ def current(home: Path, database_url: str | None, *, clock: Callable[[], datetim
     with Store(address(home, database_url)) as store:
         follower = Follower(engine.bundle, store, history)
         engine = follower.look(engine) or engine
-        engine.live = Live(
-            store,
-            engine.catalog,
-            engine.history,
-            until=engine.data_until,
-            aliases=follower.aliases,
-            clock=clock,
-        )
+        engine.follow(store, aliases=follower.aliases, clock=clock)
         yield Current(engine, follower.aliases)

@@ -56,6 +56,7 @@ from serving.schemas import (
     RecommendRequest,
     RecommendResponse,
 )
+from serving.store import Store as Database
 from serving.wire import RequestError
 
 Mask = NDArray[np.bool_]
@@ -256,6 +257,12 @@ class Engine:
         engine = cls(bundle, read_placements(placements, base))
         check_policies(placements, engine.placements, engine.shelf.check)
         return engine
+
+    def follow(self, store: Database, *, aliases: Mapping[str, str], clock: Callable[[], datetime]) -> None:
+        """Read from now on what comes into a database, too. Raises StoreError where it cannot be read."""
+        self.live = Live(
+            store, self.catalog, self.history, until=self.data_until, aliases=aliases, clock=clock
+        )
 
     def ranker_for(self, row: Placement) -> Ranker | None:
         """The placement's own ranker, else that of the one it is like; none that looks at other sources."""

@@ -7,7 +7,7 @@ catalogue that answers.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from threading import Lock
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from features.catalog import Catalog
 from features.customers import BANDS, Norms, Orders, facts, favourite, month_ends, price_thirds
-from features.interactions import DAY, EVENT_COLUMNS, LINE, Interactions, distinct, moment, seconds
+from features.interactions import DAY, EVENT_COLUMNS, Interactions, distinct, moment, seconds
 from features.judge import Row
 from features.replenishment import LIKELY, Renewal, due
 from features.schema import EVENTS
@@ -61,20 +61,12 @@ class Everybody:
             if until not in kept:
                 while len(kept) >= KEPT:
                     del kept[next(iter(kept))]
-                kept[until] = make(before(self.data, until), self.catalog)
+                kept[until] = make(self.data.before(until), self.catalog)
             return kept[until]
 
     @cached_property
     def bands(self) -> NDArray[np.int32]:
         return price_thirds(self.catalog)
-
-
-def before(data: Interactions, until: int) -> Interactions:
-    """The rows of orders that began before a moment."""
-    if until >= data.until:
-        return data
-    rows = data.at < until
-    return replace(data, until=until, **{name: getattr(data, name)[rows] for name in LINE})
 
 
 @dataclass(frozen=True)
@@ -115,7 +107,7 @@ def by_model(everybody: Everybody, names: Sequence[str], rows: Sequence[Row], at
         whole = data.of_one(
             own, new, keep=everybody.catalog.eligible, until=max(until, moment(data.until)), others=others
         )
-        return before(whole, seconds(until))
+        return whole.before(seconds(until))
 
     return Life(at, "model", rows, bought, bought(at))
 

@@ -50,7 +50,6 @@ from serving.engine import Engine, Product
 from serving.headers import CSS, HTML, JSON, MESSAGE_HEADERS, PAGE_HEADERS, SCRIPT, TEXT, WIDGET_HEADERS
 from serving.keys import ALL, CUSTOMERS, LISTS, OPEN
 from serving.links import Links
-from serving.live import Live
 from serving.openapi import Operation, document
 from serving.placements import Placement, PlacementsError
 from serving.profile import Everybody
@@ -762,21 +761,10 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
         turns=Turns(settings.waiting),
     )
     if intake:
-        engine.live = live(engine, intake.store, site.aliases)
+        in_a_hurry = Store(intake.store.url, hurry=True)
+        engine.follow(in_a_hurry, aliases=site.aliases, clock=now)
     warm_up(site)
     return site.caught_up() or site
-
-
-def live(engine: Engine, store: Store, aliases: Mapping[str, str]) -> Live:
-    """What comes in while the engine answers, read in a hurry from the database of `store`. Raises StoreError."""
-    return Live(
-        Store(store.url, hurry=True),
-        engine.catalog,
-        engine.history,
-        until=engine.data_until,
-        aliases=aliases,
-        clock=now,
-    )
 
 
 def close_traces(settings: Settings) -> None:

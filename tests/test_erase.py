@@ -23,7 +23,6 @@ from serving.bulk import everybody
 from serving.bundle import Bundle, Manifest
 from serving.compact import compact
 from serving.engine import Engine
-from serving.live import Live
 from serving.people import erase, held
 from serving.placements import PLACEMENTS
 from serving.ranker import PUBLISHED, RANKED
@@ -184,9 +183,7 @@ def test_no_file_holds_the_erased_and_all_others_are_answered_as_before(home: Pa
     assert erase(store, history, CARD, NOW).erased == 3
     engine = Engine.load(home / "bundles" / "1")
     assert WHO in dict(everybody(engine, None))
-    engine.live = Live(
-        store, engine.catalog, engine.history, until=engine.data_until, aliases={}, clock=lambda: NOW
-    )
+    engine.follow(store, aliases={}, clock=lambda: NOW)
     assert WHO not in dict(everybody(engine, None)) and WHO not in engine.sample().customers
     done = finish(home, store, at=NOW)
     assert (done.bundles, done.rows, done.lines) == (2, 6, 2) and done.files >= 5

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from worlds import Event, checkerboard, products, returned, shop
 
-from benchmarks.replenishment import page, read, write
+from benchmarks.quality import write
+from benchmarks.replenishment import MARKS, page, read
 from features.catalog import Catalog, content
 from features.replenishment import HORIZON, LIKELY, Renewal, due
 from training.split import Data
@@ -154,5 +155,5 @@ def test_the_measure_beats_both_rules_on_a_part_of_the_real_shop(loaded_home: Pa
         assert n < 300 or np.isclose(mean, share, atol=0.1)
     file = tmp_path / "page.md"
     file.write_text("a\n<!-- figures of make bench-replenishment -->\nold\n<!-- end of figures -->\nz\n")
-    write(file, page(reading))
+    write(file, page(reading), MARKS)
     assert "| due date | **" in file.read_text() and "old" not in file.read_text()

@@ -13,7 +13,7 @@ from features.catalog import Catalog
 from features.contacts import SYNTHETIC
 from features.generate import mapping_text
 from features.history import History
-from features.interactions import EVENT_COLUMNS, Interactions
+from features.interactions import Interactions
 from features.mapping import Mapping
 from features.sources import LoadError, load
 from features.synthetic import lay_over
@@ -24,7 +24,7 @@ def known(history: History) -> tuple[Any, ...]:
     """All that training reads of purchases, but for the attributes of products."""
     span = history.span()
     assert span is not None
-    events = history.events(until=span[1], types=("order", "return"), columns=EVENT_COLUMNS)
+    events = history.purchases(span[1])
     catalog = Catalog.of(history.table("products"), events, until=span[1])
     data = Interactions.from_events(events, items=catalog.items, keep=catalog.eligible, until=span[1])
     rest = catalog.table.drop_columns(["attributes"])

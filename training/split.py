@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from features.catalog import Catalog
 from features.history import History
-from features.interactions import EVENT_COLUMNS, Interactions, runs, seconds
+from features.interactions import Interactions, runs, seconds
 from serving.bundle import Bundle
 from serving.placements import HABIT_ORDERS, PRICE_STEP
 from serving.schemas import RecommendRequest
@@ -35,7 +35,7 @@ class Data:
 
 def known(history: History, until: datetime) -> Data:
     """The history strictly before `until`."""
-    events = history.events(until=until, types=("order", "return"), columns=EVENT_COLUMNS)
+    events = history.purchases(until)
     return cut(events, history.table("products"), until, history.promoted(until))
 
 

@@ -15,10 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.history import History
-from features.interactions import DAY, EVENT_COLUMNS, seconds
+from features.interactions import DAY, seconds
 from features.pairs import item_facts
-from serving.bundle import Bundle, BundleError, Manifest, load_data, read_manifest, save_data, write_manifest
+from serving.bundle import (
+    FACTS,
+    Bundle,
+    BundleError,
+    Manifest,
+    load_data,
+    read_manifest,
+    save_data,
+    write_manifest,
+)
 from serving.engine import Engine
+from serving.fitted import mapped
 from serving.placements import PLACEMENTS, Placement, models_in_use
 from serving.ranker import PUBLISHED, RANKED, RANKED_SUFFIX, columns_for, has_ranker, is_published, ranked_by
 from training import jobs
@@ -62,7 +72,8 @@ class TrainError(RuntimeError):
 class Side:
     """A bundle in the making: what is learned, from what. Without `data` it lies finished in `folder`.
 
-    facts: what all customers say of each item, where `data` is `short`: of some customers' last orders alone.
+    facts: what all customers say of each item, where that is known already. short: whether `data` is of some
+    customers' last orders alone, and nobody's what they bought before.
     """
 
     folder: Path
@@ -72,10 +83,7 @@ class Side:
     data: Data | None
     rankings: Mapping[str, Ranking] = field(default_factory=dict)
     facts: NDArray[np.float32] | None = None
-
-    @property
-    def short(self) -> bool:
-        return self.facts is not None
+    short: bool = False
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -301,7 +309,8 @@ def stored(side: Side) -> Side:
     """The side with its data saved in its folder and mapped from there, so that it takes no memory."""
     assert side.data is not None
     save_data(side.folder, side.data.catalog, side.data.interactions, side.facts)
-    return replace(side, data=Data(*load_data(side.folder, until=seconds(side.until))))
+    data = Data(*load_data(side.folder, until=seconds(side.until)))
+    return replace(side, data=data, facts=mapped(side.folder / FACTS))
 
 
 def sides_of(
@@ -317,7 +326,7 @@ def sides_of(
     by FEW orders at most, so that rankers meet newcomers also where most customers are old ones; what all say of an
     item stays what it was.
     """
-    events = history.events(until=end, types=("order", "return"), columns=EVENT_COLUMNS)
+    events = history.purchases(end)
     products = history.table("products")
 
     def before(moment: datetime) -> Data:
@@ -340,10 +349,12 @@ def sides_of(
         at = at.replace(microsecond=0)
         known = before(at)
         label = side(f"label-{at:%Y-%m-%d}", at, set(recipes), known)
-        few = cut_short(known, share=SHORT, most=FEW, seed=seconds(at))
-        facts = item_facts(known.catalog, known.interactions)
-        newcomers = replace(label, folder=work / f"short-{at:%Y-%m-%d}", data=few, facts=facts)
-        yield from (made for made in map(taught, (label, newcomers)) if made.rankings)
+        label = replace(label, facts=item_facts(known.catalog, known.interactions))
+        short = replace(label, folder=work / f"short-{at:%Y-%m-%d}", short=True)
+        if (made := taught(label)).rankings:
+            yield made
+        if (made := taught(short)).rankings:
+            yield replace(made, data=cut_short(known, share=SHORT, most=FEW, seed=seconds(at)))
 
 
 def judged_days(whole: Data, end: datetime) -> float:
@@ -395,9 +406,9 @@ def rival_of(past: Side, champion: Manifest | None, home: Path, code: str) -> tu
         return FIRST, None
     recipes = {name: recipe_of(params) for name, params in champion.recipes.items()}
     rankings = {name: Ranking(**params) for name, params in champion.rankings.items()}
-    theirs = Side(
-        past.folder.with_name("rival"), past.until, recipes, champion.placements, past.data, rankings
-    )
+    theirs = replace(
+        past, folder=past.folder.with_name("rival"), recipes=recipes, placements=champion.placements, rankings=rankings
+    )  # fmt: skip
     contest = contest_of(past.configuration, theirs.configuration)
     if contest is not REFRESHED:
         return contest, stored(theirs)
@@ -442,7 +453,10 @@ def labels_for(rival: Side, labels: Sequence[Side]) -> list[Side]:
     made = []
     for at in labels:
         folder = at.folder.with_name(f"rival-{at.folder.name}")
-        side = taught(replace(rival, folder=folder, until=at.until, data=at.data, facts=at.facts))
+        theirs = replace(
+            at, folder=folder, recipes=rival.recipes, placements=rival.placements, rankings=rival.rankings
+        )
+        side = taught(theirs)
         made += [stored(side)] if side.rankings else []
     return made
 

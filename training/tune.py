@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.history import History
-from features.interactions import EVENT_COLUMNS
 from serving.bundle import save_data
 from serving.placements import PLACEMENTS, Placement
 from training import jobs
@@ -272,7 +271,7 @@ def read(
     """The past and the days after it, in files. What came after those days is known by its length alone."""
     last = end_of(history)
     end = min(until, last) if until else last
-    events = history.events(until=end, types=("order", "return"), columns=EVENT_COLUMNS)
+    events = history.purchases(end)
     products = history.table("products")
     days = timedelta(days=judged_days(cut(events, products, end), end))
     stop, start = ((end - n * days).replace(microsecond=0) for n in (1, 2))

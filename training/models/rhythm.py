@@ -1,6 +1,6 @@
 """What a customer is due to buy again: what they bought, how everybody comes back for it, and when."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from features.catalog import Catalog
-from features.interactions import DAY, LINE, Interactions
+from features.interactions import DAY, Interactions
 from features.replenishment import Repeats, keys, shrunk
 from serving.fitted import Candidates
 
@@ -71,8 +71,7 @@ class Pairs:
 
 def earlier(data: Interactions, days: float) -> Interactions:
     """What was known so many days before."""
-    until = data.until - int(days * DAY)
-    return replace(data, until=until, **{name: getattr(data, name)[data.at < until] for name in LINE})
+    return data.before(data.until - int(days * DAY))
 
 
 def again(key: Array, data: Interactions, days: float) -> NDArray[np.bool_]:
