@@ -421,7 +421,7 @@ class Store:
     def select(self, wanted: "sa.Select[Any]") -> list[Any]:
         """The rows that a question of SQLAlchemy finds, by the tables of DATA."""
         with self._told(), self._engine.connect() as db:
-            return list(db.execute(wanted).tuples())
+            return list(db.execute(wanted))
 
     def bury(self, customer_id: str, *, at: datetime) -> None:
         """Record that a customer was erased, without saying who it was."""
