@@ -39,6 +39,7 @@ from serving.store import Store, address
 
 log = logging.getLogger("osclms.run")
 OWN = "programs"  # the folder in a home with a shop's own
+PATIENCE = 600  # seconds that a load, or another run, may take that is there first
 CHUNK = 250  # customers decided in one transaction
 USUAL = timedelta(days=28)  # of which runs the usual size of an audience is told
 LATEST = timedelta(days=14)  # the longest gap between runs that is caught up
@@ -137,7 +138,7 @@ def run(
     rules, table = policy(home / OWN), programs(home / OWN)
     chosen = {name: p for name, p in table.items() if p.enabled and (not only or name in only)}
     with Store(address(home, database_url)) as store:
-        compact(history, store, told=told)
+        compact(history, store, told=told, patience=PATIENCE)
         told("facts", 0, 1)
         day = day_of(history, store, at)
         told("facts", 1, 1)

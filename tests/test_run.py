@@ -81,6 +81,11 @@ def decisions(where: Path | str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (row["run_at"], row["customer_id"], row["program"], row["occasion"]))
 
 
+def same(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> bool:
+    """But for what each database calls its messages."""
+    return [{**row, "message_id": None} for row in a] == [{**row, "message_id": None} for row in b]
+
+
 def outcomes(ran: Ran) -> Counter[str]:
     found: Counter[str] = Counter()
     for of in ran.outcomes.values():
@@ -167,7 +172,9 @@ def test_what_goes_wrong_for_one_customer_is_theirs_alone(
     home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = Engine.recommend
-    broken = next(row["customer_id"] for row in dry(home) if row["outcome"] == MESSAGE)
+    broken = next(
+        row["customer_id"] for row in dry(home) if row["program"] == "news" and row["outcome"] == MESSAGE
+    )
 
     def failing(self: Engine, placement: str, request: Any, *, at: datetime) -> Any:
         if request.customer_id == broken:
@@ -207,7 +214,7 @@ def test_what_happens_later_changes_nothing(home: Path, tmp_path: Path) -> None:
             for name in customers
         ])  # fmt: skip
     run(home, None, AT, now=AT)
-    assert decisions(home) == before
+    assert same(decisions(home), before)
 
 
 def test_a_model_that_knows_more_than_the_run_is_refused(home: Path) -> None:
@@ -250,7 +257,7 @@ def killed(home: Path, databases: Iterator[str], tries: int, seed: int) -> None:
     assert sum(row["outcome"] == MESSAGE for row in expected) > 50
     for url in urls:
         run(home, url, AT, now=AT)
-        assert decisions(url) == expected
+        assert same(decisions(url), expected)
 
 
 def test_killed_and_resumed_a_run_decides_the_same(
@@ -268,7 +275,7 @@ def test_two_runs_at_once_decide_nobody_twice(home: Path, databases: Iterator[st
     whole, url = next(databases), next(databases)
     run(home, whole, AT, now=AT)
     assert nursery().ask("decide at once", str(home), url, AT.isoformat(), 2) == [0, 0]
-    assert decisions(url) == decisions(whole)
+    assert same(decisions(url), decisions(whole))
 
 
 def test_chunks_are_of_several_customers() -> None:
