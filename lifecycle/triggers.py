@@ -198,8 +198,8 @@ def trailing(orders: Orders, span: int) -> Floats:
         return np.zeros(0)
     since = orders.at - orders.at.min()
     wide = int(since.max()) + 2
-    place = orders.customer.astype(np.int64) * wide + since
-    first = np.searchsorted(place, orders.customer * wide + np.maximum(since - span, -1), side="right")
+    whose = orders.customer.astype(np.int64) * wide
+    first = np.searchsorted(whose + since, whose + np.maximum(since - span, -1), side="right")
     total = np.append(0.0, np.cumsum(orders.paid))
     return total[1:] - total[first]
 

@@ -400,6 +400,15 @@ def test_a_tier_is_reached_by_the_order_that_lifts_spend_over_it() -> None:
     assert seen[42.5] == [("ann", "gold:2024", 42.0, (), {"tier": "gold"})]
 
 
+def test_spend_is_each_customers_own_however_many_there_are() -> None:
+    rows = [Event(f"c{n:03}", "milk", f"o{n}-{on}", on, price=40.0) for n in range(120) for on in (0, 300)]
+    rows += [Event("c119", "milk", "last", 301, price=40.0)]
+    day = a_day(*rows, until=301.5)
+    assert brief(day, "tier", days=30, tiers={"silver": 80.0}) == [("c119", "silver:2024", 301.0)]
+    year = brief(day, "tier", tiers={"silver": 80.0, "gold": 120.0}, within=3)
+    assert year[-1] == ("c119", "gold:2024", 301.0) and len(year) == 120
+
+
 def test_a_broadcast_is_for_everybody_from_its_day_on() -> None:
     day = a_day(*orders("ann", 1), until=5.5, agreed={"pia": 2}, zone="America/New_York")
     about = ("2024-01-06", round(on("2024-01-06") + 5 / 24, 3))
