@@ -386,6 +386,32 @@ def says_who(
     print_json(told) if as_json else out.print(says, highlight=False, soft_wrap=True, markup=False)
 
 
+# --- write ------------------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog="Examples: `osclms run --date 2018-01-02`, `osclms run --program thank_you --json`. Killed, it may be run "
+    "again: it goes on where it was, and writes nothing twice."
+)
+def run(
+    date: Annotated[str | None, typer.Option(metavar="DATE", help="The store's day; missing: now.")] = None,
+    program: Annotated[list[str] | None, typer.Option(help="Only this one; again for more.")] = None,
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Decide who gets which message on a day, with which lists, and why others get none."""
+    from lifecycle.pages import run_page
+    from lifecycle.run import moment_of
+    from lifecycle.run import run as decide
+
+    now = datetime.now(UTC)
+    at = moment_of(home, date) if date else now
+    with bar() as told:
+        done = decide(home, database_url, at, now=now, only=program or (), told=told)
+    print_json(done.as_dict()) if as_json else out.print(*run_page(done))
+
+
 # --- learn ------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import date, time
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -333,6 +333,9 @@ class Cap(Strict):
     most: PositiveInt
     days: PositiveInt
 
+    def __str__(self) -> str:
+        return f"{self.most} in {self.days} day{'s' if self.days > 1 else ''}"
+
 
 class Policy(Strict):
     """policy.yaml, which holds for every program.
@@ -342,7 +345,7 @@ class Policy(Strict):
     customer for rating_days. repeat_days: what a mail showed is not shown again for so long.
     """
 
-    caps: Mapping[Channel, tuple[Cap, ...]] = {}
+    caps: Mapping[str, tuple[Cap, ...]] = {}
     quiet_from: Clock = time(21)
     quiet_until: Clock = time(8)
     choice: Literal["priority", "random", "exclusive"] = "priority"
@@ -353,6 +356,12 @@ class Policy(Strict):
     repeat_days: PositiveInt = 14  # what a mail showed is not shown again for so long
     brand_voice: str = ""
     run_at: Clock = time(6)
+
+    @model_validator(mode="after")
+    def channels_are_known(self) -> Self:
+        for channel in self.caps:
+            one_of(channel, get_args(Channel))
+        return self
 
 
 def programs(folder: Path | None) -> dict[str, Program]:

@@ -76,7 +76,9 @@ DECISIONS = Table(
         Column("outcome", TEXT, True, "message, holdout, or why there is none"),
         Column("detail", TEXT, about="what the outcome hangs on"),
         Column("channel", TEXT, True),
-        Column("message_id", TEXT, about="of a message or of one held back: names neither customer nor occasion"),
+        Column(
+            "message_id", TEXT, about="of a message or of one held back: names neither customer nor occasion"
+        ),
         Column("send_at", TIME, about="when it may go out, or would have"),
         Column("local_day", TEXT, about="the customer's own day then, which caps count"),
         Column("kind", TEXT, True, "marketing or transactional"),
@@ -94,6 +96,18 @@ DELIVERIES = Table(
         Column("state", TEXT, True, "sent, dropped, failed or dead"),
         Column("at", TIME, True),
         Column("detail", TEXT, about="why; no address is in it"),
+    ),
+)
+RUNS = Table(
+    "runs",
+    key=("run_at", "program"),
+    columns=(
+        Column("run_at", TIME, True),
+        Column("program", TEXT, True),
+        Column("found", REAL, True, "occasions that the trigger found"),
+        Column("members", REAL, True, "of these, of customers in the audience"),
+        Column("fallback", REAL, about="the share of fill in what was shown"),
+        Column("stopped", TEXT, about="why the program did not run"),
     ),
 )
 PAUSES = Table(
@@ -158,10 +172,8 @@ KEYS = Table(
         Column("ends", TIME, about="when it stops; missing: never"),
     ),
 )
-OUTGOING = (DECISIONS, DELIVERIES, PAUSES, VOUCHERS, REDEEMED, SUPPRESSED)
-LEDGERS = {
-    t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, MERGES, TOMBSTONES, KEYS, *OUTGOING)
-}
+OUTGOING = (RUNS, DECISIONS, DELIVERIES, PAUSES, VOUCHERS, REDEEMED, SUPPRESSED)
+LEDGERS = {t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, MERGES, TOMBSTONES, KEYS, *OUTGOING)}
 RECENT = {"events": "occurred_at", "sends": "at"}  # tables asked for a customer's latest, and by which time
 
 
@@ -258,6 +270,7 @@ sa.Index(
     unique=True, sqlite_where=_MADE, postgresql_where=_MADE,
 )  # fmt: skip
 sa.Index("messages_by_id", _D.message_id, unique=True, sqlite_where=_MADE, postgresql_where=_MADE)
+sa.Index("runs_by_program", DATA["runs"].c.run_at, DATA["runs"].c.program, unique=True)
 sa.Index("deliveries_by_message", DATA["deliveries"].c.message_id)
 sa.Index("vouchers_by_code", DATA["vouchers"].c.code, unique=True)
 sa.Index("redeemed_by_code", DATA["redeemed"].c.code, unique=True)
@@ -385,13 +398,30 @@ class Store:
         """Add rows that keep the contract, each with its `received_at`, to a table other than `events`."""
         self.record({table: rows})
 
-    def record(self, tables: Mapping[str, Sequence[Row]]) -> None:
-        """`append` to several tables: all of it is on disk before this returns, or nothing is stored."""
+    def record(
+        self,
+        tables: Mapping[str, Sequence[Row]],
+        *,
+        unless: "sa.Select[Any] | None" = None,
+        by: str = "customer_id",
+    ) -> set[str]:
+        """`append` to several tables: all of it is on disk before this returns, or nothing is stored.
+
+        Rows whose column `by` is one of what `unless` finds, asked when nobody else can write any more, are left out;
+        what it finds is the answer.
+        """
         if EVENTS.name in tables:
             raise ValueError("events are added by `add`")
         with self._told(), self._writing() as db:
+            out: set[str] = set(db.scalars(unless)) if unless is not None else set()
             for table, rows in tables.items():
-                _insert(db, table, rows)
+                _insert(db, table, [row for row in rows if row.get(by) not in out] if out else rows)
+        return out
+
+    def select(self, wanted: "sa.Select[Any]") -> list[Any]:
+        """The rows that a question of SQLAlchemy finds, by the tables of DATA."""
+        with self._told(), self._engine.connect() as db:
+            return list(db.execute(wanted))
 
     def bury(self, customer_id: str, *, at: datetime) -> None:
         """Record that a customer was erased, without saying who it was."""
