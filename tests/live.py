@@ -287,7 +287,6 @@ if __name__ == "__main__":
     from alembic import command  # noqa: F401
 
     import lifecycle.run  # noqa: F401
-
     import serving.events  # noqa: F401
 
     for line in sys.stdin:
