@@ -18,7 +18,7 @@ def tripped(
     """
     rules, sizes = program.breaker, [n for n in usual if n > 0]
     if history_days > rules.history_days:
-        return f"the newest event is {history_days:.1f} days old, more than {rules.history_days:g}: load what came since"
+        return f"the newest event is {history_days:.1f} days old, more than {rules.history_days:g}: load what is new"
     if len(sizes) >= RUNS and size >= rules.least and size > rules.times * median(sizes):
         return f"an audience of {size:,.0f}, more than {rules.times:g} times the usual {median(sizes):,.0f}"
     if fallback is not None and fallback > rules.fallback:

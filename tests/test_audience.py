@@ -83,7 +83,7 @@ def test_why_says_each_condition_with_the_customers_value(day: Day) -> None:
         (49, (1, 1, 1), 0, None, None),
         (50, (1, 1, 1), 0, None, "an audience of 50, more than 3 times the usual 1"),
         (50, (0, 0, 0), 0, None, None),
-        (0, (), 7.25, None, "the newest event is 7.2 days old, more than 7: load what came since"),
+        (0, (), 7.25, None, "the newest event is 7.2 days old, more than 7: load what is new"),
         (0, (), 0, 0.81, "81% of the products are fill, more than 80%"),
     ],
 )
