@@ -749,7 +749,7 @@ def list_table(response: Any) -> Table:
 
 @app.command(epilog="Example: `osclms message thank_you --customer 1 --html thanks.html`")
 def message(
-    name: Annotated[str, typer.Argument(help="thank_you")],
+    name: Annotated[str, typer.Argument(help="A program, such as thank_you.")],
     customer: Annotated[str | None, typer.Option(help="Whom it is for.")] = None,
     order: Annotated[str | None, typer.Option(help="The order; missing: the customer's latest.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the HTML part to this file.")] = None,
@@ -760,18 +760,23 @@ def message(
 ) -> None:
     """What a customer would get: subject and text on the screen, the HTML in a file."""
     from features.history import History
-    from lifecycle.messages import thank_you
+    from lifecycle.messages import About
+    from lifecycle.previews import preview
+    from lifecycle.programs import programs
 
-    if name != "thank_you":
-        raise typer.BadParameter(f"{name!r} is no message; known: thank_you", param_hint="NAME")
+    known = programs(home / "programs")
+    if name not in known:
+        raise typer.BadParameter(f"{name!r} is no message; known: {', '.join(known)}", param_hint="NAME")
     with current_of(home, database_url) as (engine, aliases):
         customer = customer and aliases.get(customer, customer)
         if engine.is_buried(customer):
             raise typer.BadParameter("this customer was erased", param_hint="--customer")
         profile = History(home / "history").row("customers", customer) if customer else None
-        made = thank_you(
-            engine, customer_id=customer, order_id=order, profile=profile, at=as_of or datetime.now(UTC)
-        )
+        now = datetime.now(UTC)
+        made = preview(
+            engine, known[name], About.of(profile), customer_id=customer, order_id=order, links=None,
+            at=as_of or now, now=now,
+        )  # fmt: skip
     if html:
         html.write_text(made.html, encoding="utf-8")
     if as_json:

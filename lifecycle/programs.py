@@ -33,6 +33,7 @@ LOCALE = re.compile(r"[a-z]{2,3}(-[A-Z][A-Za-z]{1,7})?")
 WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 Share = Annotated[float, Field(ge=0, le=1)]
 Kind = Literal["marketing", "transactional"]
+Template = Literal["lists", "order", "hero", "rating", "voucher"]
 Channel = Literal["email", "sms", "push", "post", "web", "app"]
 Stage = Annotated[str, AfterValidator(lambda name: one_of(name, STAGES))]
 
@@ -297,7 +298,7 @@ class Program(Strict):
     holdout: Share = 0.0
     metric: Literal["orders", "revenue", "margin"] = "revenue"
     metric_days: PositiveInt = 28
-    template: str = "lists"
+    template: Template = "lists"
     products: bool = False  # what the occasion is about is shown, before the lists
     shelves: tuple[Shelf, ...] = ()
     voucher: Voucher | None = None
