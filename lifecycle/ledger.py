@@ -68,7 +68,7 @@ def decided(store: Store, run_at: datetime) -> set[str]:
 
 
 def keep(store: Store, tables: Mapping[str, Sequence[Row]], customers: Sequence[str], upto: int) -> set[str]:
-    """Store what was decided for these customers, but of those of whom something was decided meanwhile: who they are."""
+    """Store what was decided for these customers, but for those of whom more was decided meanwhile: who they are."""
     late = sa.select(D.customer_id).where(D.seq > upto, D.customer_id.in_(customers)).distinct()
     return store.record(tables, unless=late)
 
