@@ -40,7 +40,9 @@ from starlette.types import Receive, Scope, Send
 from features.history import History
 from lifecycle.fragments import Part
 from lifecycle.messages import Message, thank_you
-from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people
+from lifecycle.programs import OWN, Policy, policy
+from lifecycle.yamls import FileError
+from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people, replies
 from serving.body import read_body
 from serving.bundle import BundleError, Edition, edition
 from serving.delivery import NO_PLACEMENT
@@ -176,6 +178,7 @@ OPERATIONS = (
         example={"customer_id": "1"},
     ),
     *delivery.OPERATIONS,
+    *replies.OPERATIONS,
     Operation("widget", "GET", "/v1/widget.js", "The widget's script", also=("text/javascript",), scope=OPEN),
     Operation(
         "products",
@@ -222,13 +225,14 @@ class Site:
         clicked: delivery.Clicked | None = None,
         sent: delivery.Sent | None = None,
         turns: Turns | None = None,
+        rules: Policy | None = None,
         clock: Callable[[], datetime] = now,
     ) -> None:
         """`clicked` keeps the clicks on links of mails; without it they are counted alone. `sent` keeps the ledger."""
         self.turns, self.lists = turns or Turns(), 0
         self.engine, self.as_of, self.clock, self.intake = engine, as_of, clock, intake
         self.tokens, self.links, self.clicked = tokens, links, clicked
-        self.sent = sent
+        self.sent, self.rules = sent, rules or Policy()
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
         zone = (self.history.store if self.history else engine.store).time_zone
@@ -401,6 +405,29 @@ class Site:
 
     async def follow(self, request: Request) -> Response:
         return await delivery.follow_answer(self.engine, self.links, request, self.clicked, now=self.clock())
+
+    async def unsubscribe_page(self, request: Request) -> Response:
+        return replies.unsubscribe_page(request, self.tokens, self.engine.store.name, at=self.clock())
+
+    async def unsubscribe(self, request: Request) -> Response:
+        name = self.engine.store.name
+        return await replies.unsubscribe(
+            request, self.tokens, name, self.store, self.history, at=self.clock()
+        )
+
+    async def rate_page(self, request: Request) -> Response:
+        return replies.rate_page(request, self.tokens, self.engine.store.name, at=self.clock())
+
+    async def rate(self, request: Request) -> Response:
+        store, kept = self.store, self.clicked or (lambda event: None)
+        return await replies.rate(
+            request, self.tokens, self.engine.store.name, store, kept, self.rules, at=self.clock()
+        )
+
+    async def redeem(self, request: Request) -> Response:
+        return await replies.redeemed(
+            request, self.store, self.engine.store.currency, at=self.at(None), now=self.clock()
+        )
 
     async def widget(self, _: Request) -> Response:
         return asset("widget")
@@ -759,6 +786,7 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
         clicked=intake.keep if intake else None,
         sent=partial(intake.store.append, "sends") if intake else None,
         turns=Turns(settings.waiting),
+        rules=policy(home / OWN if (home := settings.state()) else None),
     )
     if intake:
         in_a_hurry = Store(intake.store.url, hurry=True)
@@ -855,7 +883,7 @@ class Service:
             ask_for_keys(settings(), taken)
             close_traces(settings())
             load(settings(), taken, settings().folder()).close()
-        except (BundleError, PlacementsError, StoreError) as error:
+        except (BundleError, FileError, PlacementsError, StoreError) as error:
             raise BentoMLConfigException(str(error)) from error
         except RequestError as error:  # the first answer, as of OSCLMS_AS_OF or now
             raise BentoMLConfigException(f"OSCLMS_AS_OF: {error.message}") from error
