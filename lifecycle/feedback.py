@@ -55,8 +55,11 @@ def news(store: Store) -> tuple[int, int, list[Row]] | None:
         wanted = sa.select(table).where(
             table.c.seq > after, table.c.seq <= end, table.c.event_type.in_(TYPES)
         )
-        rows = [dict(row) for row in db.execute(wanted.order_by(table.c.seq).limit(PAGE)).mappings()]
-    return after, rows[-1]["seq"] if len(rows) == PAGE else end, rows
+        rows: list[Row] = [
+            dict(row) for row in db.execute(wanted.order_by(table.c.seq).limit(PAGE)).mappings()
+        ]
+    upto: int = rows[-1]["seq"] if len(rows) == PAGE else end
+    return after, upto, rows
 
 
 def marked(db: sa.Connection) -> int:

@@ -65,8 +65,8 @@ def once(
     home: Path, database_url: str | None, settings: Settings, channels: Mapping[str, Carrier], *, now: datetime,
     clock: Callable[[], datetime],
 ) -> Delivered:  # fmt: skip
-    """`deliver` for a home with its champion and its programs, as the settings say; the model is loaded where anything is
-    due. Raises FileError, BundleError, StoreError, HistoryError."""
+    """`deliver` for a home with its champion and its programs, as the settings say; the model is loaded where anything
+    is due. Raises FileError, BundleError, StoreError, HistoryError."""
     table, tokens = programs(home / OWN), settings.tokens()
     links = (
         Links(tokens, settings.public_url, settings.shop_url)

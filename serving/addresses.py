@@ -5,7 +5,7 @@ An address is suppressed once, for the first reason that came, and for good: for
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -28,7 +28,7 @@ def number(text: str) -> str:
     return "+" + bare[2:] if bare.startswith("00") else bare
 
 
-NORMAL = {"sms": number, "push": str.strip}
+NORMAL: Mapping[str, Callable[[str], str]] = {"sms": number, "push": str.strip}
 
 
 def normal(channel: str, address: str) -> str:

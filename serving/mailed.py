@@ -3,6 +3,7 @@
 What they hold is sealed, and names a message; whom it went to is looked up in the database when they are followed.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -33,7 +34,7 @@ class Rate(Mailed):
 
 
 Kind = TypeVar("Kind", Unsubscribe, Rate)
-AGES = {Unsubscribe: UNSUBSCRIBE_AGE, Rate: RATE_AGE}
+AGES: Mapping[type[Mailed], timedelta] = {Unsubscribe: UNSUBSCRIBE_AGE, Rate: RATE_AGE}
 
 
 def unsubscribe_url(links: Links, message_id: str, program: str, channel: str, *, at: datetime) -> str:

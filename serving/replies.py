@@ -1,8 +1,8 @@
 """What readers of a message answer: no more of this, or stars; and the till, that a voucher was used.
 
 Who only follows a link changes nothing, as scanners and previews follow links too: a page comes, whose button posts.
-It needs neither scripts nor cookies. Mailboxes post by themselves where their reader wants out (RFC 8058). Of the person
-the link says nothing, and the page neither: whom a message went to is looked up in the database.
+It needs neither scripts nor cookies. Mailboxes post by themselves where their reader wants out (RFC 8058). Neither link
+nor page says who it is: whom a message went to is looked up in the database.
 """
 
 import logging

@@ -240,12 +240,43 @@ def compact_into(url: str, home: str, last: int | None = None) -> None:
     compact(History(Path(home) / "history"), Store(sa.make_url(url)))
 
 
+def deliver_instants(url: str, bundle: str, home: str, parts: Sequence[float]) -> list[int]:
+    """Workers one after the other send into a home; each is killed after this part of the time that its first two
+    messages may take for all. The clock of each begins when the lease of the one before it has ended."""
+    codes, whole = list[int](), 0.4
+    for number, part in enumerate(parts):
+        pid = fork(lambda number=number: send_all(url, bundle, home, number))  # type: ignore[misc]
+        begun = Path(home) / "begun"
+        while not begun.exists() and os.waitpid(pid, os.WNOHANG) == (0, 0):
+            time.sleep(0.002)
+        begun.unlink()
+        time.sleep(part * whole)
+        os.kill(pid, signal.SIGKILL)
+        codes.append(ended(pid))
+    return codes
+
+
+def send_all(url: str, bundle: str, home: str, number: int) -> None:
+    from letters import HOUR, sending
+
+    from serving.engine import Engine
+    from serving.outgoing import LEASE
+
+    engine, at = Engine.load(Path(bundle)), NOW + HOUR + LEASE * number
+    with Store(sa.make_url(url)) as store:
+        Path(home).mkdir(exist_ok=True)
+        (Path(home) / "begun").touch()
+        sending(store, engine, Path(home), clock=lambda: at)
+    time.sleep(60)  # until it is killed, done or not
+
+
 ASKS: dict[str, Callable[..., Any]] = {
     "listen": listen,
     "serve": serve,
     "ended": ended,
     "add": add,
     "open": open_at_once,
+    "deliver instants": deliver_instants,
     "compact steps": compact_steps,
     "compact instants": compact_instants,
 }

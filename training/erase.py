@@ -240,8 +240,8 @@ def loose(home: Path) -> list[Path]:
 
 
 def outbox_without(home: Path, messages: set[str]) -> int:
-    """Remove the files of these messages, and their lines among the dead; how many. A file that a killed worker has left
-    half written has the message's name, too."""
+    """Remove the files of these messages, and their lines among the dead; how many. What a killed worker has left half
+    written has the message's name, too."""
     stems, gone = {stem_of(name) for name in messages}, 0
     for path in (home / OUTBOX).glob("*/*/*"):
         if path.name.lstrip(".").split(".")[0] in stems:
