@@ -386,6 +386,32 @@ def says_who(
     print_json(told) if as_json else out.print(says, highlight=False, soft_wrap=True, markup=False)
 
 
+# --- write ------------------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog="Examples: `osclms run --date 2018-01-02`, `osclms run --program thank_you --json`. Killed, it may be run "
+    "again: it goes on where it was, and writes nothing twice."
+)
+def run(
+    date: Annotated[str | None, typer.Option(metavar="DATE", help="The store's day; missing: now.")] = None,
+    program: Annotated[list[str] | None, typer.Option(help="Only this one; again for more.")] = None,
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Decide who gets which message on a day, with which lists, and why others get none."""
+    from lifecycle.pages import run_page
+    from lifecycle.run import moment_of
+    from lifecycle.run import run as decide
+
+    now = datetime.now(UTC)
+    at = moment_of(home, date) if date else now
+    with bar() as told:
+        done = decide(home, database_url, at, now=now, only=program or (), told=told)
+    print_json(done.as_dict()) if as_json else out.print(*run_page(done))
+
+
 # --- send -------------------------------------------------------------------------------------------
 
 
@@ -805,7 +831,7 @@ def list_table(response: Any) -> Table:
 
 @app.command(epilog="Example: `osclms message thank_you --customer 1 --html thanks.html`")
 def message(
-    name: Annotated[str, typer.Argument(help="thank_you")],
+    name: Annotated[str, typer.Argument(help="A program, such as thank_you.")],
     customer: Annotated[str | None, typer.Option(help="Whom it is for.")] = None,
     order: Annotated[str | None, typer.Option(help="The order; missing: the customer's latest.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the HTML part to this file.")] = None,
@@ -816,18 +842,23 @@ def message(
 ) -> None:
     """What a customer would get: subject and text on the screen, the HTML in a file."""
     from features.history import History
-    from lifecycle.messages import thank_you
+    from lifecycle.messages import About
+    from lifecycle.previews import preview
+    from lifecycle.programs import programs
 
-    if name != "thank_you":
-        raise typer.BadParameter(f"{name!r} is no message; known: thank_you", param_hint="NAME")
+    known = programs(home / "programs")
+    if name not in known:
+        raise typer.BadParameter(f"{name!r} is no message; known: {', '.join(known)}", param_hint="NAME")
     with current_of(home, database_url) as (engine, aliases):
         customer = customer and aliases.get(customer, customer)
         if engine.is_buried(customer):
             raise typer.BadParameter("this customer was erased", param_hint="--customer")
         profile = History(home / "history").row("customers", customer) if customer else None
-        made = thank_you(
-            engine, customer_id=customer, order_id=order, profile=profile, at=as_of or datetime.now(UTC)
-        )
+        now = datetime.now(UTC)
+        made = preview(
+            engine, known[name], About.of(profile), customer_id=customer, order_id=order, links=None,
+            at=as_of or now, now=now,
+        )  # fmt: skip
     if html:
         html.write_text(made.html, encoding="utf-8")
     if as_json:

@@ -283,16 +283,17 @@ class History:
         return self._reading(read)
 
     @contextmanager
-    def loading(self) -> Iterator[Path]:
+    def loading(self, patience: float = 0) -> Iterator[Path]:
         """The right to change this history, as an empty staging folder that goes away afterwards.
 
-        Sweeps what a killed load has left. A second loader at the same time gets a HistoryError.
+        Sweeps what a killed load has left. A second loader at the same time waits so many seconds, and then gets a
+        HistoryError.
         """
         staging = self.folder.parent / "staging" / self.folder.name
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.folder.parent / f"{self.folder.name}.lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=patience)
         except filelock.Timeout:
             raise HistoryError(
                 f"another load into {self.folder} is running: wait until it is done and load again"
@@ -540,9 +541,8 @@ def _plain(table: Table) -> pa.Schema:
 
 def _whole(found: pa.Table, schema: pa.Schema) -> pa.Table:
     """Rows by these columns; those that a file of an older version lacks are empty."""
-    lacking = [field for field in schema if field.name not in found.column_names]
-    for field in lacking:
-        found = found.append_column(field, pa.nulls(len(found), field.type))
+    for column in [of for of in schema if of.name not in found.column_names]:
+        found = found.append_column(column, pa.nulls(len(found), column.type))
     return found.select(schema.names).cast(schema)
 
 

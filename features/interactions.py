@@ -328,8 +328,9 @@ class Lines:
 
     def told(self, events: pa.Table, items: Ids, until: datetime) -> Interactions:
         """These lines as rows, after what was returned of them."""
-        returned = Lines.of(before(events, until, "return"), items, like=self)
-        return self.less(returned).merged(items, seconds(until))
+        returned = before(events, until, "return")
+        left = self.less(Lines.of(returned, items, like=self)) if len(returned) else self
+        return left.merged(items, seconds(until))
 
     def where(self, mask: NDArray[Any]) -> "Lines":
         return replace(self, **{name: getattr(self, name)[mask] for name in LINE})

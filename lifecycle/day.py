@@ -25,8 +25,8 @@ from serving.store import Store
 TOLD = ("event_type", "value", "order_id", "message_id", "event_id")  # of acts
 LOOK = timedelta(days=90)  # how far back events beside purchases are read
 ACTS = ("view", "cart", "remove", "rating", "click", "open", "bounce", "complaint", "unsubscribe")
-ADDRESS = {"email": "email", "sms": "phone", "push": "push_token", "post": "customer_id", "web": "customer_id",
-           "app": "customer_id"}  # fmt: skip
+ADDRESS = {"email": "email", "sms": "phone", "push": "push_token", "post": "customer", "web": "customer",
+           "app": "customer"}  # fmt: skip
 CONTACTS = ("first_name", "email", "phone", "push_token", "locale", "time_zone", "region")
 
 

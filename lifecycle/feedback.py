@@ -21,6 +21,7 @@ from serving.people import facts_of
 from serving.store import ABOUT, DATA, PAGE, Store, insert
 
 MARK = "feedback"  # the number of the last event that was taken in
+MARKED = sa.select(ABOUT.c.value).where(ABOUT.c.name == MARK)
 SOFT, WITHIN = 3, timedelta(days=14)
 ALIVE = ("delivered", "open", "click")
 TYPES = ("bounce", "complaint", "unsubscribe")
@@ -36,7 +37,7 @@ def take_in(store: Store, history: History, *, at: datetime) -> int:
         after, upto, rows = page
         subjects, consents = judged(store, history, rows, at)
         with store.writing() as db:
-            if marked(db) != after:
+            if int(db.scalar(MARKED) or 0) != after:
                 continue  # another worker has taken these in
             for reason, of in subjects.items():
                 barred += addresses.put(db, of, reason, at=at, received_at=at)
@@ -48,23 +49,14 @@ def take_in(store: Store, history: History, *, at: datetime) -> int:
 def news(store: Store) -> tuple[int, int, list[Row]] | None:
     """Events after the mark that say something: (the mark, where it moves to, the events); None where all are known."""
     table, end = DATA["events"], store.ends("events")["events"]
-    with store.reading() as db:
-        after = marked(db)
-        if after >= end:
-            return None
-        wanted = sa.select(table).where(
-            table.c.seq > after, table.c.seq <= end, table.c.event_type.in_(TYPES)
-        )
-        rows: list[Row] = [
-            dict(row) for row in db.execute(wanted.order_by(table.c.seq).limit(PAGE)).mappings()
-        ]
+    moved = store.select(MARKED)
+    after = int(moved[0][0]) if moved else 0
+    if after >= end:
+        return None
+    wanted = sa.select(table).where(table.c.seq > after, table.c.seq <= end, table.c.event_type.in_(TYPES))
+    rows: list[Row] = [dict(row._mapping) for row in store.select(wanted.order_by(table.c.seq).limit(PAGE))]
     upto: int = rows[-1]["seq"] if len(rows) == PAGE else end
     return after, upto, rows
-
-
-def marked(db: sa.Connection) -> int:
-    found = db.scalar(sa.select(ABOUT.c.value).where(ABOUT.c.name == MARK))
-    return int(found) if found else 0
 
 
 def mark(db: sa.Connection, upto: int) -> None:
@@ -115,8 +107,8 @@ def sent_to(store: Store, message_id: str) -> str | None:
     """The subject of the address that a message went to: the customer may have another one by now."""
     table = DATA["deliveries"].c
     wanted = sa.select(table.subject).where(table.message_id == message_id, table.subject.is_not(None))
-    with store.reading() as db:
-        return db.scalar(wanted.order_by(table.seq.desc()).limit(1))
+    found = store.select(wanted.order_by(table.seq.desc()).limit(1))
+    return found[0][0] if found else None
 
 
 def is_hard(value: float | None) -> bool:
@@ -136,9 +128,8 @@ def is_worn(store: Store, row: Row, channel: str, subject: str | None) -> bool:
         whose, events.event_type.in_(("bounce", *ALIVE)), events.occurred_at > row["occurred_at"] - WITHIN,
         events.occurred_at <= row["occurred_at"],
     )  # fmt: skip
-    with store.reading() as db:
-        last = db.scalars(wanted.order_by(events.occurred_at.desc(), events.seq.desc()).limit(SOFT)).all()
-    return list(last) == ["bounce"] * SOFT
+    last = store.select(wanted.order_by(events.occurred_at.desc(), events.seq.desc()).limit(SOFT))
+    return [kind for (kind,) in last] == ["bounce"] * SOFT
 
 
 def withdrawal(row: Row, customer: str, channel: str, at: datetime) -> dict[str, Any]:

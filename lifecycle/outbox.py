@@ -20,8 +20,9 @@ from features.judge import Row
 from lifecycle.channels import NOBODY, Away, Carrier, Dead, Failed, Parcel, domain_of, write_off
 from lifecycle.drafts import Draft
 from lifecycle.feedback import take_in
+from lifecycle.ledger import Pauses, pauses
+from lifecycle.messages import About, NotSent, compose
 from lifecycle.programs import OWN, Program, programs
-from lifecycle.rendered import About, NotSent, rendered
 from serving import addresses, outgoing
 from serving.addresses import CONTACT
 from serving.current import current
@@ -205,6 +206,11 @@ class Batch:
         return self.store.graves()
 
     @cached_property
+    def pauses(self) -> Pauses:
+        """By the clock, too: who sends as of another day still heeds what was paused since."""
+        return pauses(self.store, max(self.now, self.clock()))
+
+    @cached_property
     def ids(self) -> tuple[str, ...]:
         """Every id of everybody in it."""
         names = {name for one in self.taken for name in ids_of(one.row["customer_id"], self.aliases)}
@@ -233,7 +239,7 @@ class Batch:
         """The message, made now. Raises NotSent."""
         row, program, draft = case.row, self.programs[case.row["program"]], case.draft
         address, channel, about = case.address, row["channel"], case.about
-        made = rendered(self.engine, program, draft, about, links=self.links, now=self.now)
+        made = compose(self.engine, program, draft, about, links=self.links, now=self.now)
         return Parcel(
             message_id=row["message_id"], program=row["program"], version=row["version"], kind=row["kind"],
             channel=channel, to=address, at=self.now, handed_at=self.clock(), day=f"{row['send_at']:%Y-%m-%d}",
@@ -274,12 +280,11 @@ class Case:
     def about(self) -> About:
         """What a message may say of its reader, and its links to the service."""
         row, links, at = self.row, self.batch.links, self.batch.clock()
-        known = {name: self.facts.get(name) for name in ("first_name", "locale", "time_zone")}
         if links is None:
-            return About(**known)
+            return About.of(self.facts)
         told = (row["message_id"], row["program"], row["channel"])
-        return About(
-            **known,
+        return About.of(
+            self.facts,
             unsubscribe_url=unsubscribe_url(links, *told, at=at),
             rate_url=rate_url(links, *told, at=at),
         )
@@ -331,8 +336,9 @@ def no_consent(case: Case) -> str | None:
 
 
 def paused(case: Case) -> str | None:
-    batch, row = case.batch, case.row
-    return outgoing.paused(batch.store, row["program"], row["kind"], case.ids, at=batch.now)
+    row, marketing = case.row, case.row["kind"] == "marketing"
+    found = (case.batch.pauses.of(row["program"], name, marketing=marketing) for name in case.ids)
+    return next((f"paused: {why}" for why in found if why), None)
 
 
 def left(case: Case) -> str | None:

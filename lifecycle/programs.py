@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import date, time
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -34,6 +34,7 @@ LOCALE = re.compile(r"[a-z]{2,3}(-[A-Z][A-Za-z]{1,7})?")
 WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 Share = Annotated[float, Field(ge=0, le=1)]
 Kind = Literal["marketing", "transactional"]
+Template = Literal["lists", "order", "hero", "rating", "voucher"]
 Channel = Literal["email", "sms", "push", "post", "web", "app"]
 Stage = Annotated[str, AfterValidator(lambda name: one_of(name, STAGES))]
 
@@ -298,7 +299,7 @@ class Program(Strict):
     holdout: Share = 0.0
     metric: Literal["orders", "revenue", "margin"] = "revenue"
     metric_days: PositiveInt = 28
-    template: str = "lists"
+    template: Template = "lists"
     products: bool = False  # what the occasion is about is shown, before the lists
     shelves: tuple[Shelf, ...] = ()
     voucher: Voucher | None = None
@@ -334,6 +335,9 @@ class Cap(Strict):
     most: PositiveInt
     days: PositiveInt
 
+    def __str__(self) -> str:
+        return f"{self.most} in {self.days} day{'s' if self.days > 1 else ''}"
+
 
 class Policy(Strict):
     """policy.yaml, which holds for every program.
@@ -343,7 +347,7 @@ class Policy(Strict):
     customer for rating_days. repeat_days: what a mail showed is not shown again for so long.
     """
 
-    caps: Mapping[Channel, tuple[Cap, ...]] = {}
+    caps: Mapping[str, tuple[Cap, ...]] = {}
     quiet_from: Clock = time(21)
     quiet_until: Clock = time(8)
     choice: Literal["priority", "random", "exclusive"] = "priority"
@@ -354,6 +358,12 @@ class Policy(Strict):
     repeat_days: PositiveInt = 14  # what a mail showed is not shown again for so long
     brand_voice: str = ""
     run_at: Clock = time(6)
+
+    @model_validator(mode="after")
+    def channels_are_known(self) -> Self:
+        for channel in self.caps:
+            one_of(channel, get_args(Channel))
+        return self
 
 
 def programs(folder: Path | None) -> dict[str, Program]:

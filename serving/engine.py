@@ -846,6 +846,11 @@ class Engine:
 
     # --- looking up -----------------------------------------------------------------------------------
 
+    def known(self, product_id: str) -> Product | None:
+        """A product of the catalogue, whether or not it can be bought."""
+        item = int(self.catalog.items.positions([product_id])[0])
+        return self.product(item) if item >= 0 else None
+
     def offered(self, product_id: str) -> Product | None:
         """A product that may be recommended and is in stock; None for others."""
         item = int(self.catalog.items.positions([product_id])[0])

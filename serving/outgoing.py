@@ -1,4 +1,4 @@
-"""Messages on their way, as the database knows them: due, taken by a worker, done; and pauses, vouchers, alerts.
+"""Messages on their way, as the database knows them: due, taken by a worker, done; and vouchers, alerts.
 
 A message is a row of `decisions` whose outcome is `message`; what became of it are rows of `deliveries`, the last of
 which counts. A worker takes messages before it handles them. Who dies loses them: after LEASE another takes them.
@@ -40,8 +40,7 @@ def due(store: Store, channels: Collection[str], now: datetime) -> list[int]:
     wanted = sa.select(d.seq).where(
         d.outcome == "message", d.send_at <= now, d.channel.in_(channels), d.message_id.is_not(None), ~final
     )
-    with store.reading() as db:
-        return list(db.scalars(wanted.order_by(d.send_at, d.seq)))
+    return [number for (number,) in store.select(wanted.order_by(d.send_at, d.seq))]
 
 
 def take(store: Store, numbers: Sequence[int], *, at: datetime) -> list[Taken]:
@@ -95,9 +94,8 @@ def delivery(
 def message_of(store: Store, message_id: str) -> Row | None:
     """The decision that a message came of."""
     table = DATA["decisions"]
-    with store.reading() as db:
-        found = db.execute(sa.select(table).where(table.c.message_id == message_id)).mappings().first()
-    return dict(found) if found else None
+    found = store.select(sa.select(table).where(table.c.message_id == message_id))
+    return dict(found[0]._mapping) if found else None
 
 
 def messages_of(store: Store, customer_ids: Sequence[str]) -> set[str]:
@@ -109,29 +107,6 @@ def messages_of(store: Store, customer_ids: Sequence[str]) -> set[str]:
 def stem_of(message_id: str) -> str:
     """What its file is called; an id that is no plain name, as another system may give it, by its hash."""
     return message_id if PLAIN.fullmatch(message_id) else hashlib.sha256(message_id.encode()).hexdigest()[:32]
-
-
-# --- pauses -----------------------------------------------------------------------------------------------
-
-
-def paused(
-    store: Store, program: str, kind: str, customer_ids: Collection[str], *, at: datetime
-) -> str | None:
-    """Why a program's messages do not go to a customer now; None where they may.
-
-    A pause is of a program or of all that is not transactional, for one customer or for everybody. Of each the latest
-    record counts, as long as it has not ended.
-    """
-    table = DATA["pauses"].c
-    whose = sa.or_(table.customer_id.is_(None), table.customer_id.in_(customer_ids))
-    which = sa.or_(
-        table.program == program, table.program.is_(None) if kind != "transactional" else sa.false()
-    )
-    with store.reading() as db:
-        rows = db.execute(sa.select(DATA["pauses"]).where(whose, which).order_by(table.seq)).mappings()
-        last = {(row["program"], row["customer_id"] is None): dict(row) for row in rows}
-    held = (row for row in last.values() if row["paused"] and (row["ends"] is None or at < row["ends"]))
-    return next((f"paused: {row['reason']}" for row in held), None)
 
 
 # --- vouchers ---------------------------------------------------------------------------------------------
@@ -178,8 +153,7 @@ def open_alert(store: Store, alert: Row, pauses: Iterable[Row] = ()) -> bool:
 def alerts(store: Store) -> list[Row]:
     """Those that are open, oldest first."""
     table = DATA["alerts"]
-    with store.reading() as db:
-        rows = [dict(row) for row in db.execute(sa.select(table).order_by(table.c.seq)).mappings()]
+    rows = [dict(row._mapping) for row in store.select(sa.select(table).order_by(table.c.seq))]
     closed = {row["alert_id"] for row in rows if not row["open"]}
     return [row for row in rows if row["alert_id"] not in closed]
 

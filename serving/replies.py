@@ -311,8 +311,8 @@ def counted(store: Store, kept: Kept, rules: Policy, said: Rate, stars: int, *, 
     event = {"event_id": event_id, "event_type": "rating", "occurred_at": at, "value": float(stars)}
     kept({**event, **about, "channel": said.channel})
     events = DATA["events"].c
-    with store.reading() as db:
-        value = db.scalar(sa.select(events.value).where(events.event_id == event_id))
+    stored = store.select(sa.select(events.value).where(events.event_id == event_id))
+    value = stored[0][0] if stored else None
     if value is None or value > rules.low_rating:
         return
     detail = f"{value:g} of {STARS[-1]} stars"

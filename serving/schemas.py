@@ -109,8 +109,12 @@ class NeedsResponse(Wire):
 
 class MessageAnswer(Wire):
     subject: str
+    preheader: str = Field("", description="what a list of mails shows beside the subject")
     html: str
     text: str
+    sms: str = Field("", description="empty where the program says nothing there")
+    push: str = Field("", description="likewise")
+    language: str = Field("en", description="of the template's own words")
     recommendation_ids: tuple[str, ...]
     lists: tuple[RecommendResponse, ...]
 

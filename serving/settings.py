@@ -176,6 +176,11 @@ class Settings(BaseModel):
         home = self.state()
         return home / PLACEMENTS if home else None
 
+    def programs(self) -> Path | None:
+        """The folder of the shop's own programs, if it has a home."""
+        home = self.state()
+        return home / "programs" if home else None
+
     def state(self) -> Path | None:
         """The home that is read and written beside the bundle. A carried bundle comes without one."""
         return self.home or (None if self.bundle or CARRIED.is_dir() else DEFAULT_HOME)

@@ -99,6 +99,18 @@ DELIVERIES = Table(
         Column("subject", TEXT, about="HMAC of the channel and address that it went to"),
     ),
 )
+RUNS = Table(
+    "runs",
+    key=("run_at", "program"),
+    columns=(
+        Column("run_at", TIME, True),
+        Column("program", TEXT, True),
+        Column("found", REAL, True, "occasions that the trigger found"),
+        Column("members", REAL, True, "of these, of customers in the audience"),
+        Column("fallback", REAL, about="the share of fill in what was shown"),
+        Column("stopped", TEXT, about="why the program did not run"),
+    ),
+)
 PAUSES = Table(
     "pauses",
     key=(),
@@ -177,7 +189,7 @@ KEYS = Table(
         Column("ends", TIME, about="when it stops; missing: never"),
     ),
 )
-OUTGOING = (DECISIONS, DELIVERIES, PAUSES, ALERTS, VOUCHERS, REDEEMED, SUPPRESSED)
+OUTGOING = (RUNS, DECISIONS, DELIVERIES, PAUSES, ALERTS, VOUCHERS, REDEEMED, SUPPRESSED)
 LEDGERS = {t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, MERGES, TOMBSTONES, KEYS, *OUTGOING)}
 RECENT = {"events": "occurred_at", "sends": "at"}  # tables asked for a customer's latest, and by which time
 
@@ -280,6 +292,7 @@ sa.Index(
     unique=True, sqlite_where=_MADE, postgresql_where=_MADE,
 )  # fmt: skip
 sa.Index("messages_by_id", _D.message_id, unique=True, sqlite_where=_MADE, postgresql_where=_MADE)
+sa.Index("runs_by_program", DATA["runs"].c.run_at, DATA["runs"].c.program, unique=True)
 sa.Index("deliveries_by_message", DATA["deliveries"].c.message_id)
 sa.Index("deliveries_by_subject", DATA["deliveries"].c.subject)
 sa.Index("alerts_by_id", DATA["alerts"].c.alert_id, DATA["alerts"].c.open, unique=True)
@@ -409,13 +422,30 @@ class Store:
         """Add rows that keep the contract, each with its `received_at`, to a table other than `events`."""
         self.record({table: rows})
 
-    def record(self, tables: Mapping[str, Sequence[Row]]) -> None:
-        """`append` to several tables: all of it is on disk before this returns, or nothing is stored."""
+    def record(
+        self,
+        tables: Mapping[str, Sequence[Row]],
+        *,
+        unless: "sa.Select[Any] | None" = None,
+        by: str = "customer_id",
+    ) -> set[str]:
+        """`append` to several tables: all of it is on disk before this returns, or nothing is stored.
+
+        Rows whose column `by` is one of what `unless` finds, asked when nobody else can write any more, are left out;
+        what it finds is the answer.
+        """
         if EVENTS.name in tables:
             raise ValueError("events are added by `add`")
         with self._told(), self._writing() as db:
+            out: set[str] = set(db.scalars(unless)) if unless is not None else set()
             for table, rows in tables.items():
-                insert(db, table, rows)
+                insert(db, table, [row for row in rows if row.get(by) not in out] if out else rows)
+        return out
+
+    def select(self, wanted: "sa.Select[Any]") -> list[Any]:
+        """The rows that a question of SQLAlchemy finds, by the tables of DATA."""
+        with self._told(), self._engine.connect() as db:
+            return list(db.execute(wanted))
 
     def bury(self, customer_id: str, *, at: datetime) -> None:
         """Record that a customer was erased, without saying who it was."""
@@ -602,14 +632,8 @@ class Store:
             after = rows[-1]["seq"]
 
     @contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
-        """For SQL of one's own over DATA; each statement sees what is committed when it begins."""
-        with self._told(), self._engine.connect() as db:
-            yield db
-
-    @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """The same as one transaction that no other writer runs beside: what is read in it stays so until its end."""
+        """For SQL of one's own over DATA, as one transaction: what is read in it stays so until its end."""
         with self._told(), self._writing() as db:
             yield db
 
