@@ -452,6 +452,29 @@ def deliver(
         time.sleep(watch)
 
 
+@app.command(epilog="Example: `osclms audience thank_you --out thanked.txt`")
+def audience(
+    name: Annotated[str, typer.Argument(help="A program, whose audience it is.")],
+    to: Annotated[Path, typer.Option("--out", help="A file, a hash a line.")],
+    as_of: AsOf = None,
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Hashes (SHA-256) of a program's audience for ads platforms: addresses of who agreed to marketing by e-mail."""
+    from lifecycle.programs import OWN, programs
+    from lifecycle.uploads import write_audience
+    from serving.store import Store, address
+
+    known = programs(home / OWN)
+    if name not in known:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint="NAME")
+    with Store(address(home, database_url)) as store:
+        done = write_audience(home, store, known[name], to, at=as_of or datetime.now(UTC))
+    told = {"program": name, "addresses": done, "out": str(to)}
+    print_json(told) if as_json else out.print(f"{done:,} addresses in {to}", highlight=False, soft_wrap=True)
+
+
 alerts = typer.Typer(invoke_without_command=True, help="What somebody should look at, as a low rating.")
 app.add_typer(alerts, name="alerts")
 

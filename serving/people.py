@@ -56,6 +56,8 @@ class Consent(Wire):
     granted: bool = Field(strict=True)
     at: Moment | None = Field(None, description="missing: now")
     source: Text = Field(None, description="where it was given: a form, a till")
+    text: Text = Field(None, description="what the person read then, word for word")
+    version: Text = Field(None, description="of that text")
 
 
 MORE: Mapping[str, Any] = {

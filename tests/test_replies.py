@@ -167,7 +167,7 @@ def test_stars_count_when_they_are_posted_and_low_ones_pause(shop: Answers) -> N
     (pause,) = shop.store.of("pauses", ["anna"])
     assert (alert["kind"], alert["message_id"], alert["detail"]) == ("low_rating", "m1", "2 of 5 stars")
     assert (pause["program"], pause["paused"], (pause["ends"] - pause["at"]).days) == (None, True, 60)
-    done = sending(shop.store, shop.site.engine, shop.home)
+    done = sending(shop.store, shop.site.engine, shop.home, clock=shop.site.clock)
     assert (done.sent, done.reasons) == (1, {"dropped: paused: 2 of 5 stars": 1})
     database = ["--database-url", spelled(shop.store.url)]
     listed = CliRunner().invoke(osclms.app, ["alerts", *database])
