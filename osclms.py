@@ -496,7 +496,8 @@ def list_alerts(
         return print_json([{name: row[name] for name in names} for row in found])
     table = Table("alert", "kind", "program", "customer", "message", "at", "")
     for row in found:
-        table.add_row(*(Text(str(row[name] or "")) for name in names))
+        told = {**row, "at": f"{row['at']:%Y-%m-%d %H:%M}"}
+        table.add_row(*(Text(str(told[name] or "")) for name in names))
     out.print(table)
     return None
 

@@ -421,7 +421,7 @@ def erase(store: Store, history: History | None, customer_id: str, at: datetime)
 
 def bar(store: Store, history: History | None, ids: Sequence[str], at: datetime) -> None:
     """Never write again to any address that is known of these ids, whoever it is said to be of later."""
-    rows = (*history_rows(history, "customers", ids), *store.of("customers", ids))
+    rows = (*history_rows(history, "customers", ids), *store.of("customers", ids)) if ids else ()
     suppress(store, subjects_of(store, rows), "erased", at=at, received_at=at)
 
 
