@@ -462,7 +462,8 @@ def audience(
     as_json: Json = False,
 ) -> None:
     """Hashes (SHA-256) of a program's audience for ads platforms: addresses of who agreed to marketing by e-mail."""
-    from lifecycle.programs import OWN, programs
+    from lifecycle.programs import programs
+    from lifecycle.run import OWN
     from lifecycle.uploads import write_audience
     from serving.store import Store, address
 

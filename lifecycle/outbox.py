@@ -22,7 +22,8 @@ from lifecycle.drafts import Draft
 from lifecycle.feedback import take_in
 from lifecycle.ledger import Pauses, pauses
 from lifecycle.messages import About, NotSent, compose
-from lifecycle.programs import OWN, Program, programs
+from lifecycle.programs import Program, programs
+from lifecycle.run import OWN
 from serving import addresses, outgoing
 from serving.addresses import CONTACT
 from serving.current import current
@@ -77,17 +78,24 @@ def once(
     with Store(address(home, database_url)) as store:
         if not outgoing.due(store, tuple(channels), now):
             return Delivered(suppressed=take_in(store, History(home / "history"), at=clock()))
-        with current(home, database_url, clock=clock) as (engine, _):
-            return deliver(
-                store, engine, home, now=now, channels=channels, programs=table, links=links, clock=clock,
-                sender=settings.mail_from or "", domain=domain_of(settings),
-            )  # fmt: skip
+        try:
+            with current(home, database_url, clock=clock) as (engine, _):
+                return deliver(
+                    store, engine, home, now=now, channels=channels, programs=table, links=links, clock=clock,
+                    sender=settings.mail_from or "", domain=domain_of(settings),
+                )  # fmt: skip
+        finally:
+            for carrier in channels.values():
+                carrier.close()
 
 
 class Result(NamedTuple):
     state: str
     why: str | None = None
     subject: str | None = None
+
+
+WAITING = Result("waiting")
 
 
 def deliver(
@@ -103,24 +111,27 @@ def deliver(
     """
     clock, history = clock or (lambda: now), History(home / "history")
     suppressed = take_in(store, history, at=clock())
-    states, reasons = Counter[str](), Counter[str]()
-    shut = set[str]()
+    results, shut = list[Result](), set[str]()
     numbers = outgoing.due(store, tuple(channels), now)
     for start in range(0, len(numbers), BATCH):
-        since = clock()
-        taken = outgoing.take(store, numbers[start : start + BATCH], at=since)
-        states["waiting"] += len(numbers[start : start + BATCH]) - len(taken)
+        since, part = clock(), numbers[start : start + BATCH]
+        taken = outgoing.take(store, part, at=since)
         batch = Batch(store, engine, history, now, clock, channels, programs, links, sender, domain, taken)
-        for one in taken:
-            if clock() - since > LEASE / 2:
-                states["waiting"] += 1  # another worker may have it before we have come to it
-                continue
-            result = settled(batch, one, shut)
-            kept(store, home, one, result, at=now, received_at=clock())
-            states[result.state] += 1
-            if result.state != "sent":
-                reasons[f"{result.state}: {result.why}"] += 1
+        results += [WAITING] * (len(part) - len(taken))
+        results += [handled(batch, home, one, shut, since + LEASE / 2) for one in taken]
+    states = Counter(result.state for result in results)
+    reasons = Counter(f"{result.state}: {result.why}" for result in results if result.why)
     return Delivered(**states, suppressed=suppressed, reasons=dict(reasons.most_common()))
+
+
+def handled(batch: "Batch", home: Path, one: Taken, shut: set[str], until: datetime) -> Result:
+    """Settle a message and put on record what became of it; after `until` another worker may have it before we come to
+    it, so it is left to that."""
+    if batch.clock() > until:
+        return WAITING
+    result = settled(batch, one, shut)
+    kept(batch.store, home, one, result, at=batch.now, received_at=batch.clock())
+    return result
 
 
 def settled(batch: "Batch", one: Taken, shut: set[str]) -> Result:
@@ -240,6 +251,8 @@ class Batch:
         row, program, draft = case.row, self.programs[case.row["program"]], case.draft
         address, channel, about = case.address, row["channel"], case.about
         made = compose(self.engine, program, draft, about, links=self.links, now=self.now)
+        if channel != "email" and not getattr(made, channel):
+            raise NotSent(f"texts: the program says nothing by {channel}")
         return Parcel(
             message_id=row["message_id"], program=row["program"], version=row["version"], kind=row["kind"],
             channel=channel, to=address, at=self.now, handed_at=self.clock(), day=f"{row['send_at']:%Y-%m-%d}",

@@ -28,7 +28,6 @@ from lifecycle.yamls import FileError, read
 
 SHIPPED = Path(__file__).parent / "programs"
 POLICY = "policy.yaml"
-OWN = "programs"  # the folder in a home with a shop's own
 NAME = re.compile(r"[a-z][a-z0-9_]{1,39}")
 LOCALE = re.compile(r"[a-z]{2,3}(-[A-Z][A-Za-z]{1,7})?")
 WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")

@@ -30,7 +30,7 @@ from lifecycle.drafts import Draft, draft, lacking
 from lifecycle.hours import local, local_day, opens
 from lifecycle.ledger import HOLDOUT, MESSAGE, Past, Pauses
 from lifecycle.occasions import Occasions
-from lifecycle.programs import OWN, Policy, Program, policy, programs
+from lifecycle.programs import Policy, Program, policy, programs
 from lifecycle.triggers import TRIGGERS
 from serving.compact import compact
 from serving.current import current
@@ -38,6 +38,7 @@ from serving.engine import Engine
 from serving.store import Store, address
 
 log = logging.getLogger("osclms.run")
+OWN = "programs"  # the folder in a home with a shop's own
 PATIENCE = 600  # seconds that a load, or another run, may take that is there first
 CHUNK = 250  # customers decided in one transaction
 USUAL = timedelta(days=28)  # of which runs the usual size of an audience is told

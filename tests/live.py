@@ -268,8 +268,7 @@ def send_all(url: str, bundle: str, home: str, number: int) -> None:
 
 def decide(home: str, url: str, at: str) -> None:
     """The run of the home's own programs alone."""
-    from lifecycle.programs import OWN
-    from lifecycle.run import run
+    from lifecycle.run import OWN, run
 
     moment, own = datetime.fromisoformat(at), [path.stem for path in (Path(home) / OWN).glob("*.yaml")]
     run(Path(home), url, moment, now=moment, only=own)

@@ -31,7 +31,10 @@ ONE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
 @pytest.fixture(scope="session")
 def grocer(shared: Callable[[str, Callable[[Path], None]], Path]) -> Path:
-    return shared("grocer home", lambda home: bundle(home / "bundles" / "1", GROCERIES, GROCER) and None)
+    def make(home: Path) -> None:
+        bundle(home / "bundles" / "1", GROCERIES, GROCER)
+
+    return shared("grocer home", make)
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +123,12 @@ def said(table: str, *rows: dict[str, Any]) -> Callable[[Store], None]:
 
 
 def ordered(product: str, hours: float = 0.5) -> Callable[[Store], None]:
-    about = {"event_type": "order", "order_id": "o", "quantity": 1.0, "product_id": product}
-    return lambda store: store.add([event("e1", **about, occurred_at=NOW + hours * HOUR)]) and None
+    about: dict[str, Any] = {"event_type": "order", "order_id": "o", "quantity": 1.0, "product_id": product}
+
+    def happens(store: Store) -> None:
+        store.add([event("e1", **about, occurred_at=NOW + hours * HOUR)])
+
+    return happens
 
 
 def barred(store: Store) -> None:
@@ -130,7 +137,7 @@ def barred(store: Store) -> None:
     )
 
 
-SINCE = {"at": NOW, "received_at": NOW}
+SINCE: dict[str, Any] = {"at": NOW, "received_at": NOW}
 CASES: tuple[tuple[str, Callable[[Store], None], str | None], ...] = (
     ("hello", lambda store: None, None),
     ("hello", said("consents", consent(granted=False, **SINCE)), "no consent"),
