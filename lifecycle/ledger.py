@@ -7,6 +7,7 @@ from datetime import date, datetime
 import sqlalchemy as sa
 
 from features.judge import Row
+from serving.addresses import normal
 from serving.store import DATA, DECISIONS, Store
 
 MESSAGE, HOLDOUT = "message", "holdout"
@@ -106,14 +107,14 @@ class Pauses:
 
 
 def pauses(store: Store, at: datetime) -> Pauses:
-    """What is paused at a moment: the latest record before it of a program and customer counts."""
-    wanted = sa.select(PAUSED.program, PAUSED.customer_id, PAUSED.paused, PAUSED.reason)
+    """What is paused at a moment: the latest record before it of a program and customer counts, until it ends."""
+    wanted = sa.select(PAUSED.program, PAUSED.customer_id, PAUSED.paused, PAUSED.reason, PAUSED.ends)
     found: dict[tuple[str | None, str | None], str] = {}
-    for program, customer, paused, reason in store.select(
+    for program, customer, paused, reason, ends in store.select(
         wanted.where(PAUSED.at <= at).order_by(PAUSED.at, PAUSED.seq)
     ):
         found.pop((program, customer), None)
-        if paused:
+        if paused and (ends is None or at < ends):
             found[program, customer] = reason
     return Pauses(found)
 
@@ -139,7 +140,7 @@ def suppressed(store: Store) -> set[str]:
 
 def subject_of(channel: str, address: str) -> str:
     """What a suppression is about, before it is hashed with the database's key: `Store.subject` of this."""
-    return f"{channel}:{address.strip().lower()}"
+    return f"{channel}:{normal(channel, address)}"
 
 
 def tally(store: Store, run_at: datetime) -> list[tuple[str, str, str | None, int]]:

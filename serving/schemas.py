@@ -246,6 +246,9 @@ class CustomerAbout(Wire):
     )
     events: tuple[dict[str, Any], ...] = Field(description="all else that happened, oldest first")
     sends: tuple[dict[str, Any], ...] = Field(description="the lists that were shown or sent")
+    ledgers: dict[str, tuple[dict[str, Any], ...]] = Field(
+        {}, description="by name the rows of what was decided, delivered, paused, alerted, given and redeemed"
+    )
     profile: Profile | None = Field(None, description="what it comes to; missing, where nothing is held")
 
 

@@ -42,9 +42,9 @@ from lifecycle.fragments import Part
 from lifecycle.layouts import LAYOUTS, layout
 from lifecycle.messages import About, Message, NotSent
 from lifecycle.previews import preview
-from lifecycle.programs import Program, programs
+from lifecycle.programs import Policy, Program, policy, programs
 from lifecycle.yamls import FileError
-from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people
+from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people, replies
 from serving.body import read_body
 from serving.bundle import BundleError, Edition, edition
 from serving.delivery import NO_PLACEMENT
@@ -184,6 +184,7 @@ OPERATIONS = (
         },
     ),
     *delivery.OPERATIONS,
+    *replies.OPERATIONS,
     Operation("widget", "GET", "/v1/widget.js", "The widget's script", also=("text/javascript",), scope=OPEN),
     Operation(
         "products",
@@ -230,6 +231,7 @@ class Site:
         clicked: delivery.Clicked | None = None,
         sent: delivery.Sent | None = None,
         turns: Turns | None = None,
+        rules: Policy | None = None,
         programs: Mapping[str, Program] | None = None,
         clock: Callable[[], datetime] = now,
     ) -> None:
@@ -237,7 +239,7 @@ class Site:
         self.turns, self.lists = turns or Turns(), 0
         self.engine, self.as_of, self.clock, self.intake = engine, as_of, clock, intake
         self.tokens, self.links, self.clicked = tokens, links, clicked
-        self.sent = sent
+        self.sent, self.rules = sent, rules or Policy()
         self.programs = programs or {}
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
@@ -420,6 +422,29 @@ class Site:
 
     async def follow(self, request: Request) -> Response:
         return await delivery.follow_answer(self.engine, self.links, request, self.clicked, now=self.clock())
+
+    async def unsubscribe_page(self, request: Request) -> Response:
+        return replies.unsubscribe_page(request, self.tokens, self.engine.store.name, at=self.clock())
+
+    async def unsubscribe(self, request: Request) -> Response:
+        name = self.engine.store.name
+        return await replies.unsubscribe(
+            request, self.tokens, name, self.store, self.history, at=self.clock()
+        )
+
+    async def rate_page(self, request: Request) -> Response:
+        return replies.rate_page(request, self.tokens, self.engine.store.name, at=self.clock())
+
+    async def rate(self, request: Request) -> Response:
+        store, kept = self.store, self.clicked or (lambda event: None)
+        return await replies.rate(
+            request, self.tokens, self.engine.store.name, store, kept, self.rules, at=self.clock()
+        )
+
+    async def redeem(self, request: Request) -> Response:
+        return await replies.redeemed(
+            request, self.store, self.engine.store.currency, at=self.at(None), now=self.clock()
+        )
 
     async def widget(self, _: Request) -> Response:
         return asset("widget")
@@ -779,6 +804,7 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
         clicked=intake.keep if intake else None,
         sent=partial(intake.store.append, "sends") if intake else None,
         turns=Turns(settings.waiting),
+        rules=policy(settings.programs()),
         programs=programs(settings.programs()),
     )
     if intake:
