@@ -1,7 +1,7 @@
 """Texts: what marketers write in Liquid, and what may be named in it.
 
-A text is filled as plain text, and escaped where it enters HTML, so that nothing in it is ever markup. A name that there
-is not is an error; one of NAMES of which nothing is known leaves no gap, and never prints as anything.
+A text is filled as plain text, and escaped where it enters HTML, so that nothing in it is ever markup. A name that
+there is not is an error; one of NAMES of which nothing is known leaves no gap, and never prints as anything.
 """
 
 import re

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import yaml
 from babel import Locale, UnknownLocaleError
 from babel.dates import format_date
-from babel.numbers import format_currency
+from babel.numbers import format_currency, format_decimal
 
 from features.history import Store
 from lifecycle.texts import MISSING, short
@@ -44,7 +44,7 @@ class Tongue:
         if locale is None or locale.language != texts_in.split("-")[0]:
             locale = known_locale(texts_in) or Locale(OTHERWISE)
         language = locale.language if locale.language in WORDS else OTHERWISE
-        return cls(language, str(locale), zone if is_zone(zone) else store.time_zone, store)
+        return cls(language, str(locale), zone if zone and is_zone(zone) else store.time_zone, store)
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -82,7 +82,7 @@ class Tongue:
             case int() | float() if name in MONEY and not isinstance(value, bool):
                 return self.money(value)
             case float():
-                return f"{value:g}"
+                return format_decimal(value, locale=self.locale)
         return value
 
 
@@ -101,9 +101,9 @@ def spoken(wanted: str | None) -> str:
 
 
 @lru_cache(maxsize=1024)
-def is_zone(name: str | None) -> bool:
+def is_zone(name: str) -> bool:
     try:
-        return bool(name and ZoneInfo(name))
+        return bool(ZoneInfo(name))
     except (ZoneInfoNotFoundError, ValueError, OSError):
         return False
 

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 import running
-import yaml  # type: ignore[import-untyped]
+import yaml
 from conftest import ALIAS, CUSTOMER
 from pydantic import SecretStr
 from running import AS_OF, ROOT, SHOP_URL, Server, environment, shop, start, stop
@@ -202,7 +202,7 @@ ERRORS: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "POST a message": ("POST", MESSAGE, {}, 405, "use GET or HEAD"),
     "DELETE a probe": ("DELETE", "/readyz", {}, 405, "use GET or HEAD"),
     "unknown path": ("GET", "/v2/nothing", {}, 404, "/openapi.json"),
-    "unknown message": ("GET", "/v1/messages/nothing", {}, 404, "/openapi.json"),
+    "unknown message": ("GET", "/v1/messages/nothing", {}, 404, "known: "),
     "slash": ("GET", "/v1/placements/", {}, 404, "/openapi.json"),
     "unknown part": ("GET", MESSAGE + "?part=pdf", {}, 400, "part"),
     "unknown parameter": ("GET", MESSAGE + "?customer=1", {}, 400, "customer"),
