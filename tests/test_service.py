@@ -24,6 +24,7 @@ from conftest import ALIAS, CUSTOMER
 from pydantic import SecretStr
 from running import AS_OF, ROOT, SHOP_URL, Server, environment, shop, start, stop
 
+from lifecycle.programs import programs
 from serving.links import Click
 from serving.placements import PLACEMENTS
 from serving.schemas import ErrorBody, RecommendResponse
@@ -395,6 +396,19 @@ def test_whoever_is_unknown_is_thanked_too(http: httpx.Client, query: dict[str, 
     message = http.get(MESSAGE, params=query).json()
     assert message["subject"] == "Thank you"
     assert [len(found["items"]) for found in message["lists"]] == [4, 4]
+
+
+def test_every_program_has_a_message_or_says_what_is_lacking(http: httpx.Client) -> None:
+    for name in programs(None):
+        answer = http.get(f"/v1/messages/{name}", params={"customer_id": CUSTOMER})
+        assert answer.status_code in (200, 409), answer.text
+        assert answer.json()["subject"] if answer.status_code == 200 else ": " in answer.json()["error"]
+
+
+def test_a_message_tells_what_a_list_of_mails_shows(http: httpx.Client) -> None:
+    message = http.get(MESSAGE, params={"customer_id": CUSTOMER}).json()
+    assert message["preheader"] in message["html"]
+    assert (message["language"], message["sms"]) == ("en", "")
 
 
 # --- fragments, links, the widget ------------------------------------------------------------------------
