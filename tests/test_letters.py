@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import tiny
 from chrome import sound_page
 from letters import CASES, EVERY, KNOWN, letter, program
+from liquid.exceptions import LiquidError
 from playwright.sync_api import Browser, Page
 from running import PUBLIC_URL, SECRET, SHOP_URL
 from test_messages import GOLDEN, kept
@@ -17,7 +19,7 @@ from test_messages import GOLDEN, kept
 from lifecycle.layouts import LAYOUTS
 from lifecycle.letters import MAX_BYTES, check
 from lifecycle.messages import About, Message, NotSent, compose
-from lifecycle.texts import NAMES, closed, faults, filled
+from lifecycle.texts import UNKNOWN, closed, faults, filled
 from lifecycle.tongue import WORDS
 from serving.engine import Engine
 from serving.links import Links
@@ -86,8 +88,11 @@ def test_letters_arrive_and_can_be_read(shop: Engine, name: str, locale: str) ->
 
 @pytest.mark.parametrize(("name", "locale"), CASES)
 def test_what_is_not_known_leaves_no_gap(shop: Engine, name: str, locale: str) -> None:
-    about = About(locale=locale, rate_url="https://x.example/r")
-    made = letter(shop, EVERY[name], about, words={})
+    """Of an occasion that tells nothing there is no message, or one that needs nothing of it."""
+    nobody, of = About(locale=locale, rate_url="https://x.example/r"), EVERY[name]
+    made = letter(shop, of, nobody)
+    with suppress(NotSent):
+        made = letter(shop, of, nobody, words={})
     for said in (made.subject, made.preheader, made.text, made.sms, made.push):
         assert not re.search(r"None|null|\ue000|\{\{|%\}|,\s*[,.!]|\( *\)|(?<=\w) [.,]", said), said
 
@@ -235,7 +240,7 @@ def test_what_it_is_about_is_looked_at_again(shop: Engine) -> None:
 
 
 def test_what_does_not_cost_less_any_more_is_not_said_to(shop: Engine) -> None:
-    words = {"was": 2.0, "is": 1.0}
+    words = {**letters.WORDS, "was": 2.0, "is": 1.0}
     with pytest.raises(NotSent, match="does not cost less"):
         letter(shop, EVERY["all_lists"], words=words)
     made = letter(shop, EVERY["all_lists"], words=words | {"was": 2.5})
@@ -311,14 +316,25 @@ def test_stories_are_told_in_the_letters_language(shop: Engine) -> None:
         ("Hi {{ first_name | default: 'you' }}.", "Hi you."),
         ("{% if first_name %}x{% else %}y{% endif %}", "y"),
         ("{% for line in lines %}x{% endfor %}.", "."),
-        ("a {{ voucher.code }} b", "a b"),
+        ("a {{ voucher.code | default: 'x' }} b", "a x b"),
+        ("{% unless ordered_on %}a{% endunless %}", "a"),
         ("no Liquid }} here", "no Liquid }} here"),
     ],
 )
 def test_what_is_missing_leaves_no_gap(text: str, said: str) -> None:
-    from lifecycle.texts import MISSING
+    assert closed(filled(text, UNKNOWN)) == said
 
-    assert closed(filled(text, dict.fromkeys(NAMES, MISSING))) == said
+
+@pytest.mark.parametrize(
+    "text", ["Thanks for {{ years }} years", "{{ voucher.code }}", "on {{ ordered_on }}"]
+)
+def test_what_a_text_cannot_do_without_is_said(shop: Engine, text: str) -> None:
+    texts = {"en": {"subject": "s", "title": "t", "body": text, "shelves": ["h"]}}
+    of = program("lists", products=False, rating=False, shelves=[{"placement": "next_best"}], texts=texts)
+    with pytest.raises(
+        NotSent, match=r"texts.en: '(years|voucher|ordered_on)' is named, and nothing is known"
+    ):
+        letter(shop, of, words={})
 
 
 @pytest.mark.parametrize(
@@ -332,7 +348,5 @@ def test_what_is_missing_leaves_no_gap(text: str, said: str) -> None:
     ],
 )
 def test_liquid_has_limits(text: str) -> None:
-    from liquid.exceptions import LiquidError
-
     with pytest.raises(LiquidError):
         filled(text, {"store": "Corner"})

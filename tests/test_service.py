@@ -407,7 +407,7 @@ def test_every_program_has_a_message_or_says_what_is_lacking(http: httpx.Client)
 
 def test_a_message_tells_what_a_list_of_mails_shows(http: httpx.Client) -> None:
     message = http.get(MESSAGE, params={"customer_id": CUSTOMER}).json()
-    assert message["preheader"] in message["html"]
+    assert message["preheader"] in html.unescape(message["html"])
     assert (message["language"], message["sms"]) == ("en", "")
 
 
