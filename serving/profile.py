@@ -29,7 +29,7 @@ from features.schema import EVENTS
 from serving.schemas import CategoryAbout, DueAbout, Favourites, OrdersAbout, Profile, Rfm, ScoresAbout
 from serving.scores import CATEGORIES, CHURN, SPEND, Scores
 
-K, T = TypeVar("K"), TypeVar("T")
+T = TypeVar("T")
 DUE = 10  # products that are told as due next
 LIKELIEST = 5  # main categories that are told
 SCHEMA = pa.schema([EVENTS.schema.field(name) for name in EVENT_COLUMNS])
@@ -48,7 +48,7 @@ class Everybody:
     kept: dict[int, Norms] = field(default_factory=dict)
     renewals: dict[int, Renewal] = field(default_factory=dict)
     scores: Callable[[], Scores | None] = lambda: None  # those to tell, as they are now
-    usuals: dict[tuple[int, str], Usual] = field(default_factory=dict)
+    usuals: dict[str, dict[int, Usual]] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)
 
     def norms(self, until: int) -> Norms:
@@ -60,28 +60,23 @@ class Everybody:
         return self.made(self.renewals, until, Renewal.of)
 
     def usual(self, until: int, scores: Scores) -> Usual:
-        """What these scores hold a customer against, likewise."""
+        """What these scores hold a customer against, likewise; of the latest that were asked for."""
+        version = scores.manifest.version
+        if version not in self.usuals:
+            self.usuals.clear()
         norms, renewal = self.norms(until), self.renewal(until)
         make = partial(Usual.of, categories=scores.categories, norms=norms, renewal=renewal)
-        version = scores.manifest.version
-        return self.made(self.usuals, until, make, lambda end: (end, version))
+        return self.made(self.usuals.setdefault(version, {}), until, make)
 
-    def made(
-        self,
-        kept: dict[K, T],
-        until: int,
-        make: Callable[[Interactions, Catalog], T],
-        key: Callable[[int], K] = lambda end: end,  # type: ignore[assignment, return-value]
-    ) -> T:
+    def made(self, kept: dict[int, T], until: int, make: Callable[[Interactions, Catalog], T]) -> T:
         """What `make` makes of all before a moment: once, for whoever asks at the same time, and the last KEPT."""
         until = min(until, self.data.until)
-        name = key(until)
         with self.lock:
-            if name not in kept:
+            if until not in kept:
                 while len(kept) >= KEPT:
                     del kept[next(iter(kept))]
-                kept[name] = make(self.data.before(until), self.catalog)
-            return kept[name]
+                kept[until] = make(self.data.before(until), self.catalog)
+            return kept[until]
 
     @cached_property
     def bands(self) -> NDArray[np.int32]:

@@ -78,7 +78,7 @@ class Trees:
     floor: float | None = None
     seed: int = 7
 
-    def fit(self, x: Array, y: Array, names: Sequence[str], start: Array) -> Any:
+    def fit(self, x: Array, y: Array, names: Sequence[str], start: Array | None) -> Any:
         """The same rows give the same trees."""
         import lightgbm
 
@@ -264,14 +264,7 @@ class Shop:
         self, names: Sequence[str], days: int, seed: int, say: Say
     ) -> tuple[dict[str, Fitted], dict[str, str]]:
         """(scores, why others were refused) of one horizon: a past is read once for all of them."""
-        whole = [n for n in range(1, LEARNED[-1] + 1) if seconds(self.at(n, days)) - self.start >= days * DAY]
-        past, earlier = (self.read(self.at(n, days)) for n in (JUDGED, CALIBRATED))
-        backtest = tuple(n for n in LEARNED if n in whole)
-        shipped = tuple(n - LATER for n in LEARNED if n - LATER in whole)
-        runs = (
-            Run(backtest, CALIBRATED, JUDGED, past, main_categories(earlier, days)),
-            Run(shipped, JUDGED, None, self.full, main_categories(past, days)),
-        )
+        runs = self.runs(days)
         rows = dict(self.rows(names, runs, days, seed, say))
         done, refused = {}, {}
         for place, name in enumerate(names):
@@ -282,6 +275,17 @@ class Shop:
                 refused[name] = str(error)
         say("fitting scores", len(names), len(names))
         return done, refused
+
+    def runs(self, days: int) -> tuple[Run, Run]:
+        """The backtest, and what is told afterwards; windows that teach have a horizon of past at least."""
+        whole = [n for n in range(1, LEARNED[-1] + 1) if seconds(self.at(n, days)) - self.start >= days * DAY]
+        past, earlier = (self.read(self.at(n, days)) for n in (JUDGED, CALIBRATED))
+        backtest = tuple(n for n in LEARNED if n in whole)
+        shipped = tuple(n - LATER for n in LEARNED if n - LATER in whole)
+        return (
+            Run(backtest, CALIBRATED, JUDGED, past, main_categories(earlier, days)),
+            Run(shipped, JUDGED, None, self.full, main_categories(past, days)),
+        )
 
     def rows(
         self, names: Sequence[str], runs: Sequence[Run], days: int, seed: int, say: Say
