@@ -145,16 +145,15 @@ class Scores:
 
     def part(self, data: Interactions, catalog: Catalog, usual: Usual) -> Scored:
         mine = behaviour(data, catalog, usual)
-        n, width = len(mine), len(self.categories)
-        buys = (
-            self.one(CATEGORIES, leanings(data, catalog, usual, mine).reshape(n * width, -1))
-            if width
-            else None
-        )
-        return Scored(
-            data.customers, data.until, self.one(CHURN, mine), self.one(SPEND, mine), self.categories,
-            None if buys is None else without_order(buys.reshape(n, width), mine), had(data, catalog, self.categories),
-        )  # fmt: skip
+        churn, spend = (self.one(name, mine) for name in (CHURN, SPEND))
+        buys = self.buys(data, catalog, usual, mine) if self.categories else None
+        owned = had(data, catalog, self.categories)
+        return Scored(data.customers, data.until, churn, spend, self.categories, buys, owned)
+
+    def buys(self, data: Interactions, catalog: Catalog, usual: Usual, mine: Floats) -> Floats | None:
+        pairs = leanings(data, catalog, usual, mine).reshape(-1, len(CATEGORY))
+        found = self.one(CATEGORIES, pairs)
+        return None if found is None else without_order(found.reshape(len(mine), len(self.categories)), mine)
 
     def one(self, name: str, x: Floats) -> Floats | None:
         """One score of these rows; None where it was refused."""
@@ -162,7 +161,7 @@ class Scores:
             return None
         score = self.manifest.scores[name]
         if not len(x):
-            return np.empty(0, np.float32)
+            return np.empty(0, np.float32)  # LightGBM takes no matrix without rows
         found = score.told(score.start(x) + self.trees[name].predict(x, raw_score=True, num_threads=1))
         return found if name == CATEGORIES else without_order(found, x)
 

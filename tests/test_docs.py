@@ -23,6 +23,7 @@ PAGES = (
     "docs/data.md",
     "docs/decisions.md",
     "docs/replenishment.md",
+    "docs/scores.md",
     "docs/widget.md",
     "docs/worlds.md",
 )
