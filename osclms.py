@@ -928,6 +928,69 @@ def promote(
     return None
 
 
+scores = typer.Typer(
+    no_args_is_help=True, help="How likely customers are gone, what they will spend and buy of."
+)
+app.add_typer(scores, name="scores")
+
+
+@scores.command("fit", epilog="Examples: `osclms scores fit`, `osclms scores fit --until 2017-12-01 --json`")
+def fit_scores(
+    until: Until = None,
+    horizon: Annotated[
+        int | None,
+        typer.Option(min=7, max=365, help="Days of churn and categories; missing: by the shop's rhythm."),
+    ] = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Fit customers' scores, judge each on days that it was not learned from, and tell these from now on.
+
+    A score for which there is too little data is refused, and said why; where all are, those of before stay.
+    """
+    from training.scores import fit
+
+    with bar() as told:
+        outcome = fit(home, until=until, horizon=horizon, say=told)
+    if as_json:
+        return print_json(outcome.as_dict())
+    from training.backtest import TOLD, in_words
+
+    table = Table("score", "days", "judged from", "reached", "plain guess", "better by", "calibration slope")
+    for name, of in outcome.fitted.items():
+        judged_from = f"{of.score.judged_from:%Y-%m-%d}"
+        table.add_row(TOLD[name].title, str(of.score.horizon), judged_from, *in_words(name, of.judged))
+    if outcome.fitted:
+        out.print(table)
+        out.print(f"scores {outcome.version} are told from now on", highlight=False, soft_wrap=True)
+    for name, why in outcome.refused.items():
+        out.print(f"{name} is refused: {why}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+    return None
+
+
+@scores.command("write", epilog="Example: `osclms scores write scores.parquet --as-of 2018-01-02`")
+def write_scores(
+    to: Annotated[Path, typer.Argument(metavar="FILE", help="A .parquet or .ndjson file, a row a customer.")],
+    as_of: AsOf = None,
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Every customer's scores by the file; `osclms customer ID` shows one's. Who was erased has none."""
+    from lifecycle.customers import scored
+    from serving.bulk import write_scores as write
+    from serving.store import Store, address
+
+    at = as_of or datetime.now(UTC)
+    found = scored(home, at)
+    with Store(address(home, database_url)) as store:
+        done = write(found, to, gone=store.graves())
+    told = {"customers": done, "out": str(to), "as_of": at.isoformat()}
+    print_json(told) if as_json else out.print(
+        f"scores of {done:,} customers in {to}", highlight=False, soft_wrap=True
+    )
+
+
 # --- answer -----------------------------------------------------------------------------------------
 
 
@@ -1264,11 +1327,11 @@ EXPECTED = (
     ("serving.store", "StoreError"),
     ("serving.keys", "KeysError"),
     ("serving.settings", "SettingsError"),
-    ("lifecycle.yamls", "FileError"),
     ("serving.bulk", "BulkError"),
     ("lifecycle.yamls", "FileError"),
     ("lifecycle.run", "RunError"),
     ("lifecycle.preview", "PreviewError"),
+    ("serving.scores", "ScoresError"),
     ("training.train", "TrainError"),
     ("training.settings", "SettingsError"),
     ("training.publish", "RegistryError"),

@@ -67,6 +67,7 @@ from serving.schemas import (
     RecommendRequest,
     RecommendResponse,
 )
+from serving.scores import readable
 from serving.settings import Settings, SettingsError
 from serving.store import Store, StoreError
 from serving.swap import watch
@@ -244,7 +245,8 @@ class Site:
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
         zone = (self.history.store if self.history else engine.store).time_zone
-        self.everybody = Everybody(engine.bundle.catalog, engine.bundle.interactions, zone)
+        scores = partial(readable, history.parent if history else None)
+        self.everybody = Everybody(engine.bundle.catalog, engine.bundle.interactions, zone, scores=scores)
         self.follower = overlay.Follower(engine.bundle, intake.store, self.history) if intake else None
         self.model = metrics.Model(
             engine.version, engine.data_until.timestamp(), engine.placements, engine.n_available

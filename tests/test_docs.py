@@ -25,6 +25,7 @@ PAGES = (
     "docs/messages.md",
     "docs/outbox.md",
     "docs/replenishment.md",
+    "docs/scores.md",
     "docs/widget.md",
     "docs/worlds.md",
 )
