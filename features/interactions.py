@@ -420,6 +420,8 @@ def pasts(
         end = seconds(moment)
         if moment == max(moments):
             yield lines.less(returned).merged(items, end)
+        elif moment.microsecond:  # lines know whole seconds
+            yield Interactions.from_events(events, items=items, keep=keep, until=moment)
         else:
             yield lines.where(lines.at < end).less(returned.where(returned.at < end)).merged(items, end)
 

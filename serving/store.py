@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
@@ -38,6 +38,7 @@ LIVE = ("events", "products", "customers", "identities", "consents")  # the tabl
 WATCHED = ("products", "customers", "identities", "consents", "tombstones")
 EPOCH, FOREVER = datetime(1970, 1, 1, tzinfo=UTC), 1 << 62
 T = TypeVar("T")
+Record = Callable[[Mapping[str, Sequence[Row]]], None]  # stores rows of several tables
 
 SENDS = Table(
     "sends",
@@ -293,18 +294,26 @@ class Store:
 
     def record(self, tables: Mapping[str, Sequence[Row]]) -> None:
         """`append` to several tables: all of it is on disk before this returns, or nothing is stored."""
-        if EVENTS.name in tables:
-            raise ValueError("events are added by `add`")
+        with self.alone() as record:
+            record(tables)
+
+    @contextmanager
+    def alone(self) -> Iterator[Record]:
+        """`record`, for who reads first: no other writer, of any process, comes between what is read meanwhile and
+        what is then recorded, which is on disk when this ends, or not stored at all. Keep it short: others wait."""
         with self._told(), self._writing() as db:
-            for table, rows in tables.items():
-                _insert(db, table, rows)
+            yield partial(_record, db)
 
     def bury(self, customer_id: str, *, at: datetime) -> None:
         """Record that a customer was erased, without saying who it was."""
-        subject, grave = self.subject(customer_id), DATA["tombstones"]
-        with self._told(), self._writing() as db:
-            if db.scalar(sa.select(grave.c.seq).where(grave.c.subject == subject)) is None:
-                _insert(db, "tombstones", [{"subject": subject, "received_at": at}])
+        with self.alone() as record:
+            record(self.graves_of([customer_id], at=at))
+
+    def graves_of(self, customer_ids: Iterable[str], *, at: datetime) -> dict[str, list[Row]]:
+        """The tombstones that these customers have not got yet, for who is `alone`."""
+        names = set(customer_ids)
+        missing = sorted(map(self.subject, names - self.buried(names)))
+        return {"tombstones": [{"subject": subject, RECEIVED.name: at} for subject in missing]}
 
     def buried(self, customer_ids: Iterable[str]) -> set[str]:
         """Those of these customers who were erased."""
@@ -656,6 +665,13 @@ def _insert(db: sa.Connection, table: str, rows: Sequence[Row]) -> None:
         return
     names = (*LEDGERS[table].names, RECEIVED.name)
     db.execute(sa.insert(DATA[table]), [{name: row.get(name) for name in names} for row in rows])
+
+
+def _record(db: sa.Connection, tables: Mapping[str, Sequence[Row]]) -> None:
+    if EVENTS.name in tables:
+        raise ValueError("events are added by `add`")
+    for table, rows in tables.items():
+        _insert(db, table, rows)
 
 
 def _read(db: sa.Connection, table: str, after: int, upto: int, limit: int) -> list[dict[str, Any]]:
