@@ -43,7 +43,7 @@ def figures(data: Interactions, need: NDArray[np.int32]) -> dict[str, float]:
     sold = np.sort(np.bincount(data.item).astype(float))
     sold = sold[sold > 0]
     pairs = data.customer[known].astype(np.int64) * len(data.items) + data.item[known]
-    needed = data.customer[known].astype(np.int64) * (int(need.max()) + 2) + need[data.item[known]] + 1
+    needed = data.customer[known].astype(np.int64) * (int(need.max(initial=-1)) + 2) + need[data.item[known]] + 1
     cells, times = np.unique(pairs, return_counts=True)
     full = np.maximum(data.paid + data.discount, 1e-9)
     tenth = max(len(sold) // 10, 1)
