@@ -27,7 +27,7 @@ from features.history import Marks
 from features.judge import Row
 from features.schema import EVENTS, FLAG, PATH, REAL, RECEIVED, TABLES, TEXT, TIME, WORD, Column, Table
 
-HEAD = "r0003"  # the last of the migrations: the tables that this version reads and writes
+HEAD = "r0004"  # the last of the migrations: the tables that this version reads and writes
 FILE = "store.db"
 MIGRATIONS = Path(__file__).parent / "migrations"
 PATIENCE = 30  # seconds that a writer waits for the one before it
@@ -65,8 +65,87 @@ MERGES = Table(
         Column("by", TEXT, about="who said so: a key, or a name on the command line"),
     ),
 )
+DECISIONS = Table(
+    "decisions",
+    key=(),
+    columns=(
+        Column("run_at", TIME, True, "the moment that the run knew everything before"),
+        Column("customer_id", TEXT, True),
+        Column("program", TEXT, True),
+        Column("version", TEXT, True, "of the program, as it was then"),
+        Column("occasion", TEXT, True, "what the message is about: of one there is one message"),
+        Column("outcome", TEXT, True, "message, holdout, or why there is none"),
+        Column("detail", TEXT, about="what the outcome hangs on"),
+        Column("channel", TEXT, True),
+        Column("message_id", TEXT, about="of a message or of one held back: names neither customer nor occasion"),
+        Column("send_at", TIME, about="when it may go out, or would have"),
+        Column("local_day", TEXT, about="the customer's own day then, which caps count"),
+        Column("kind", TEXT, True, "marketing or transactional"),
+        Column("content", TEXT, about="JSON: what is shown; rendered as it is sent"),
+        Column("policy", TEXT, about="what chose it among others, with which seed"),
+        Column("probability", REAL, about="how likely that choice was"),
+    ),
+)
+DELIVERIES = Table(
+    "deliveries",
+    key=(),
+    columns=(
+        Column("message_id", TEXT, True),
+        Column("customer_id", TEXT, True),
+        Column("state", TEXT, True, "sent, dropped, failed or dead"),
+        Column("at", TIME, True),
+        Column("detail", TEXT, about="why; no address is in it"),
+    ),
+)
+PAUSES = Table(
+    "pauses",
+    key=(),
+    columns=(
+        Column("program", TEXT, about="missing: every one that is not transactional"),
+        Column("customer_id", TEXT, about="missing: for everybody"),
+        Column("paused", FLAG, True, "the latest record of a program and customer counts"),
+        Column("at", TIME, True),
+        Column("reason", TEXT, True),
+        Column("by", TEXT),
+    ),
+)
+VOUCHERS = Table(
+    "vouchers",
+    key=("code",),
+    columns=(
+        Column("code", TEXT, True),
+        Column("customer_id", TEXT, True),
+        Column("program", TEXT, True),
+        Column("message_id", TEXT, True),
+        Column("worth", REAL, True, "in the store's currency"),
+        Column("ends", TIME, True),
+    ),
+)
+REDEEMED = Table(
+    "redeemed",
+    key=("code",),
+    columns=(
+        Column("code", TEXT, True),
+        Column("customer_id", TEXT, True),
+        Column("order_id", TEXT),
+        Column("at", TIME, True),
+    ),
+)
+SUPPRESSED = Table(
+    "suppressed",
+    key=("subject",),
+    columns=(
+        Column("subject", TEXT, True, "HMAC of channel and address: nobody reads whose"),
+        Column("channel", TEXT, True),
+        Column("reason", TEXT, True, "bounce, complaint, unsubscribe or erased"),
+        Column("at", TIME, True),
+    ),
+)
 TOMBSTONES = Table("tombstones", key=("subject",), columns=(Column("subject", TEXT, True),))
-PERSONAL = ("events", "customers", "identities", "consents", "sends", "merges")
+PERSONAL = (
+    *("events", "customers", "identities", "consents", "sends", "merges"),
+    *("decisions", "deliveries", "pauses", "vouchers", "redeemed"),
+)
 WHO = ("customer_id", "alias", "formerly")  # the columns that name a customer
 KEYS = Table(
     "keys",
@@ -80,7 +159,10 @@ KEYS = Table(
         Column("ends", TIME, about="when it stops; missing: never"),
     ),
 )
-LEDGERS = {t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, MERGES, TOMBSTONES, KEYS)}
+OUTGOING = (DECISIONS, DELIVERIES, PAUSES, VOUCHERS, REDEEMED, SUPPRESSED)
+LEDGERS = {
+    t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, MERGES, TOMBSTONES, KEYS, *OUTGOING)
+}
 RECENT = {"events": "occurred_at", "sends": "at"}  # tables asked for a customer's latest, and by which time
 
 
@@ -169,6 +251,18 @@ sa.Index("events_by_id", DATA["events"].c.event_id, unique=True)
 sa.Index("events_by_customer", DATA["events"].c.customer_id, DATA["events"].c.occurred_at)
 sa.Index("consents_by_customer", DATA["consents"].c.customer_id)
 sa.Index("sends_by_customer", DATA["sends"].c.customer_id, DATA["sends"].c.at)
+_D = DATA["decisions"].c
+sa.Index("decisions_by_run", _D.run_at, _D.customer_id, _D.program, _D.occasion, unique=True)
+_MADE = _D.message_id.is_not(None)
+sa.Index(
+    "messages_by_occasion", _D.customer_id, _D.program, _D.occasion,
+    unique=True, sqlite_where=_MADE, postgresql_where=_MADE,
+)  # fmt: skip
+sa.Index("messages_by_id", _D.message_id, unique=True, sqlite_where=_MADE, postgresql_where=_MADE)
+sa.Index("deliveries_by_message", DATA["deliveries"].c.message_id)
+sa.Index("vouchers_by_code", DATA["vouchers"].c.code, unique=True)
+sa.Index("redeemed_by_code", DATA["redeemed"].c.code, unique=True)
+sa.Index("suppressed_by_subject", DATA["suppressed"].c.subject, unique=True)
 sa.Index("tombstones_by_subject", DATA["tombstones"].c.subject, unique=True)
 
 

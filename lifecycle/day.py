@@ -1,0 +1,202 @@
+"""All that a run knows of everybody at its moment: who they are, where they stand, what they did. Nothing of what
+happened at or after the moment is in it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from features.catalog import Catalog
+from features.customers import Norms, Orders, facts, favourite, mains
+from features.history import History, HistoryError
+from features.interactions import Ids, Interactions, seconds
+from features.replenishment import due
+from features.schema import RECEIVED
+from serving.store import Store
+
+TOLD = ("event_type", "value", "order_id", "message_id", "event_id")  # of acts
+LOOK = timedelta(days=90)  # how far back events beside purchases are read
+ACTS = ("view", "cart", "remove", "rating", "click", "open", "bounce", "complaint", "unsubscribe")
+ADDRESS = {"email": "email", "sms": "phone", "push": "push_token", "post": "customer_id", "web": "customer_id",
+           "app": "customer_id"}  # fmt: skip
+CONTACTS = ("first_name", "email", "phone", "push_token", "locale", "time_zone", "region")
+
+
+@dataclass(frozen=True)
+class Day:
+    """The store at a moment.
+
+    people: a row a customer, in the order of `ids`: what `features.customers.facts` tells (NaN without an order, the
+    stage prospect), category and outlet (names of favourites), CONTACTS (None unknown), agreed_at (seconds of the first
+    consent to marketing, NaN none), and the scores where there are any (churn, expected_spend).
+    person: by customer of `data` the row of people. acts: events of ACTS within LOOK, oldest first, of known customers:
+    person, event_type, product (item of the catalogue, −1), at (seconds), value, order_id, message_id, event_id.
+    changes: what was said of products within LOOK, oldest first: product, at, price (before and after), in_stock.
+    """
+
+    at: datetime
+    zone: str
+    catalog: Catalog
+    data: Interactions
+    ids: Ids
+    people: pd.DataFrame
+    person: NDArray[np.int64]
+    acts: pd.DataFrame
+    changes: pd.DataFrame
+    consents: Mapping[tuple[str, str], NDArray[np.int64]]  # (channel, purpose) -> people who agree, sorted
+    last_event: datetime | None = None
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def until(self) -> int:
+        return seconds(self.at)
+
+    @cached_property
+    def orders(self) -> Orders:
+        return Orders.of(self.data)
+
+    @cached_property
+    def due(self) -> pd.DataFrame:
+        """What everybody will want again: `features.replenishment.due`, with `person` beside."""
+        found = due(self.data, self.catalog)
+        return found.assign(person=self.person[found["customer"]])
+
+    @cached_property
+    def zones(self) -> tuple[NDArray[np.int64], list[ZoneInfo]]:
+        """(by person the place of their time zone, the zones); the store's where none is known that is one."""
+        codes, names = pd.factorize(self.people["time_zone"].fillna(self.zone))
+        return codes, [zone_of(name, self.zone) for name in names]
+
+
+def zone_of(name: str, otherwise: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return ZoneInfo(otherwise)
+
+
+def day_of(history: History, store: Store, at: datetime, catalog: Catalog | None = None) -> Day:
+    """The store at a moment, by a history into which all that came in live was moved.
+
+    `catalog`: what is sold now, where that is known better than the history tells. Raises HistoryError without events.
+    """
+    span = history.span()
+    if span is None:
+        raise HistoryError(
+            f"{history.folder} holds no events: run `osclms load` first, or name another --home"
+        )
+    events = history.purchases(at)
+    catalog = catalog or Catalog.of(history.table("products"), events, until=at)
+    data = Interactions.from_events(events, items=catalog.items, keep=catalog.eligible, until=at)
+    acts = history.events(until=at, since=at - LOOK, types=ACTS)
+    consents = history.table("consents").to_pandas()
+    consents = consents[consents["at"] < at].sort_values("at", kind="stable")
+    contacts = known_contacts(history)
+    everybody = Ids.of(
+        {*data.customers.at(range(len(data.customers))), *contacts.index, *consents["customer_id"].unique(),
+         *(name for name in pc.unique(acts["customer_id"]).to_pylist() if name is not None)}
+        - store_erased(store, contacts.index)
+    )  # fmt: skip
+    person = everybody.positions(data.customers.at(range(len(data.customers)))).astype(np.int64)
+    zone = history.store.time_zone
+    return Day(
+        at=at, zone=zone, catalog=catalog, data=data, ids=everybody, person=person,
+        people=people_of(data, catalog, everybody, person, contacts, consents, events),
+        acts=acts_of(acts, everybody, catalog), changes=changes_of(store, catalog, at),
+        consents=agreeing(consents, everybody), last_event=min(span[1], at),
+    )  # fmt: skip
+
+
+def store_erased(store: Store, names: Collection[str]) -> set[str]:
+    gone = store.graves()
+    return {name for name in names if gone(name)}
+
+
+def known_contacts(history: History) -> pd.DataFrame:
+    """CONTACTS by customer: of each what the customer's own id says, and what is lacking there of the others'."""
+    table = history.table("customers", columns=("customer_id", *CONTACTS)).to_pandas()
+    aliases = history.aliases()
+    own = table["customer_id"].map(lambda name: aliases.get(name, name))
+    table = table.assign(own=own, other=own != table["customer_id"]).sort_values(
+        ["own", "other"], kind="stable"
+    )
+    return table.groupby("own", sort=True)[list(CONTACTS)].first()
+
+
+def people_of(
+    data: Interactions, catalog: Catalog, everybody: Ids, person: NDArray[np.int64], contacts: pd.DataFrame,
+    consents: pd.DataFrame, events: pa.Table,
+) -> pd.DataFrame:  # fmt: skip
+    orders = Orders.of(data)
+    main = mains(orders, data, catalog)
+    found = facts(data, catalog, Norms.by(orders, main, catalog))
+    names = everybody.at(range(len(everybody)))
+    people = found.set_axis(person).reindex(np.arange(len(everybody)))
+    people["stage"] = people["stage"].fillna("prospect")
+    top = sorted({path.rsplit(" > ", 1)[0] for path in catalog.categories})
+    code = np.full(len(everybody), -1)
+    code[person] = favourite(catalog.parent, data)
+    people["category"] = [top[place] if place >= 0 else None for place in code]
+    people["customer"] = names
+    people = people.join(contacts.reindex(names).set_axis(people.index))
+    granted = consents[consents["granted"] & (consents["purpose"] == "marketing")]
+    first = granted.groupby("customer_id")["at"].min().reindex(names)
+    people["agreed_at"] = np.where(first.isna(), np.nan, first.astype("int64") / 1e6)
+    return people
+
+
+def acts_of(events: pa.Table, everybody: Ids, catalog: Catalog) -> pd.DataFrame:
+    found = pd.DataFrame(
+        {
+            "person": everybody.column(events["customer_id"]),
+            "product": catalog.items.column(events["product_id"]),
+            "at": events["occurred_at"].to_numpy().astype("datetime64[s]").astype(np.int64),
+            **{name: events[name].to_pandas() for name in TOLD},
+        }
+    )  # fmt: skip
+    return found[found["person"] >= 0].reset_index(drop=True)
+
+
+def agreeing(consents: pd.DataFrame, everybody: Ids) -> dict[tuple[str, str], NDArray[np.int64]]:
+    """Who agrees, by the last record of each channel and purpose. No record means no."""
+    last = consents.groupby(["customer_id", "channel", "purpose"], observed=True)["granted"].last()
+    yes = last[last].reset_index()
+    return {
+        (str(channel), str(purpose)): np.sort(everybody.positions(of["customer_id"].tolist())).astype(np.int64)
+        for (channel, purpose), of in yes.groupby(["channel", "purpose"], observed=True)
+    }  # fmt: skip
+
+
+def changes_of(store: Store, catalog: Catalog, at: datetime) -> pd.DataFrame:
+    """What the store was told of prices and stock, each beside what was said before."""
+    rows: list[dict[str, Any]] = []
+    before: dict[str, dict[str, Any]] = {}
+    for page in store.read("products", 0, store.ends("products")["products"]):
+        for row in page:
+            if row[RECEIVED.name] >= at:
+                continue
+            was = before.setdefault(row["product_id"], {})
+            rows += changed(row, was, row[RECEIVED.name] >= at - LOOK)
+            was.update({name: row[name] for name in ("price", "in_stock") if row[name] is not None})
+    columns = ("product_id", "at", "price_before", "price", "was_in_stock", "in_stock")
+    found = pd.DataFrame(rows, columns=list(columns))
+    return found.assign(product=catalog.items.positions(found["product_id"].tolist()))
+
+
+def changed(row: Mapping[str, Any], was: Mapping[str, Any], lately: bool) -> Sequence[dict[str, Any]]:
+    if not lately or all(row[name] is None for name in ("price", "in_stock")):
+        return ()
+    return (
+        {
+            "product_id": row["product_id"], "at": seconds(row[RECEIVED.name]), "price_before": was.get("price"),
+            "price": row["price"], "was_in_stock": was.get("in_stock"), "in_stock": row["in_stock"],
+        },
+    )  # fmt: skip

@@ -1,0 +1,90 @@
+"""Drafts: what a message is to show, as it is decided and kept until it is sent. Names of products, not what they cost:
+price and stock are read again when the message is rendered."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from lifecycle.programs import Program, Shelf, Strict
+from serving.engine import Engine
+from serving.schemas import MAX_IDS, RecommendRequest, RecommendResponse
+
+SPARES = 3  # products kept beside a list, for those that are gone when it is sent
+
+
+class Shown(Strict):
+    product_id: str
+    story: str
+    price: float | None
+    source: str
+    filled: bool
+
+
+class Held(Strict):
+    """A list: the first `limit` of its items that can still be bought are shown."""
+
+    placement: str
+    recommendation_id: str
+    items: tuple[Shown, ...] = ()
+
+
+class Draft(Strict):
+    """products: what the occasion is about. words: what may be said of it."""
+
+    products: tuple[str, ...] = ()
+    words: Mapping[str, Any] = Field(default_factory=dict)
+    lists: tuple[Held, ...] = ()
+
+    def shown(self, program: Program) -> tuple[str, ...]:
+        """The products that the message shows in its lists, as long as all can be bought."""
+        return tuple(
+            item.product_id
+            for shelf, held in zip(program.shelves, self.lists, strict=True)
+            for item in held.items[: shelf.limit]
+        )
+
+
+def draft(
+    engine: Engine, program: Program, customer_id: str, products: Sequence[str], words: Mapping[str, Any], *,
+    exclude: Sequence[str], at: datetime,
+) -> Draft:  # fmt: skip
+    """The lists of a message as of `at`: none repeats another, nor what the occasion is about, nor `exclude`."""
+    lists: list[Held] = []
+    shown: list[str] = [*products, *exclude]
+    for shelf in program.shelves:
+        found = engine.recommend(shelf.placement, request(shelf, customer_id, products, shown), at=at)
+        lists.append(held(found))
+        shown = [*(item.product_id for item in lists[-1].items[: shelf.limit]), *shown]
+    return Draft(products=tuple(products), words=dict(words), lists=tuple(lists))
+
+
+def request(
+    shelf: Shelf, customer_id: str, products: Sequence[str], shown: Sequence[str]
+) -> RecommendRequest:
+    return RecommendRequest(
+        customer_id=None if shelf.about == "occasion" else customer_id,
+        product_ids=() if shelf.about == "customer" else tuple(products)[:MAX_IDS],
+        exclude=tuple(dict.fromkeys(shown))[:MAX_IDS],
+        limit=shelf.limit + SPARES,
+    )
+
+
+def held(found: RecommendResponse) -> Held:
+    items = (
+        Shown(product_id=i.product_id, story=i.story, price=i.price, source=i.source, filled=i.filled)
+        for i in found.items
+    )
+    return Held(placement=found.placement, recommendation_id=found.recommendation_id, items=tuple(items))
+
+
+def lacking(program: Program, lists: Sequence[Sequence[Shown]]) -> str | None:
+    """Why lists are too short to be sent; None where they are not."""
+    for shelf, items in zip(program.shelves, lists, strict=True):
+        own = sum(not item.filled for item in items[: shelf.limit])
+        if len(items) < shelf.minimum:
+            return f"{shelf.placement}: {len(items)} of at least {shelf.minimum} products"
+        if items and 1 - own / min(len(items), shelf.limit) > shelf.fallback_below:
+            return f"{shelf.placement}: {own} of {min(len(items), shelf.limit)} products are not fill"
+    return None

@@ -1,0 +1,382 @@
+"""Programs: to whom a message goes, when, about what, with which lists in it. Each is a file; none is code.
+
+Those that ship lie in `lifecycle/programs`; a shop's own lie in `programs` in its home, and one of the same name
+takes the place of a shipped one. `policy.yaml` beside them says what holds for all.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from datetime import date, time
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from features.customers import GROUP_NAMES, STAGES
+from lifecycle.yamls import FileError, read
+
+SHIPPED = Path(__file__).parent / "programs"
+POLICY = "policy.yaml"
+NAME = re.compile(r"[a-z][a-z0-9_]{1,39}")
+LOCALE = re.compile(r"[a-z]{2,3}(-[A-Z][A-Za-z]{1,7})?")
+WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+Share = Annotated[float, Field(ge=0, le=1)]
+Kind = Literal["marketing", "transactional"]
+Channel = Literal["email", "sms", "push", "post", "web", "app"]
+Stage = Annotated[str, AfterValidator(lambda name: one_of(name, STAGES))]
+
+
+def one_of(name: str, known: tuple[str, ...]) -> str:
+    if name not in known:
+        raise ValueError(f"{name!r} is none of {', '.join(known)}")
+    return name
+
+
+def clock(value: object) -> object:
+    """09:30 as YAML gives it: text, or (unquoted) a number in base 60."""
+    if isinstance(value, int) and 0 <= value < 24 * 60:
+        return time(value // 60, value % 60)
+    return value
+
+
+Clock = Annotated[time, BeforeValidator(clock)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- when: what a program waits for -----------------------------------------------------------------------
+
+
+class Waits(Strict):
+    """What every trigger has: `after` so many days an occasion is ripe, and for `within` days more it is written about;
+    what is older is past, as after a late import."""
+
+    after: Annotated[float, Field(ge=0, le=400)] = 0
+    within: Annotated[float, Field(gt=0, le=400)] = 2
+
+
+class Joined(Waits):
+    """The customer agreed to be written to for the first time."""
+
+    kind: Literal["joined"]
+
+
+class Ordered(Waits):
+    """An order; `nth`: only the customer's orders of these numbers."""
+
+    kind: Literal["order"]
+    nth: tuple[PositiveInt, ...] = ()
+
+
+class FirstGap(Waits):
+    """A customer's only order, from the quantile `low` to the quantile `high` of the days after which those who come
+    back do so; who has not come back yet counts as censored."""
+
+    kind: Literal["first_gap"]
+    low: Share = 0.4
+    high: Share = 0.75
+
+
+class Entered(Waits):
+    """A stage was reached; `steps`: one message so many days after that, each, until an order."""
+
+    kind: Literal["stage"]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    steps: Annotated[tuple[float, ...], Field(min_length=1)] = (0,)
+
+
+class Rhythm(Waits):
+    """So large a share of the customer's usual gap has passed since the last order."""
+
+    kind: Literal["rhythm"]
+    share: PositiveFloat = 0.9
+
+
+class Due(Waits):
+    """Products that the customer will want again within `days`, as likely as `chance` or more; at most `most`."""
+
+    kind: Literal["due"]
+    days: PositiveFloat = 5
+    chance: Share = 0.5
+    most: PositiveInt = 3
+
+
+class Addition(Waits):
+    """The main category that a customer never bought of and is likeliest to, at least by `chance`; once a category."""
+
+    kind: Literal["category"]
+    chance: Share = 0.1
+    rest: PositiveFloat = 60  # days between two of these
+
+
+class Cart(Waits):
+    """A cart was left. An order, of whatever, takes it back."""
+
+    kind: Literal["cart"]
+
+
+class Back(Waits):
+    """A product that the customer looked at, or put in the cart, within `looked` days is in stock again, or cheaper by
+    the share `drop` and more."""
+
+    kind: Literal["back"]
+    what: Literal["stock", "price"]
+    drop: Share = 0.1
+    looked: PositiveFloat = 60
+
+
+class Anniversary(Waits):
+    """The day of the year of the first order; 29 February is kept on the 28th where there is none."""
+
+    kind: Literal["anniversary"]
+
+
+class Milestone(Waits):
+    """The order by which the customer has so many."""
+
+    kind: Literal["milestone"]
+    orders: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+
+
+class Tier(Waits):
+    """Spend within `days` reached a tier, by name, the highest counts. Once a tier and year."""
+
+    kind: Literal["tier"]
+    days: PositiveInt = 365
+    tiers: Annotated[Mapping[str, PositiveFloat], Field(min_length=1)]
+
+
+class Broadcast(Waits):
+    """Everybody in the audience, once, from this day on."""
+
+    kind: Literal["broadcast"]
+    on: date
+
+
+Trigger = Annotated[
+    Joined | Ordered | FirstGap | Entered | Rhythm | Due | Addition | Cart | Back | Anniversary | Milestone | Tier
+    | Broadcast,
+    Field(discriminator="kind"),
+]  # fmt: skip
+
+
+# --- who --------------------------------------------------------------------------------------------------
+
+
+class Range(Strict):
+    at_least: float | None = None
+    below: float | None = None
+
+    @model_validator(mode="after")
+    def says_something(self) -> Self:
+        if self.at_least is None and self.below is None:
+            raise ValueError("needs at_least or below")
+        return self
+
+
+Condition = Range | tuple[str, ...]
+FIGURES = ("recency", "frequency", "spend", "tenure", "gap", "r", "f", "m", "churn", "expected_spend")
+WORDS: Mapping[str, tuple[str, ...] | None] = {  # None: any text
+    "stage": STAGES,
+    "group": GROUP_NAMES,
+    "region": None,
+    "locale": None,
+    "category": None,
+    "outlet": None,
+    "customer": None,
+}
+
+
+def conditions(given: Mapping[str, Condition]) -> Mapping[str, Condition]:
+    for name, condition in given.items():
+        one_of(name, (*FIGURES, *WORDS))
+        if isinstance(condition, Range) != (name in FIGURES):
+            form = "at_least or below" if name in FIGURES else "a list of words"
+            raise ValueError(f"{name} takes {form}")
+        for word in condition if isinstance(condition, tuple) and WORDS[name] else ():
+            one_of(word, WORDS[name] or ())
+    return given
+
+
+# --- what -------------------------------------------------------------------------------------------------
+
+
+class Shelf(Strict):
+    """A list in a message. It asks the placement with the customer, with the products of the occasion, or with both."""
+
+    placement: str
+    about: Literal["customer", "occasion", "both"] = "customer"
+    limit: Annotated[int, Field(ge=1, le=12)] = 4
+    minimum: Annotated[int, Field(ge=0, le=12)] = 0
+    fallback_below: Share = 1.0  # above this share of fill the list counts as none
+
+    @model_validator(mode="after")
+    def can_be(self) -> Self:
+        if self.minimum > self.limit:
+            raise ValueError(f"minimum is {self.minimum}, above limit, {self.limit}")
+        return self
+
+
+class Texts(Strict):
+    """What a message says in one language, in Liquid. `shelves`: the heading of each list; `fallback`: where nothing in
+    it is about this customer or occasion."""
+
+    subject: str
+    preheader: str = ""
+    title: str
+    body: str
+    button: str = ""
+    shelves: tuple[str, ...] = ()
+    fallback: str = ""
+    sms: str = ""
+    push: str = ""
+
+
+class Voucher(Strict):
+    """A code that can be used once."""
+
+    worth: PositiveFloat
+    days: PositiveInt = 30
+
+
+class Window(Strict):
+    """When a message may go out, by the customer's own clock."""
+
+    start: Clock = time(9)
+    end: Clock = time(20)
+    days: tuple[str, ...] = WEEK
+
+    @model_validator(mode="after")
+    def is_one(self) -> Self:
+        for day in self.days:
+            one_of(day, WEEK)
+        if not self.days or self.start >= self.end:
+            raise ValueError("a window needs a day, and an end after its start")
+        return self
+
+
+class Breaker(Strict):
+    """What stops a program: an audience over `times` its usual, a history older than so many days, lists with more than
+    this share of fill."""
+
+    times: PositiveFloat = 3
+    least: PositiveInt = 50  # an audience below this never trips
+    history_days: PositiveFloat = 7
+    fallback: Share = 0.8
+
+
+class Program(Strict):
+    """A file of `programs`."""
+
+    name: Annotated[str, Field(pattern=NAME.pattern)]
+    about: str
+    brief: str = ""
+    enabled: bool = True
+    trigger: Trigger
+    audience: Annotated[Mapping[str, Condition], AfterValidator(conditions)] = {}
+    exit: tuple[Literal["order", "ordered_product"], ...] = ()
+    missed: Literal["skip", "catch_up"] = "skip"
+    channel: Channel = "email"
+    kind: Kind = "marketing"
+    priority: Annotated[int, Field(ge=0, le=100)] = 50
+    exclusive_days: Annotated[int, Field(ge=0, le=365)] = 0
+    window: Window = Window()
+    holdout: Share = 0.0
+    metric: Literal["orders", "revenue", "margin"] = "revenue"
+    metric_days: PositiveInt = 28
+    template: str = "lists"
+    products: bool = False  # what the occasion is about is shown, before the lists
+    shelves: tuple[Shelf, ...] = ()
+    voucher: Voucher | None = None
+    rating: bool = False  # asks for stars
+    breaker: Breaker = Breaker()
+    texts: Annotated[Mapping[str, Texts], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def fits(self) -> Self:
+        for locale, texts in self.texts.items():
+            if not LOCALE.fullmatch(locale):
+                raise ValueError(f"texts.{locale}: a locale is such as en or pt-BR")
+            if len(texts.shelves) != len(self.shelves):
+                raise ValueError(
+                    f"texts.{locale}: {len(texts.shelves)} headings for {len(self.shelves)} shelves"
+                )
+        if self.kind == "transactional" and self.holdout:
+            raise ValueError("a transactional message has no holdout")
+        return self
+
+    @cached_property
+    def version(self) -> str:
+        """A name of what the file says: the same for equal files."""
+        return hashlib.blake2b(self.model_dump_json().encode(), digest_size=6).hexdigest()
+
+
+# --- what holds for all -----------------------------------------------------------------------------------
+
+
+class Cap(Strict):
+    """At most so many messages in so many of the customer's own days."""
+
+    most: PositiveInt
+    days: PositiveInt
+
+
+class Policy(Strict):
+    """policy.yaml, which holds for every program.
+
+    caps: by channel, counting marketing. Quiet hours are by the customer's clock. choice: among programs that compete
+    for one customer. control: the share that no marketing is sent to. low_rating: this and less pauses promotion to the
+    customer for rating_days. repeat_days: what a mail showed is not shown again for so long.
+    """
+
+    caps: Mapping[Channel, tuple[Cap, ...]] = {}
+    quiet_from: Clock = time(21)
+    quiet_until: Clock = time(8)
+    choice: Literal["priority", "random", "exclusive"] = "priority"
+    seed: int = 7
+    control: Share = 0.0
+    low_rating: PositiveFloat = 2
+    rating_days: PositiveInt = 60
+    repeat_days: PositiveInt = 14  # what a mail showed is not shown again for so long
+    brand_voice: str = ""
+    run_at: Clock = time(6)
+
+
+def programs(folder: Path | None) -> dict[str, Program]:
+    """Every program by its name: those that ship, and over them those in `folder`. Raises FileError."""
+    found: dict[str, Program] = {}
+    for path in (*files(SHIPPED), *(files(folder) if folder else ())):
+        program = read(path, Program)
+        if program.name != path.stem:
+            raise FileError(path, [(1, f"name: is {program.name}, the file says {path.stem}")])
+        found[program.name] = program
+    return found
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.yaml") if path.name != POLICY)
+
+
+def policy(folder: Path | None) -> Policy:
+    own = folder / POLICY if folder else None
+    return read(own if own and own.exists() else SHIPPED / POLICY, Policy)
+
+
+def locale_for(texts: Mapping[str, Any], wanted: str | None, otherwise: str = "en") -> str:
+    """Of the locales of a program that of the customer, of its language, the usual one, or the first."""
+    tag = (wanted or "").replace("_", "-")
+    options = (tag, tag.split("-")[0], otherwise)
+    return next((one for one in options if one in texts), next(iter(texts)))

@@ -1,0 +1,73 @@
+"""YAML files that say where they are wrong: read into pydantic models, each fault with its line."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+Model = TypeVar("Model", bound=BaseModel)
+Lines = dict[tuple[Any, ...], int]
+
+
+class FileError(ValueError):
+    """A file is not understood; `faults` are (line, what is wrong), in the order of the lines."""
+
+    def __init__(self, path: Path, faults: list[tuple[int, str]]) -> None:
+        self.path, self.faults = path, sorted(set(faults))
+        super().__init__("\n".join(f"{path.name}:{line}: {says}" for line, says in self.faults))
+
+
+def read(path: Path, kind: type[Model]) -> Model:
+    """What the file says. Raises FileError with every fault and its line."""
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise FileError(path, [unread(error)]) from error
+    if node is None:
+        raise FileError(path, [(1, "is empty")])
+    lines: Lines = {}
+    twice = list(located(node, (), lines))
+    if twice:
+        raise FileError(path, twice)
+    try:
+        return kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise FileError(path, [unread(error)]) from error
+    except ValidationError as error:
+        raise FileError(path, [fault(e, lines) for e in error.errors()]) from error
+
+
+def unread(error: Exception) -> tuple[int, str]:
+    mark = getattr(error, "problem_mark", None)
+    return (mark.line + 1 if mark else 1), str(getattr(error, "problem", None) or type(error).__name__)
+
+
+def located(node: yaml.Node, at: tuple[Any, ...], lines: Lines) -> Any:
+    """Note the line of everything under `node`; faults where a name is given twice."""
+    lines[at] = node.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode):
+        for place, inner in enumerate(node.value):
+            yield from located(inner, (*at, place), lines)
+    if isinstance(node, yaml.MappingNode):
+        names = set[Any]()
+        for key, inner in node.value:
+            if key.value in names:
+                yield key.start_mark.line + 1, f"{key.value} is given twice"
+            names.add(key.value)
+            yield from located(inner, (*at, key.value), lines)
+            lines[(*at, key.value)] = key.start_mark.line + 1
+
+
+def fault(error: Any, lines: Lines) -> tuple[int, str]:
+    """The line of the nearest thing in the file that a fault of pydantic is about, and what it says."""
+    where = tuple(str(part) if not isinstance(part, int) else part for part in error["loc"])
+    near = max((at for at in lines if is_within(at, where)), key=len, default=())
+    name = ".".join(map(str, where)) or "the file"
+    return lines.get(near, 1), f"{name}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def is_within(at: tuple[Any, ...], where: tuple[Any, ...]) -> bool:
+    """Whether the parts of a place come in this order in `where`, which also names the kinds that were tried."""
+    rest = iter(where)
+    return all(part in rest for part in at)
