@@ -391,7 +391,7 @@ class Lines:
         ]
         merged = Interactions(
             self.customers, items, orders, customer, item, order, at[by][start],
-            *total, until,
+            total[0], total[1], total[2], until,
         )  # fmt: skip
         return compact(merged)
 
@@ -430,6 +430,8 @@ def pasts(
         end = seconds(moment)
         if moment == max(moments):
             yield lines.less(returned).merged(items, end)
+        elif moment.microsecond:  # lines know whole seconds
+            yield Interactions.from_events(events, items=items, keep=keep, until=moment)
         else:
             yield lines.where(lines.at < end).less(returned.where(returned.at < end)).merged(items, end)
 

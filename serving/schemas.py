@@ -244,7 +244,8 @@ class Profile(Wire):
     last_message: datetime | None
     stage: str = Field(description="by orders of what may be recommended, as the model knows the products")
     stages: dict[str, str] = Field(
-        description="by month of the store, as it was at the month's end, the last three years at most"
+        description="by month of the store, as it was at the month's end, the last three years at most; without a "
+        "history of the months alone that ended since the model learned"
     )
     rfm: Rfm | None
     favourites: Favourites

@@ -255,6 +255,10 @@ class Site:
     def close(self) -> None:
         if self.intake:
             self.intake.store.close()
+        self.drop()
+
+    def drop(self) -> None:
+        """Close what no other site holds."""
         if self.engine.live:
             self.engine.live.close()
 
@@ -812,7 +816,11 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
     if intake:
         in_a_hurry = Store(intake.store.url, hurry=True)
         engine.follow(in_a_hurry, aliases=site.aliases, clock=now)
-    warm_up(site)
+    try:
+        warm_up(site)
+    except Exception:
+        site.drop()
+        raise
     return site.caught_up() or site
 
 
@@ -942,6 +950,7 @@ class Service:
             find=settings().folder,
             make=partial(load, settings(), self.intake),
             use=use,
+            drop=Site.drop,
             ended=self.ended,
         )
 
