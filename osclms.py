@@ -952,6 +952,7 @@ EXPECTED = (
     ("serving.keys", "KeysError"),
     ("serving.settings", "SettingsError"),
     ("serving.bulk", "BulkError"),
+    ("lifecycle.messages", "NotSent"),
     ("training.train", "TrainError"),
     ("training.settings", "SettingsError"),
     ("training.publish", "RegistryError"),
