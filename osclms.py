@@ -1086,6 +1086,7 @@ EXPECTED = (
     ("serving.settings", "SettingsError"),
     ("lifecycle.yamls", "FileError"),
     ("serving.bulk", "BulkError"),
+    ("lifecycle.messages", "NotSent"),
     ("training.train", "TrainError"),
     ("training.settings", "SettingsError"),
     ("training.publish", "RegistryError"),

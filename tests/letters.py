@@ -1,95 +1,94 @@
-"""A shop's messages for tests: programs, decisions that are due, and whom they are for."""
+"""Letters to look at: a small shop with pictures, programs of every layout, and drafts in which everything is said."""
 
-from collections.abc import Callable, Mapping
-from datetime import timedelta
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from live import NOW
-from running import PUBLIC_URL, SECRET, SHOP_URL
+import tiny
 
-from lifecycle.channels import Carrier, Files
-from lifecycle.drafts import Draft
-from lifecycle.outbox import Delivered, deliver
-from lifecycle.programs import Program
+from lifecycle.drafts import Draft, draft
+from lifecycle.layouts import LAYOUTS
+from lifecycle.messages import About, Message, compose
+from lifecycle.programs import SHIPPED, Program, files
+from lifecycle.yamls import read
 from serving.engine import Engine
 from serving.links import Links
-from serving.store import Store
-from serving.tokens import Tokens
 
-LINKS = Links(Tokens([SECRET]), PUBLIC_URL, SHOP_URL)
-HOUR = timedelta(hours=1)
+WORDS: Mapping[str, Any] = {  # all that any trigger tells
+    "order_id": "A-4711", "ordered_on": "2026-02-20T18:30:00+00:00", "nth": 10, "years": 2, "tier": "Gold", "step": 1,
+    "category": "Bread", "was": 99.5, "is": 2.0,
+    "lines": [{"quantity": 2, "title": "Bread"}, {"quantity": 0.5, "title": "Butter from the alps, unsalted"}],
+    "voucher": {"code": "K7P2Q9XW4M", "worth": 5.0, "ends": "2026-04-01T00:00:00+00:00"},
+}  # fmt: skip
+KNOWN = About(
+    first_name="Zoë", unsubscribe_url="https://osclms.example/u/abc", view_url="https://osclms.example/v/abc",
+    rate_url="https://osclms.example/rate/abc",
+)  # fmt: skip
+GOODS: tiny.Goods = {
+    name: {
+        **about, "title": f"{about['title']} of the long wooden oven" if name == "spelt" else about["title"],
+        "url": f"https://shop.example/{name}", "image_url": f"https://shop.example/{name}.png",
+    } | ({} if name not in ("milk", "soap") else {"image_url": None, "url": None})
+    for name, about in tiny.GROCER.items()
+}  # fmt: skip
 TEXTS = {
-    "en": {
-        "subject": "Hello{% if first_name %}, {{ first_name }}{% endif %}",
-        "title": "Hello",
-        "body": "Something for you.",
-        "sms": "Hello from Corner",
-        "push": "Something for you",
-    }
+    "subject": "{{ product }} is back, {{ first_name }}",
+    "title": "Back, {{ first_name }}!",
+    "body": "It costs {{ is }}, it was {{ was }}.\n\nWe keep it for you until {{ voucher.ends }}.",
+    "button": "Have a look",
+    "shelves": ["Goes with {{ product }}", "Next for you"],
+    "sms": "{{ store }}: {{ product }} is back, {{ link }}",
+    "push": "{{ product }} is back",
 }
 
 
-def program(name: str = "hello", **other: Any) -> Program:
-    about = {"name": name, "about": "a test", "trigger": {"kind": "joined"}, "texts": TEXTS, **other}
-    return Program.model_validate(about)
+def program(template: str, **other: Any) -> Program:
+    """Of one layout, with all that it can hold."""
+    return Program.model_validate(
+        {
+            "name": f"all_{template}", "about": "everything", "trigger": {"kind": "back", "what": "price"},
+            "template": template, "products": True, "rating": True, "voucher": {"worth": 5},
+            "shelves": [
+                {"placement": "cross_sell", "about": "occasion", "limit": 3}, {"placement": "next_best", "limit": 3}
+            ],
+            "texts": dict.fromkeys(("en", "es", "fr"), TEXTS),
+        } | other
+    )  # fmt: skip
 
 
-PROGRAMS = {
-    "hello": program(),
-    "receipt": program("receipt", kind="transactional"),
-    "gone": program("gone", exit=["order"]),
-    "cart": program("cart", exit=["ordered_product"]),
-    "off": program("off", enabled=False),
+@cache
+def engine(folder: Path) -> Engine:
+    return Engine(tiny.bundle(folder, tiny.GROCERIES, GOODS))
+
+
+def drafted(engine: Engine, program: Program, products: tuple[str, ...] = ("bread", "butter")) -> Draft:
+    return draft(engine, program, "anna", products, words(program), exclude=(), at=tiny.UNTIL)
+
+
+def lenient(p: Program) -> Program:
+    """The program with lists of whatever length, as the shop is small."""
+    some = {"minimum": 0, "fallback_below": 1.0}
+    return p.model_copy(update={"shelves": tuple(s.model_copy(update=some) for s in p.shelves)})
+
+
+def words(p: Program) -> dict[str, Any]:
+    """What of WORDS an occasion of the program could tell."""
+    hidden = (
+        *(() if p.template == "order" else ("lines",)), *(() if p.voucher else ("voucher",)),
+        *(() if getattr(p.trigger, "what", None) == "price" else ("was", "is")),
+    )  # fmt: skip
+    return {name: of for name, of in WORDS.items() if name not in hidden}
+
+
+def letter(
+    engine: Engine, program: Program, about: About = KNOWN, links: Links | None = None, **changed: Any
+) -> Message:
+    made = drafted(engine, program).model_copy(update=changed)
+    return compose(engine, program, made, about, links=links, now=tiny.UNTIL)
+
+
+EVERY = {
+    p.name: p for p in (*(lenient(read(path, Program)) for path in files(SHIPPED)), *map(program, LAYOUTS))
 }
-
-
-def decision(name: str, customer: str = "anna", **other: Any) -> dict[str, Any]:
-    """A message by the program `hello`, due at NOW and decided six hours before."""
-    kind = PROGRAMS[other["program"]].kind if other.get("program") in PROGRAMS else "marketing"
-    return {
-        "run_at": NOW - 6 * HOUR, "customer_id": customer, "program": "hello", "version": "v1", "occasion": name,
-        "outcome": "message", "channel": "email", "message_id": name, "send_at": NOW, "kind": kind,
-        "content": Draft(products=("bread",)).model_dump_json(), "received_at": NOW - 6 * HOUR, **other,
-    }  # fmt: skip
-
-
-def person(store: Store, name: str = "anna", *, agreed: bool = True, **facts: Any) -> None:
-    """A customer with an address, who agreed to e-mail a day before NOW."""
-    known = {
-        "email": f"{name}@mail.example",
-        "phone": "+1 200 555 0100",
-        "push_token": f"push-{name}",
-        **facts,
-    }
-    store.append("customers", [{"customer_id": name, **known, "received_at": NOW}])
-    if agreed:
-        store.append("consents", [consent(name, channel) for channel in ("email", "sms", "push")])
-
-
-def consent(name: str = "anna", channel: str = "email", granted: bool = True, **other: Any) -> dict[str, Any]:
-    at = NOW - 24 * HOUR
-    return {
-        "customer_id": name, "channel": channel, "purpose": "marketing", "granted": granted, "at": at,
-        "received_at": at, **other,
-    }  # fmt: skip
-
-
-def sending(
-    store: Store, engine: Engine, home: Path, *, channels: Mapping[str, Carrier] | None = None,
-    after: timedelta = HOUR, clock: Callable[[], Any] | None = None, **other: Any,
-) -> Delivered:  # fmt: skip
-    """`deliver` so long after NOW."""
-    carriers = channels or dict.fromkeys(("email", "sms", "push"), Files(home))
-    given: dict[str, Any] = {"programs": PROGRAMS, "links": LINKS, "domain": "shop.example", **other}
-    return deliver(store, engine, home, now=NOW + after, channels=carriers, clock=clock, **given)
-
-
-def states(store: Store, message: str) -> list[str]:
-    """What became of a message, row by row."""
-    found = [row for page in store.read("deliveries", 0, 1 << 60) for row in page]
-    return [row["state"] for row in found if row["message_id"] == message]
-
-
-def mails(home: Path) -> list[Path]:
-    return sorted((home / "outbox").glob("*/*/*"))
+CASES = [(name, locale) for name, p in EVERY.items() for locale in p.texts]
