@@ -118,8 +118,8 @@ class Due(Waits):
 
 
 class Addition(Waits):
-    """The main category that a customer never bought of and is likeliest to, at least by `chance`. It is looked for every
-    `rest` days from the first order on; once a category."""
+    """The main category that a customer never bought of and is likeliest to, at least by `chance`. It is looked for
+    every `rest` days from the first order on; once a category."""
 
     kind: Literal["category"]
     chance: Share = 0.1

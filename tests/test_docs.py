@@ -22,6 +22,7 @@ PAGES = (
     "docs/benchmarks.md",
     "docs/data.md",
     "docs/decisions.md",
+    "docs/programs.md",
     "docs/replenishment.md",
     "docs/widget.md",
     "docs/worlds.md",
