@@ -92,7 +92,8 @@ class FirstGap(Waits):
 
 
 class Entered(Waits):
-    """A stage was reached; `steps`: one message so many days after that, each, until an order."""
+    """One of `stages` was reached; `steps`: one message so many days after that, each, as long as the customer stands
+    in it. An order begins a new episode."""
 
     kind: Literal["stage"]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -107,7 +108,8 @@ class Rhythm(Waits):
 
 
 class Due(Waits):
-    """Products that the customer will want again within `days`, as likely as `chance` or more; at most `most`."""
+    """Products of which the customer's own gap, shrunk to the product's, is over within `days`, and that they buy again
+    as likely as `chance` or more; what comes due on one day, at most `most`. Once a cycle."""
 
     kind: Literal["due"]
     days: PositiveFloat = 5
@@ -116,7 +118,8 @@ class Due(Waits):
 
 
 class Addition(Waits):
-    """The main category that a customer never bought of and is likeliest to, at least by `chance`; once a category."""
+    """The main category that a customer never bought of and is likeliest to, at least by `chance`. It is looked for
+    every `rest` days from the first order on; once a category."""
 
     kind: Literal["category"]
     chance: Share = 0.1
@@ -124,14 +127,14 @@ class Addition(Waits):
 
 
 class Cart(Waits):
-    """A cart was left. An order, of whatever, takes it back."""
+    """A cart was left with something in it. Any later order takes it back."""
 
     kind: Literal["cart"]
 
 
 class Back(Waits):
-    """A product that the customer looked at, or put in the cart, within `looked` days is in stock again, or cheaper by
-    the share `drop` and more."""
+    """A product that the customer looked at, or put in the cart, within `looked` days before is in stock again, or
+    cheaper by the share `drop` and more, and still is. Who bought it since hears nothing."""
 
     kind: Literal["back"]
     what: Literal["stock", "price"]
@@ -246,6 +249,13 @@ class Texts(Strict):
     push: str = ""
 
 
+class Brief(Strict):
+    """What a writer is told: hook, what draws a reader in; story, what the message is to tell."""
+
+    hook: str = ""
+    story: str = ""
+
+
 class Voucher(Strict):
     """A code that can be used once."""
 
@@ -284,7 +294,7 @@ class Program(Strict):
 
     name: Annotated[str, Field(pattern=NAME.pattern)]
     about: str
-    brief: str = ""
+    brief: Brief = Brief()
     enabled: bool = True
     trigger: Trigger
     audience: Annotated[Mapping[str, Condition], AfterValidator(conditions)] = {}

@@ -525,3 +525,11 @@ WORDS: Mapping[str, Mapping[str, Any]] = {  # what a message may say of an occas
     "tier": {"tier": "gold"},
     "broadcast": {},
 }
+PRODUCTS = (
+    "order",
+    "first_gap",
+    "due",
+    "category",
+    "cart",
+    "back",
+)  # kinds whose occasions are about products

@@ -254,9 +254,7 @@ def rate_page(request: Request, tokens: Tokens | None, store: str, *, at: dateti
     words, chosen = WORDS[of], request.query_params.get("stars")
     rows = "".join(star(n, str(n) == chosen) for n in STARS)
     inside = f"<fieldset>{rows}</fieldset>"
-    return page(
-        of, words.rate, filled(words.stars, store, said, words), button(of, words.send, inside), status
-    )
+    return page(of, words.rate, filled(words.stars, store, said, words), button(of, words.send, inside))
 
 
 async def rate(

@@ -24,6 +24,7 @@ PAGES = (
     "docs/decisions.md",
     "docs/messages.md",
     "docs/outbox.md",
+    "docs/programs.md",
     "docs/replenishment.md",
     "docs/widget.md",
     "docs/worlds.md",
