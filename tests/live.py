@@ -255,7 +255,7 @@ def deliver_instants(url: str, bundle: str, home: str, instants: Sequence[tuple[
 
 
 def send_all(url: str, bundle: str, home: str, number: int) -> None:
-    from mailing import HOUR, sending
+    from posted import HOUR, sending
 
     from serving.engine import Engine
     from serving.outgoing import LEASE

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
-from mailing import decision
+from posted import decision
 from live import event
 from test_compact import put
 from tiny import GROCER, UNTIL, bundle

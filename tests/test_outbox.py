@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from mailing import HOUR, PROGRAMS, consent, decision, mails, person, sending, states
+from posted import HOUR, PROGRAMS, consent, decision, mails, person, sending, states
 from live import NOW, event, nursery, spelled
 from test_compact import put
 from tiny import GROCER, GROCERIES, bundle

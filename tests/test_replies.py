@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
-from mailing import LINKS, consent, decision, mails, person, sending
+from posted import LINKS, consent, decision, mails, person, sending
 from live import spelled
 from pydantic import SecretStr
 from running import PUBLIC_URL, SECRET, SHOP_URL

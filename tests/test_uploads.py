@@ -5,7 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from mailing import consent, program
+from posted import consent, program
 from live import NOW
 from test_compact import put
 
