@@ -90,7 +90,8 @@ def engine() -> Engine:
     rows = [
         {
             "customer_id": str(c), "order_id": f"{c}-{week}",
-            "product_id": str((c * 7 + item * item + week % 3) % PRODUCTS_SOLD), "occurred_at": UNTIL - timedelta(days=7 * week + 1, minutes=c), "event_type": "order", "quantity": 1.0,
+            "product_id": str((c * 7 + item * item + week % 3) % PRODUCTS_SOLD), "event_type": "order",
+            "occurred_at": UNTIL - timedelta(days=7 * week + 1, minutes=c), "quantity": 1.0,
             "unit_price": 2.0, "discount": 0.0,
         }
         for c in range(CUSTOMERS) for week in range(8) for item in range(BASKET)

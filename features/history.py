@@ -175,11 +175,12 @@ class History:
 
         def read(manifest: Manifest) -> pa.Table:
             months = _months(manifest.tables.get("events", {}), _utc(since), _utc(until))
-            parts = [_between(self._open(EVENTS, f, wanted), _utc(since), _utc(until)) for f in months]
-            found = _joined(EVENTS, wanted, parts)
-            if types is not None:
-                found = found.filter(_among(found["event_type"], types))
-            return _resolved(found.select(names), self._canonical(manifest))
+            parts = (_between(self._open(EVENTS, f, wanted), _utc(since), _utc(until)) for f in months)
+            kept = [
+                (part if types is None else part.filter(_among(part["event_type"], types))).select(names)
+                for part in parts
+            ]
+            return _resolved(_joined(EVENTS, names, kept), self._canonical(manifest))
 
         return self._reading(read)
 

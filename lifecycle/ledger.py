@@ -69,14 +69,24 @@ def decided(store: Store, run_at: datetime) -> set[str]:
 
 
 def keep(store: Store, tables: Mapping[str, Sequence[Row]], customers: Sequence[str], upto: int) -> set[str]:
-    """Store what was decided for these customers, but of those of whom something was decided meanwhile: who they are."""
-    late = sa.select(D.customer_id).where(D.seq > upto, D.customer_id.in_(customers)).distinct()
-    return store.record(tables, unless=late)
+    """Store what was decided for these customers, but for those of whom more was decided meanwhile: who they are."""
+    with store.alone() as record:
+        late = {
+            name for (name,) in store.select(
+                sa.select(D.customer_id).where(D.seq > upto, D.customer_id.in_(customers)).distinct()
+            )
+        }  # fmt: skip
+        record(
+            {table: [row for row in rows if row["customer_id"] not in late] for table, rows in tables.items()}
+        )
+    return late
 
 
 def note(store: Store, run_at: datetime, rows: Sequence[Row]) -> None:
     """Put on record that a run was made, once for each program."""
-    store.record({"runs": rows}, unless=sa.select(RAN.program).where(RAN.run_at == run_at), by="program")
+    with store.alone() as record:
+        known = {name for (name,) in store.select(sa.select(RAN.program).where(RAN.run_at == run_at))}
+        record({"runs": [row for row in rows if row["program"] not in known]})
 
 
 def parts(customers: Sequence[str], size: int = AT_ONCE) -> Iterator[Sequence[str]]:

@@ -21,10 +21,10 @@ from features.judge import Row
 from features.schema import CHANNELS, CONSENTS, CUSTOMERS, IDENTITIES, PURPOSES, RECEIVED, Table
 from serving.addresses import subjects_of, suppress
 from serving.body import read_body
-from serving.changes import judge_of, keep
+from serving.changes import judge_of
 from serving.door import caller
 from serving.headers import JSON, NDJSON
-from serving.identities import ERASED, an_id, identities_now, ids_of, naming, said_now
+from serving.identities import ERASED, an_id, buried, identities_now, ids_of, naming, settled
 from serving.lines import Line, Text, Word, line_of, lines_of, wire_model
 from serving.openapi import Operation
 from serving.profile import Everybody, by_history, by_model, profile
@@ -81,7 +81,9 @@ class CustomersRequest(Sent):
 class CustomerQuery(Wire):
     at: Moment | None = Field(
         None,
-        description="as of this moment, now at the latest: nothing that happened at or after it is told; missing: all",
+        description="as of this moment, now at the latest: nothing that happened at or after it is told, nor any merge "
+        "of ids on record since then; what files said of ids and facts has no time, and is told as it is now. Missing: "
+        "all. Without a history no moment before the end of what the model learned",
     )
 
 
@@ -170,14 +172,14 @@ def take(
     store: Store, history: History | None, customer_id: str, said: Any, at: datetime, by: str | None = None
 ) -> Stored:
     """Store what was said, all or nothing; `by` is the key that said it. Raises RequestError by the first fault."""
-    names = said_now(store, history)
-    own = ids_of(customer_id, canonical(names))[0]
-    if store.buried({own, customer_id, *said.identities}):
-        raise RequestError("customer_id", ERASED, 410)
-    made = rows_of(own, vars(said), at)
-    for fault in filter(None, faults([made])):
-        raise RequestError(*fault)
-    recorded(store, [made], names, by)
+    with settled(store, history) as (names, record):
+        own = ids_of(customer_id, canonical(names))[0]
+        if store.buried({own, customer_id, *said.identities}):
+            raise RequestError("customer_id", ERASED, 410)
+        made = rows_of(own, vars(said), at)
+        for fault in filter(None, faults([made])):
+            raise RequestError(*fault)
+        record(all_of([made], names, by))
     counts = {table.name: len(of) for table, of in made.items()}
     facts = sum(said_of(vars(said), name) for name in CUSTOMERS.names)
     return Stored(customer_id=own, facts=facts, identities=counts["identities"], consents=counts["consents"])
@@ -187,16 +189,16 @@ def take_all(
     store: Store, history: History | None, lines: Sequence[Line], at: datetime, by: str | None = None
 ) -> CustomersAnswer:
     """Store what was said of those customers of whom all is well; `by` is the key that said it."""
-    names, gone = said_now(store, history), store.graves()
-    aliases = canonical(names)
     rows = [line.row for line in lines if line.row is not None]
-    own = [aliases.get(row["customer_id"], row["customer_id"]) for row in rows]
-    made = [rows_of(name, row, at) for name, row in zip(own, rows, strict=True)]
-    errors = [
-        error_of(name, row, gone, fault) for name, row, fault in zip(own, rows, faults(made), strict=True)
-    ]
-    fine = [tables for tables, error in zip(made, errors, strict=True) if error is None]
-    recorded(store, fine, names, by)
+    with settled(store, history) as (names, record):
+        aliases, gone = canonical(names), store.graves()
+        own = [aliases.get(row["customer_id"], row["customer_id"]) for row in rows]
+        made = [rows_of(name, row, at) for name, row in zip(own, rows, strict=True)]
+        errors = [
+            error_of(name, row, gone, fault) for name, row, fault in zip(own, rows, faults(made), strict=True)
+        ]
+        fine = [tables for tables, error in zip(made, errors, strict=True) if error is None]
+        record(all_of(fine, names, by))
     rest = iter(errors)
     told = tuple(
         CustomerAnswer(
@@ -233,16 +235,16 @@ def rows_of(own: str | None, said: Mapping[str, Any], at: datetime) -> dict[Tabl
     return {table: [{**row, RECEIVED.name: at} for row in of] for table, of in rows.items()}
 
 
-def recorded(
-    store: Store, made: Sequence[Mapping[Table, list[Row]]], names: Mapping[str, str], by: str | None
-) -> None:
-    """Store what was said of these customers, and on record what ids it made another's than `names` says."""
+def all_of(
+    made: Sequence[Mapping[Table, list[Row]]], names: Mapping[str, str], by: str | None
+) -> dict[str, list[Row]]:
+    """What was said of these customers, and the record of what ids it made another's than `names` says."""
     said, told = dict(names), list[Row]()
     for row in (row for tables in made for row in tables[IDENTITIES]):
         told += naming(said, [row["alias"]], row["customer_id"], by=by, at=row[RECEIVED.name])["merges"]
         said[row["alias"]] = row["customer_id"]
     rows = {table.name: [row for tables in made for row in tables[table]] for table in SAID}
-    keep(store, rows | ({"merges": told} if told else {}))
+    return rows | {"merges": told}
 
 
 def said_of(said: Mapping[str, Any], fact: str) -> bool:
@@ -413,11 +415,9 @@ def erase(store: Store, history: History | None, customer_id: str, at: datetime)
             "OSCLMS_HOME holds it, or there `osclms erase CUSTOMER`",
             409,
         )
-    ids = ids_of(customer_id, identities_now(store, history))
-    bar(store, history, sorted({*ids, customer_id}), at)
-    for name in {*ids, customer_id}:
-        store.bury(name, at=at)
-    return Erased(erased=len({*ids, customer_id}))
+    ids = buried(store, history, customer_id, at=at)
+    bar(store, history, sorted(ids), at)
+    return Erased(erased=len(ids))
 
 
 def bar(store: Store, history: History | None, ids: Sequence[str], at: datetime) -> None:

@@ -67,6 +67,7 @@ from serving.schemas import (
     RecommendRequest,
     RecommendResponse,
 )
+from serving.scores import readable
 from serving.settings import Settings, SettingsError
 from serving.store import Store, StoreError
 from serving.swap import watch
@@ -244,7 +245,8 @@ class Site:
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
         zone = (self.history.store if self.history else engine.store).time_zone
-        self.everybody = Everybody(engine.bundle.catalog, engine.bundle.interactions, zone)
+        scores = partial(readable, history.parent if history else None)
+        self.everybody = Everybody(engine.bundle.catalog, engine.bundle.interactions, zone, scores=scores)
         self.follower = overlay.Follower(engine.bundle, intake.store, self.history) if intake else None
         self.model = metrics.Model(
             engine.version, engine.data_until.timestamp(), engine.placements, engine.n_available
@@ -253,6 +255,10 @@ class Site:
     def close(self) -> None:
         if self.intake:
             self.intake.store.close()
+        self.drop()
+
+    def drop(self) -> None:
+        """Close what no other site holds."""
         if self.engine.live:
             self.engine.live.close()
 
@@ -810,7 +816,11 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
     if intake:
         in_a_hurry = Store(intake.store.url, hurry=True)
         engine.follow(in_a_hurry, aliases=site.aliases, clock=now)
-    warm_up(site)
+    try:
+        warm_up(site)
+    except Exception:
+        site.drop()
+        raise
     return site.caught_up() or site
 
 
@@ -940,6 +950,7 @@ class Service:
             find=settings().folder,
             make=partial(load, settings(), self.intake),
             use=use,
+            drop=Site.drop,
             ended=self.ended,
         )
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
@@ -38,6 +38,7 @@ LIVE = ("events", "products", "customers", "identities", "consents")  # the tabl
 WATCHED = ("products", "customers", "identities", "consents", "tombstones")
 EPOCH, FOREVER = datetime(1970, 1, 1, tzinfo=UTC), 1 << 62
 T = TypeVar("T")
+Record = Callable[[Mapping[str, Sequence[Row]]], None]  # stores rows of several tables
 
 SENDS = Table(
     "sends",
@@ -422,25 +423,17 @@ class Store:
         """Add rows that keep the contract, each with its `received_at`, to a table other than `events`."""
         self.record({table: rows})
 
-    def record(
-        self,
-        tables: Mapping[str, Sequence[Row]],
-        *,
-        unless: "sa.Select[Any] | None" = None,
-        by: str = "customer_id",
-    ) -> set[str]:
-        """`append` to several tables: all of it is on disk before this returns, or nothing is stored.
+    def record(self, tables: Mapping[str, Sequence[Row]]) -> None:
+        """`append` to several tables: all of it is on disk before this returns, or nothing is stored."""
+        with self.alone() as record:
+            record(tables)
 
-        Rows whose column `by` is one of what `unless` finds, asked when nobody else can write any more, are left out;
-        what it finds is the answer.
-        """
-        if EVENTS.name in tables:
-            raise ValueError("events are added by `add`")
-        with self._told(), self._writing() as db:
-            out: set[str] = set(db.scalars(unless)) if unless is not None else set()
-            for table, rows in tables.items():
-                insert(db, table, [row for row in rows if row.get(by) not in out] if out else rows)
-        return out
+    @contextmanager
+    def alone(self) -> Iterator[Record]:
+        """`record`, for who reads first: no other writer, of any process, comes between what is read meanwhile and
+        what is then recorded, which is on disk when this ends, or not stored at all. Keep it short: others wait."""
+        with self.writing() as db:
+            yield partial(_record, db)
 
     def select(self, wanted: "sa.Select[Any]") -> list[Any]:
         """The rows that a question of SQLAlchemy finds, by the tables of DATA."""
@@ -449,10 +442,14 @@ class Store:
 
     def bury(self, customer_id: str, *, at: datetime) -> None:
         """Record that a customer was erased, without saying who it was."""
-        subject, grave = self.subject(customer_id), DATA["tombstones"]
-        with self._told(), self._writing() as db:
-            if db.scalar(sa.select(grave.c.seq).where(grave.c.subject == subject)) is None:
-                insert(db, "tombstones", [{"subject": subject, "received_at": at}])
+        with self.alone() as record:
+            record(self.graves_of([customer_id], at=at))
+
+    def graves_of(self, customer_ids: Iterable[str], *, at: datetime) -> dict[str, list[Row]]:
+        """The tombstones that these customers have not got yet, for who is `alone`."""
+        names = set(customer_ids)
+        missing = sorted(map(self.subject, names - self.buried(names)))
+        return {"tombstones": [{"subject": subject, RECEIVED.name: at} for subject in missing]}
 
     def buried(self, customer_ids: Iterable[str]) -> set[str]:
         """Those of these customers who were erased."""
@@ -811,6 +808,13 @@ def insert(db: sa.Connection, table: str, rows: Sequence[Row]) -> None:
         return
     names = (*LEDGERS[table].names, RECEIVED.name)
     db.execute(sa.insert(DATA[table]), [{name: row.get(name) for name in names} for row in rows])
+
+
+def _record(db: sa.Connection, tables: Mapping[str, Sequence[Row]]) -> None:
+    if EVENTS.name in tables:
+        raise ValueError("events are added by `add`")
+    for table, rows in tables.items():
+        insert(db, table, rows)
 
 
 def _read(db: sa.Connection, table: str, after: int, upto: int, limit: int) -> list[dict[str, Any]]:

@@ -24,8 +24,8 @@ PAGES = (
     "docs/decisions.md",
     "docs/messages.md",
     "docs/outbox.md",
-    "docs/programs.md",
     "docs/replenishment.md",
+    "docs/scores.md",
     "docs/widget.md",
     "docs/worlds.md",
 )

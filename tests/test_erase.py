@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
-from posted import decision
 from live import event
+from posted import decision
 from test_compact import put
 from tiny import GROCER, UNTIL, bundle
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from posted import HOUR, PROGRAMS, consent, decision, mails, person, sending, states
 from live import NOW, event, nursery, spelled
+from posted import HOUR, PROGRAMS, consent, decision, mails, person, sending, states
 from test_compact import put
 from tiny import GROCER, GROCERIES, bundle
 

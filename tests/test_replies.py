@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
-from posted import LINKS, consent, decision, mails, person, sending
 from live import spelled
+from posted import LINKS, consent, decision, mails, person, sending
 from pydantic import SecretStr
 from running import PUBLIC_URL, SECRET, SHOP_URL
 from test_outbox import ONE

@@ -5,8 +5,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from posted import consent, program
 from live import NOW
+from posted import consent, program
 from test_compact import put
 
 from features.history import History
