@@ -462,16 +462,12 @@ def audience(
     as_json: Json = False,
 ) -> None:
     """Hashes (SHA-256) of a program's audience for ads platforms: addresses of who agreed to marketing by e-mail."""
-    from lifecycle.programs import programs
-    from lifecycle.run import OWN
     from lifecycle.uploads import write_audience
     from serving.store import Store, address
 
-    known = programs(home / OWN)
-    if name not in known:
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint="NAME")
+    asked = known_program(home, name)
     with Store(address(home, database_url)) as store:
-        done = write_audience(home, store, known[name], to, at=as_of or datetime.now(UTC))
+        done = write_audience(home, store, asked, to, at=as_of or datetime.now(UTC))
     told = {"program": name, "addresses": done, "out": str(to)}
     print_json(told) if as_json else out.print(f"{done:,} addresses in {to}", highlight=False, soft_wrap=True)
 
