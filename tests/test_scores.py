@@ -27,6 +27,7 @@ from lifecycle.pages import customer_page
 from lifecycle.support import measured, supported
 from osclms import app
 from serving.people import erase
+from serving.profile import Everybody, by_model, profile
 from serving.scores import (
     CATEGORIES,
     CHURN,
@@ -220,6 +221,34 @@ def test_the_profile_tells_what_the_file_says(
     page = Console(record=True, width=150, file=StringIO())
     page.print(*customer_page(told))
     assert "likely in" in page.export_text()
+
+
+def test_a_service_tells_the_same_by_what_a_model_knows(home: Path, found: Scored, end: datetime) -> None:
+    data, scores = known(History(home / "history"), end), scores_of(home)
+    held = [scores]
+    everybody = Everybody(data.catalog, data.interactions, "UTC", scores=lambda: held[0])
+    name = found.customers.at([11])[0]
+    told = profile(everybody, by_model(everybody, [name], [], end), []).scores
+    assert told is not None and found.churn is not None and found.spend is not None
+    assert (told.churn, told.spend) == pytest.approx((found.churn[11], found.spend[11]), abs=0.01)
+    assert everybody.usual(data.interactions.until, scores) is everybody.usual(
+        data.interactions.until, scores
+    )
+    churn = scores.manifest.scores[CHURN]
+    about = {
+        "version": "2",
+        "scores": {CHURN: churn},
+        "refused": {SPEND: "days of history: 300, at least 360 needed"},
+    }
+    held[0] = replace(scores, manifest=scores.manifest.model_copy(update=about))
+    told = profile(everybody, by_model(everybody, [name], [], end), []).scores
+    assert told is not None and (told.version, told.spend, told.spend_days, told.categories) == (
+        "2",
+        None,
+        None,
+        (),
+    )
+    assert told.churn == pytest.approx(found.churn[11], abs=1e-4) and set(everybody.usuals) == {"2"}
 
 
 def test_who_has_no_order_has_no_score(home: Path, end: datetime) -> None:
