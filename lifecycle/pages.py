@@ -9,6 +9,7 @@ from rich.text import Text
 
 from features.customers import STAGES
 from lifecycle.customers import Counts
+from lifecycle.run import Ran
 from serving.schemas import CustomerAbout, Profile, ScoresAbout
 
 WIDTH = 40  # of the longest bar
@@ -95,3 +96,24 @@ def counts_page(found: Counts) -> Iterator[RenderableType]:
     for name, of in found.moved.items():
         table.add_row(name, *(f"{of[b]:,}" if b in of else "" for b in to))
     yield table
+
+
+def run_page(found: Ran) -> Iterator[RenderableType]:
+    """What a run came to, program by program."""
+    reasons = sorted({name for of in found.outcomes.values() for name in of} - {"message"})
+    table = Table(
+        "program", "found", "in audience", "messages", *reasons, title=f"{found.at:%Y-%m-%d %H:%M} UTC"
+    )
+    for name, count in found.found.items():
+        of = found.outcomes.get(name, {})
+        numbers = (
+            count,
+            found.members[name],
+            of.get("message", 0),
+            *(of.get(reason, 0) for reason in reasons),
+        )
+        table.add_row(Text(name), *(f"{n:,}" if n else "" for n in numbers))
+    yield table
+    for name, why in found.stopped.items():
+        yield Text(f"{name} did not run: {why}")
+    yield Text(f"{found.eligible:,} occasions, {found.messages:,} messages")

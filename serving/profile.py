@@ -8,7 +8,7 @@ catalogue that answers.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from threading import Lock
 from typing import Any, TypeVar
@@ -28,12 +28,14 @@ from features.replenishment import LIKELY, Renewal, due
 from features.schema import EVENTS
 from serving.schemas import CategoryAbout, DueAbout, Favourites, OrdersAbout, Profile, Rfm, ScoresAbout
 from serving.scores import CATEGORIES, CHURN, SPEND, Scores
+from serving.wire import RequestError
 
 T = TypeVar("T")
 DUE = 10  # products that are told as due next
 LIKELIEST = 5  # main categories that are told
 SCHEMA = pa.schema([EVENTS.schema.field(name) for name in EVENT_COLUMNS])
 PURCHASES = ("order", "return")
+BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 KEPT = 128  # moments of which what was usual is kept
 YEARS = timedelta(days=3 * 366)  # before the moment, told by month
 
@@ -85,9 +87,11 @@ class Everybody:
 
 @dataclass(frozen=True)
 class Life:
-    """What is known of one customer. rows: their events before `at`; bought: their purchases as of any moment."""
+    """What is known of one customer. rows: their events before `at`; bought: their purchases as of any moment from
+    `since` on, before which it is not known what they had not yet sent back."""
 
     at: datetime
+    since: datetime
     known_by: str
     rows: Sequence[Row]
     bought: Callable[[datetime], Interactions]
@@ -105,25 +109,36 @@ def by_history(everybody: Everybody, rows: Sequence[Row], at: datetime) -> Life:
         return Interactions.from_events(told, items=everybody.catalog.items, keep=keep, until=until)
 
     return Life(
-        at, "history", rows, bought, Interactions.from_events(told, items=items, keep=every, until=at)
+        at,
+        BEGINNING,
+        "history",
+        rows,
+        bought,
+        Interactions.from_events(told, items=items, keep=every, until=at),
     )
 
 
 def by_model(everybody: Everybody, names: Sequence[str], rows: Sequence[Row], at: datetime) -> Life:
-    """Of one whose purchases are those that a model learned, and what came in live since then."""
-    data = everybody.data
+    """Of one whose purchases are those that a model learned, and what came in live since then.
+
+    Raises RequestError for a moment before the end of what it learned: it took back what was returned until then.
+    """
+    data, since = everybody.data, moment(everybody.data.until)
+    if at < since:
+        raise RequestError(
+            "at",
+            f"{at.isoformat()} is before {since.isoformat()}, up to which the model learned, and there is no history: "
+            "ask for a later moment, or a service whose OSCLMS_HOME holds the history",
+        )
     rows = [row for row in rows if row["occurred_at"] < at]
     places = data.customers.positions(list(names))
     own, *others = [*places[places >= 0].tolist(), -1][: max(1, int((places >= 0).sum()))]
     new = table([row for row in rows if seconds(row["occurred_at"]) >= data.until])
 
     def bought(until: datetime) -> Interactions:
-        whole = data.of_one(
-            own, new, keep=everybody.catalog.eligible, until=max(until, moment(data.until)), others=others
-        )
-        return whole.before(seconds(until))
+        return data.of_one(own, new, keep=everybody.catalog.eligible, until=until, others=others)
 
-    return Life(at, "model", rows, bought, bought(at))
+    return Life(at, since, "model", rows, bought, bought(at))
 
 
 def table(rows: Sequence[Row]) -> pa.Table:
@@ -169,6 +184,8 @@ def stages_by_month(everybody: Everybody, life: Life) -> Iterator[tuple[str, str
     if not len(now):
         return
     for name, end in month_ends(max(moment(now.at.min()), life.at - YEARS), life.at, everybody.zone):
+        if end < life.since:
+            continue
         then = facts(life.bought(end), everybody.catalog, everybody.norms(seconds(end)))
         yield name, "prospect" if then.empty else str(then["stage"].iloc[0])
 

@@ -109,8 +109,12 @@ class NeedsResponse(Wire):
 
 class MessageAnswer(Wire):
     subject: str
+    preheader: str = Field("", description="what a list of mails shows beside the subject")
     html: str
     text: str
+    sms: str = Field("", description="empty where the program says nothing there")
+    push: str = Field("", description="likewise")
+    language: str = Field("en", description="of the template's own words")
     recommendation_ids: tuple[str, ...]
     lists: tuple[RecommendResponse, ...]
 
@@ -240,7 +244,8 @@ class Profile(Wire):
     last_message: datetime | None
     stage: str = Field(description="by orders of what may be recommended, as the model knows the products")
     stages: dict[str, str] = Field(
-        description="by month of the store, as it was at the month's end, the last three years at most"
+        description="by month of the store, as it was at the month's end, the last three years at most; without a "
+        "history of the months alone that ended since the model learned"
     )
     rfm: Rfm | None
     favourites: Favourites
@@ -267,6 +272,9 @@ class CustomerAbout(Wire):
     )
     events: tuple[dict[str, Any], ...] = Field(description="all else that happened, oldest first")
     sends: tuple[dict[str, Any], ...] = Field(description="the lists that were shown or sent")
+    ledgers: dict[str, tuple[dict[str, Any], ...]] = Field(
+        {}, description="by name the rows of what was decided, delivered, paused, alerted, given and redeemed"
+    )
     profile: Profile | None = Field(None, description="what it comes to; missing, where nothing is held")
 
 
