@@ -952,10 +952,11 @@ def fit_scores(
         return print_json(outcome.as_dict())
     from training.backtest import TOLD, in_words
 
-    table = Table("score", "days", "judged from", "reached", "plain guess", "better by", "calibration slope")
+    table = Table(
+        "score", "reached", "plain guess", "better by", "calibrated", title="on days not learned from"
+    )
     for name, of in outcome.fitted.items():
-        judged_from = f"{of.score.judged_from:%Y-%m-%d}"
-        table.add_row(TOLD[name].title, str(of.score.horizon), judged_from, *in_words(name, of.judged))
+        table.add_row(f"{TOLD[name].title}, {of.score.horizon} days", *in_words(name, of.judged))
     if outcome.fitted:
         out.print(table)
         out.print(f"scores {outcome.version} are told from now on", highlight=False, soft_wrap=True)
