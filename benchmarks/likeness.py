@@ -43,7 +43,9 @@ def figures(data: Interactions, need: NDArray[np.int32]) -> dict[str, float]:
     sold = np.sort(np.bincount(data.item).astype(float))
     sold = sold[sold > 0]
     pairs = data.customer[known].astype(np.int64) * len(data.items) + data.item[known]
-    needed = data.customer[known].astype(np.int64) * (int(need.max(initial=-1)) + 2) + need[data.item[known]] + 1
+    needed = (
+        data.customer[known].astype(np.int64) * (int(need.max(initial=-1)) + 2) + need[data.item[known]] + 1
+    )
     cells, times = np.unique(pairs, return_counts=True)
     full = np.maximum(data.paid + data.discount, 1e-9)
     tenth = max(len(sold) // 10, 1)
@@ -52,13 +54,17 @@ def figures(data: Interactions, need: NDArray[np.int32]) -> dict[str, float]:
         "products bought": len(sold),
         "orders": len(sizes),
         "purchase lines": len(data),
-        "density: pairs of customer and product with a purchase": share(len(cells), len(per_customer) * len(sold)),
+        "density: pairs of customer and product with a purchase": share(
+            len(cells), len(per_customer) * len(sold)
+        ),
         **quantiles("orders a customer", per_customer),
         "customers with a second order": mean(per_customer > 1),
         **quantiles("days between a customer's orders", gaps(data.customer[by_order], data.at[by_order])),
         **quantiles("lines an order", sizes),
         "lines an order, mean": mean(sizes),
-        "lines an order, standard deviation of the logarithm": float(np.log(sizes).std()) if len(sizes) else np.nan,
+        "lines an order, standard deviation of the logarithm": float(np.log(sizes).std())
+        if len(sizes)
+        else np.nan,
         "lines of a product bought before by the customer": 1 - share(len(cells), len(pairs)),
         "lines of a need bought before by the customer": 1 - share(len(np.unique(needed)), len(needed)),
         "pairs of customer and product bought again": mean(times > 1),

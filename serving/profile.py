@@ -95,7 +95,12 @@ def by_history(everybody: Everybody, rows: Sequence[Row], at: datetime) -> Life:
         return Interactions.from_events(told, items=everybody.catalog.items, keep=keep, until=until)
 
     return Life(
-        at, BEGINNING, "history", rows, bought, Interactions.from_events(told, items=items, keep=every, until=at)
+        at,
+        BEGINNING,
+        "history",
+        rows,
+        bought,
+        Interactions.from_events(told, items=items, keep=every, until=at),
     )
 
 

@@ -77,7 +77,9 @@ DECISIONS = Table(
         Column("outcome", TEXT, True, "message, holdout, or why there is none"),
         Column("detail", TEXT, about="what the outcome hangs on"),
         Column("channel", TEXT, True),
-        Column("message_id", TEXT, about="of a message or of one held back: names neither customer nor occasion"),
+        Column(
+            "message_id", TEXT, about="of a message or of one held back: names neither customer nor occasion"
+        ),
         Column("send_at", TIME, about="when it may go out, or would have"),
         Column("local_day", TEXT, about="the customer's own day then, which caps count"),
         Column("kind", TEXT, True, "marketing or transactional"),
@@ -160,9 +162,7 @@ KEYS = Table(
     ),
 )
 OUTGOING = (DECISIONS, DELIVERIES, PAUSES, VOUCHERS, REDEEMED, SUPPRESSED)
-LEDGERS = {
-    t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, MERGES, TOMBSTONES, KEYS, *OUTGOING)
-}
+LEDGERS = {t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, MERGES, TOMBSTONES, KEYS, *OUTGOING)}
 RECENT = {"events": "occurred_at", "sends": "at"}  # tables asked for a customer's latest, and by which time
 
 

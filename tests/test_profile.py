@@ -195,7 +195,9 @@ def test_without_a_history_the_model_tells_purchases(shop: Shop, url: sa.URL) ->
     assert told.orders.spend == pytest.approx(float(data.paid[own].sum()) + 1)
     assert list(told.stages) == ["2026-02", "2026-03"] and by_model(everybody, ["nobody"], [], at).whole.until
     assert profile(everybody, by_model(everybody, ["nobody"], [], at), []).stage == "prospect"
-    early = datetime(2026, 1, 15, tzinfo=UTC)  # what was sent back since then is gone from what the model learned
+    early = datetime(
+        2026, 1, 15, tzinfo=UTC
+    )  # what was sent back since then is gone from what the model learned
     with pytest.raises(RequestError, match="up to which the model learned"):
         by_model(everybody, ["carl"], live, early)
 

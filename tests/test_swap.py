@@ -169,9 +169,7 @@ def test_a_champion_that_was_written_anew_is_taken_whole(tmp_path: Path) -> None
     write()
     served = edition(folder)
     write()
-    swap.watch(
-        served, find=lambda: folder, make=make, use=use, drop=dropped.append, ended=ended, every=0.001
-    )
+    swap.watch(served, find=lambda: folder, make=make, use=use, drop=dropped.append, ended=ended, every=0.001)
     assert (made, used) == ([0, 1, 2], [2]), "and then it is the one that is served"
     assert dropped == [1], "what was made of half of it is let go"
 
