@@ -6,6 +6,7 @@ They cost more than a list does. Starting, ending, readiness and all that is not
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from _bentoml_sdk import Service
 from starlette.exceptions import HTTPException
@@ -31,13 +32,12 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(SHORT):
-            return await self.bento(scope, receive, send)
+            await self.bento(scope, receive, send)
+            return
 
         async def sent(message: Message) -> None:
-            if not waits(send):
-                return await send(message)
             try:
-                async with asyncio.timeout(self.patience):
+                async with asyncio.timeout(self.patience) if waits(send) else nullcontext():
                     await send(message)
             except TimeoutError:
                 await hang_up(send)

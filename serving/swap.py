@@ -32,8 +32,8 @@ def watch(
     """Look for another champion than the one served, until `ended` is set; make it, and only then use it. One that was
     written anew, as erasure does, is another.
 
-    What was made and is not used after all is dropped. One that cannot be made stays unserved until another takes its place: the old one goes on, and
-    osclms_champion_refused says so. Where the database is away it is tried again.
+    What was made and is not used after all is dropped. One that cannot be made stays unserved until another takes its
+    place: the old one goes on, and osclms_champion_refused says so. Where the database is away it is tried again.
     """
     refused: Edition | None = None
     while not ended.wait(every):

@@ -136,6 +136,50 @@ def test_who_reads_nothing_is_hung_up_on_and_others_are_answered(
     assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == []
 
 
+def test_nothing_is_made_any_more_for_who_hangs_up(
+    served: tuple[Web, uvicorn.Server, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web, server, port = served
+    recommend, made = web.site.engine.recommend, list[int]()
+
+    def listed(*args: Any, **about: Any) -> RecommendResponse:
+        made.append(1)
+        return recommend(*args, **about)
+
+    monkeypatch.setattr(web.site.engine, "recommend", listed)
+    with connected(port) as client:
+        client.sendall(request("trending/batch", b"{}\n" * 50_000, NDJSON))
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+    deadline = time.monotonic() + 60
+    while server.server_state.tasks and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not server.server_state.tasks and len(made) < 50_000
+
+
+def test_a_crowd_is_refused_in_part_at_once_and_then_it_recovers(
+    served: tuple[Web, uvicorn.Server, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web, _, port = served
+    web.turns.most = 4
+    recommend = web.site.engine.recommend
+
+    def slow(*args: Any, **about: Any) -> RecommendResponse:
+        time.sleep(0.02)
+        return recommend(*args, **about)
+
+    monkeypatch.setattr(web.site.engine, "recommend", slow)
+    crowd = [connected(port) for _ in range(40)]
+    for one in crowd:
+        one.sendall(request("trending", b"{}"))
+    told = [one.recv(1 << 16) for one in crowd]
+    assert {part.split()[1] for part in told} == {b"200", b"503"}
+    assert all(b"retry-after: 1" in part.lower() for part in told if part.split()[1] == b"503")
+    for one in crowd:
+        one.sendall(request("trending", b"{}"))
+        assert one.recv(1 << 16).split()[1] == b"200"
+        one.close()
+
+
 def test_who_reads_slowly_gets_all_of_it(served: tuple[Web, uvicorn.Server, int]) -> None:
     _, _, port = served
     with connected(port) as slow:
