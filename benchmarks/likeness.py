@@ -101,7 +101,7 @@ def gaps(who: NDArray[np.integer], at: NDArray[np.int64]) -> Values:
 def gini(ordered: Values) -> float:
     """0: all alike, towards 1: one has all."""
     n = len(ordered)
-    return share(float((2 * np.arange(1, n + 1) - n - 1) @ ordered), n * ordered.sum())
+    return share(float((2 * np.arange(1, n + 1) - n - 1) @ ordered), n * float(ordered.sum()))
 
 
 def table(homes: list[Path], say: Callable[[str], None] = print) -> None:

@@ -98,11 +98,14 @@ class Catalog:
 
     @cached_property
     def parent(self) -> Ints:
-        """The category above the finest, as a code, −1 where unknown."""
-        above = sorted({path.rsplit(PATH_SEPARATOR, 1)[0] for path in self.categories})
-        place = {path: code for code, path in enumerate(above)}
+        """The category above the finest, as a code into `parents`, −1 where unknown."""
+        place = {path: code for code, path in enumerate(self.parents)}
         of = [place[path.rsplit(PATH_SEPARATOR, 1)[0]] for path in self.categories]
         return np.array([*of, -1], np.int32)[self.category]
+
+    @cached_property
+    def parents(self) -> list[str]:
+        return sorted({path.rsplit(PATH_SEPARATOR, 1)[0] for path in self.categories})
 
     @cached_property
     def need(self) -> Ints:

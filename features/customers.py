@@ -24,6 +24,7 @@ OWN_GAPS, CATEGORY_GAPS = (
     50.0,
 )  # how many gaps the figure above counts for, where there are few of one's own
 NO_GAPS = 30.0  # days, where nobody came twice
+LEAST_GAP = 1 / 24  # days: a usual gap below this counts as so long
 SCORED = ("last", "orders", "spend")
 # By the score of recency, then by those of frequency and money together: from 2 to 6.
 GROUPS: dict[int, tuple[str, ...]] = {
@@ -204,12 +205,8 @@ def stages(orders: Orders, gap: Array, until: int) -> NDArray[np.int8]:
     Of the rest new with one order; won back with fewer than BACK since they had stayed away for a lapse; loyal with
     LOYAL and more without one; else active.
     """
-    gap = np.maximum(gap, 1 / 24)
-    late = (until - orders.at[orders.last]) / DAY / gap
-    lapse = np.nan_to_num(orders.gaps()) > LAPSED * np.repeat(gap, orders.count)
-    rows = np.where(lapse, np.arange(len(lapse)), 0)
-    again = np.maximum.reduceat(rows, orders.start) if len(rows) else rows
-    since = orders.last + 1 - np.maximum(again, orders.start)
+    late = (until - orders.at[orders.last]) / DAY / np.maximum(gap, LEAST_GAP)
+    since = orders.last + 1 - lives(orders, gap)
     names = (
         (late > LAPSED, "lapsed"), (late > BRINK, "brink"), (orders.count == 1, "new"),
         ((since < orders.count) & (since < BACK), "won_back"), (since >= LOYAL, "loyal"),
@@ -217,6 +214,15 @@ def stages(orders: Orders, gap: Array, until: int) -> NDArray[np.int8]:
     return np.select(
         [holds for holds, _ in names], [STAGES.index(name) for _, name in names], STAGES.index("active")
     ).astype(np.int8)
+
+
+def lives(orders: Orders, gap: Array) -> NDArray[np.int64]:
+    """The row of the order by which each customer came back from their last lapse; of their first where there was
+    none."""
+    lapse = np.nan_to_num(orders.gaps()) > LAPSED * np.repeat(np.maximum(gap, LEAST_GAP), orders.count)
+    rows = np.where(lapse, np.arange(len(lapse)), 0)
+    again = np.maximum.reduceat(rows, orders.start) if len(rows) else rows
+    return np.maximum(again, orders.start)
 
 
 CODES = np.array([[GROUP_NAMES.index(name) for name in GROUPS[r]] for r in (1, 2, 3)], np.int8)

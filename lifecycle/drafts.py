@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lifecycle.programs import Program, Shelf, Strict
 from serving.engine import Engine
-from serving.schemas import MAX_IDS, RecommendRequest, RecommendResponse
+from serving.schemas import MAX_IDS, Recommendation, RecommendRequest, RecommendResponse
 
 SPARES = 3  # products kept beside a list, for those that are gone when it is sent
 
@@ -20,6 +20,7 @@ class Shown(Strict):
     price: float | None
     source: str
     filled: bool
+    score: float = 0.0
 
 
 class Held(Strict):
@@ -47,7 +48,7 @@ class Draft(Strict):
 
 
 def draft(
-    engine: Engine, program: Program, customer_id: str, products: Sequence[str], words: Mapping[str, Any], *,
+    engine: Engine, program: Program, customer_id: str | None, products: Sequence[str], words: Mapping[str, Any], *,
     exclude: Sequence[str], at: datetime,
 ) -> Draft:  # fmt: skip
     """The lists of a message as of `at`: none repeats another, nor what the occasion is about, nor `exclude`."""
@@ -61,7 +62,7 @@ def draft(
 
 
 def request(
-    shelf: Shelf, customer_id: str, products: Sequence[str], shown: Sequence[str]
+    shelf: Shelf, customer_id: str | None, products: Sequence[str], shown: Sequence[str]
 ) -> RecommendRequest:
     return RecommendRequest(
         customer_id=None if shelf.about == "occasion" else customer_id,
@@ -72,14 +73,11 @@ def request(
 
 
 def held(found: RecommendResponse) -> Held:
-    items = (
-        Shown(product_id=i.product_id, story=i.story, price=i.price, source=i.source, filled=i.filled)
-        for i in found.items
-    )
+    items = (Shown(**{name: getattr(i, name) for name in Shown.model_fields}) for i in found.items)
     return Held(placement=found.placement, recommendation_id=found.recommendation_id, items=tuple(items))
 
 
-def lacking(program: Program, lists: Sequence[Sequence[Shown]]) -> str | None:
+def lacking(program: Program, lists: Sequence[Sequence[Shown | Recommendation]]) -> str | None:
     """Why lists are too short to be sent; None where they are not."""
     for shelf, items in zip(program.shelves, lists, strict=True):
         own = sum(not item.filled for item in items[: shelf.limit])

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from lifecycle.messages import ESCAPED, PLAIN, item_words, locale_of
+from lifecycle.layouts import ESCAPED, PLAIN
+from lifecycle.rows import row
+from lifecycle.tongue import Tongue, spoken
 from serving.engine import Engine
 from serving.links import Links
 from serving.schemas import JsonObject, RecommendRequest, RecommendResponse
 
 Part = Literal["html", "txt"]
+LIST_LENGTH = 4
 FILLED_BY = {"html": ESCAPED, "txt": PLAIN}
 
 
@@ -36,15 +39,16 @@ def fragment(
     found = engine.recommend(placement, request, at=at)
     if not found.items:
         return Fragment("", found)
-    words = fragment_words(found, locale_of(locale), links, now)
-    return Fragment(FILLED_BY[part].get_template(f"fragment.{part}").render(items=words), found)
+    tongue = Tongue.of(spoken(locale), locale, None, engine.store)
+    words = {"items": fragment_words(found, tongue, links, now), "say": tongue.words}
+    return Fragment(FILLED_BY[part].get_template(f"fragment.{part}").render(words), found)
 
 
 def fragment_words(
-    found: RecommendResponse, locale: str, links: Links | None, now: datetime
+    found: RecommendResponse, tongue: Tongue, links: Links | None, now: datetime
 ) -> list[JsonObject]:
     """What a message says of each item, with the address that a click on it is to go to."""
-    words = [item_words(item, locale) for item in found.items]
-    if links is None:
-        return words
-    return [{**said, "url": links.signed(found, place, at=now)} for place, said in enumerate(words)]
+    return [
+        row(item, tongue, links.signed(found, place, at=now) if links else item.url)
+        for place, item in enumerate(found.items)
+    ]

@@ -1,225 +1,327 @@
-"""What a message says: templates filled with an order and embedded lists.
+"""Messages: a draft, as it was decided, becomes what a customer gets. Nothing here is about one program.
 
-MJML becomes HTML once, when a template is loaded; Liquid then fills it with autoescape on. In this order no
-title or name ever passes through the MJML parser, and none is ever read as a template.
+Every product is read from the catalogue again: what is gone gives way to the next of its list, prices are today's, and
+where too little is left the message is not sent.
 """
 
-import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache, reduce
-from pathlib import Path
-from typing import Any
-from zoneinfo import ZoneInfo
+from functools import cached_property
+from typing import Any, Self
 
-import liquid
-import mrml
-from babel import Locale, UnknownLocaleError
-from babel.dates import format_date
-from babel.numbers import format_currency
+from liquid.exceptions import LiquidError
 
-from serving.engine import Engine, Line, Order
-from serving.links import safe_url
+from lifecycle.addresses import Addresses
+from lifecycle.drafts import Draft, Held, Shown, lacking
+from lifecycle.layouts import layout
+from lifecycle.programs import Program, Texts, locale_for
+from lifecycle.programs import Shelf as Wanted
+from lifecycle.rows import row
+from lifecycle.texts import UNKNOWN, filled, one_line, paragraphs, short
+from lifecycle.tongue import Tongue
+from serving.engine import Engine
+from serving.links import Links, safe_url
 from serving.schemas import MAX_IDS, JsonObject, Recommendation, RecommendRequest, RecommendResponse
 
-TEMPLATES = Path(__file__).parent / "templates"
-LANGUAGES = ("en",)  # the languages that the templates are written in
-DEFAULT_LOCALE = "en_US"
 FOR_ANYBODY = ("popular", "newest")  # recipes that ask neither the customer nor the basket
-LIST_LENGTH = 4
-MAX_LINES = 8  # of the order; the rest is counted
-MAX_TEXT = 120  # characters of a title, name or story
-JOINERS = "\u200c\u200d"  # format characters that scripts and emoji need
-TILE_COLOURS = ("#4b3fc4", "#0b7285", "#2b7a3d", "#a61e4d", "#8a4b08", "#1864ab", "#862e9c", "#5c5f12")
-PARTIALS = liquid.CachingFileSystemLoader(TEMPLATES, auto_reload=False)
-PLAIN = liquid.Environment(undefined=liquid.StrictUndefined, loader=PARTIALS)
-ESCAPED = liquid.Environment(undefined=liquid.StrictUndefined, loader=PARTIALS, autoescape=True)
+MAX_LINES = 8  # of an order; the rest is counted
+MAX_PRODUCTS = 8  # of what an occasion is about
+STARS = range(1, 6)
+
+
+class NotSent(ValueError):
+    """A message is not to be sent now; `reason` says why and names nobody."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """A list in a message. `fallback` is its heading where nothing in it is about this customer or order.
+class About:
+    """What is known of whom a message is for, and the addresses in it that are theirs alone; all of it may be missing.
 
-    One `of_order` asks with the order alone, so that its heading holds for all of it; what the customer
-    buys anyway has its own list.
+    rate_url: where stars lead, as `?stars=1` to 5.
     """
 
-    placement: str
-    heading: str
-    fallback: str
-    of_order: bool = False
+    first_name: str | None = None
+    locale: str | None = None
+    time_zone: str | None = None
+    unsubscribe_url: str | None = None
+    view_url: str | None = None
+    rate_url: str | None = None
 
-
-SHELVES = (
-    Shelf("cross_sell", "Goes with what you bought", "Popular right now", of_order=True),
-    Shelf("next_best", "Next on your list", "Others also like"),
-)
+    @classmethod
+    def of(cls, facts: Mapping[str, Any] | None, **addresses: str | None) -> Self:
+        """By a customer's row of the contract."""
+        return cls(
+            **{name: (facts or {}).get(name) for name in ("first_name", "locale", "time_zone")}, **addresses
+        )
 
 
 @dataclass(frozen=True)
 class Message:
+    """lists: as they are shown. sms and push are empty where the program says nothing there."""
+
     subject: str
+    preheader: str
     html: str
     text: str
+    sms: str
+    push: str
     lists: tuple[RecommendResponse, ...]
+    language: str
+    unsubscribe_url: str | None = None
 
 
 @dataclass(frozen=True)
-class Template:
-    """Three parts of one message, each ready to be filled."""
+class Content:
+    """What a message shows: products that the occasion is about, and a list a shelf. title: of what it is about."""
 
-    subject: liquid.BoundTemplate
-    html: liquid.BoundTemplate
-    text: liquid.BoundTemplate
-
-    @classmethod
-    def load(cls, name: str) -> "Template":
-        """From templates/<name>.subject, .mjml and .txt. A name in them that no one fills is an error."""
-        return cls(
-            subject=PLAIN.from_string(source(name, "subject")),
-            html=ESCAPED.from_string(mrml.to_html(source(name, "mjml")).content),
-            text=PLAIN.from_string(source(name, "txt")),
-        )
-
-    def fill(self, words: JsonObject, lists: tuple[RecommendResponse, ...]) -> Message:
-        subject = one_line(self.subject.render(**words))
-        words = {**words, "subject": subject}
-        return Message(subject, self.html.render(**words), self.text.render(**words), lists)
+    products: RecommendResponse
+    lists: tuple[RecommendResponse, ...]
+    title: str | None
 
 
-template = cache(Template.load)
-
-
-def source(name: str, part: str) -> str:
-    return (TEMPLATES / f"{name}.{part}").read_text(encoding="utf-8")
-
-
-def thank_you(
-    engine: Engine,
-    *,
-    customer_id: str | None,
-    order_id: str | None,
-    profile: Mapping[str, Any] | None,
-    at: datetime,
+def compose(
+    engine: Engine, program: Program, draft: Draft, about: About, *, links: Links | None, now: datetime
 ) -> Message:
-    """Thanks for an order (the customer's latest where `order_id` is None) with lists embedded.
+    """The message as of `now`. Links are sealed by `links`, without these they are the products' own.
 
-    Someone unknown, or someone else's order, gets a message without order lines and with lists that fall
-    back. `profile` may have first_name and locale. The lists repeat neither the order nor each other.
+    Raises NotSent where it would say less than its program wants, or something that is not so any more.
     """
-    order = engine.order(customer_id, order_id, at)
-    if order is not None:
-        customer_id = order.customer_id or customer_id
-    lists = tuple(embedded(engine, customer_id, order, at))
-    return template("thank_you").fill(words(engine, order, lists, profile or {}), lists)
+    if program.rating and not safe_url(about.rate_url):
+        raise NotSent("rating: no address that stars could lead to; the service needs OSCLMS_PUBLIC_URL")
+    content = content_now(engine, program, draft, now)
+    locale = locale_for(program.texts, about.locale)
+    letter = Letter(
+        program, program.texts[locale], Tongue.of(locale, about.locale, about.time_zone, engine.store),
+        Addresses(engine.store, program, links, now), draft, content, about,
+    )  # fmt: skip
+    try:
+        return letter.written()
+    except LiquidError as error:
+        raise NotSent(f"texts.{locale}: {error.message}") from error
 
 
-def embedded(
-    engine: Engine, customer_id: str | None, order: Order | None, at: datetime
-) -> Iterator[RecommendResponse]:
-    """One list a shelf. What was bought and what an earlier shelf shows is not shown again."""
-    bought = tuple(line.product.product_id for line in order.lines)[:MAX_IDS] if order else ()
-    shown: tuple[str, ...] = ()
-    for shelf in SHELVES:
-        request = RecommendRequest(
-            customer_id=None if shelf.of_order else customer_id,
-            product_ids=bought if shelf.of_order else (),
-            exclude=(*shown, *bought)[:MAX_IDS],
-            limit=LIST_LENGTH,
+# --- what is shown, as the catalogue has it now --------------------------------------------------------
+
+
+def content_now(engine: Engine, program: Program, draft: Draft, now: datetime) -> Content:
+    """Raises NotSent."""
+    if [held.placement for held in draft.lists] != [shelf.placement for shelf in program.shelves]:
+        raise NotSent("shelves: the program asks for other lists than when this was decided")
+    products = offered(engine, draft.products) if program.products else []
+    if program.products and draft.products and not products:
+        raise NotSent("products: nothing of what it is about can be bought any more")
+    check_price(draft, products)
+    taken = [item.product_id for item in products]
+    lists: list[RecommendResponse] = []
+    for shelf, held in zip(program.shelves, draft.lists, strict=True):
+        lists.append(list_now(engine, shelf, held, draft, taken, now))
+        taken += [item.product_id for item in lists[-1].items]
+    if why := lacking(program, [found.items for found in lists]):
+        raise NotSent(why)
+    shown = answer(engine, program.name, "", products[:MAX_PRODUCTS])
+    title = next((item.title for item in products), None) or title_of(engine, draft)
+    return Content(shown, tuple(lists), title)
+
+
+def offered(engine: Engine, products: Iterable[str]) -> list[Recommendation]:
+    found = (engine.offered(product_id) for product_id in products)
+    return [
+        Recommendation(**vars(product), score=0.0, source="occasion", story="")
+        for product in found
+        if product
+    ]
+
+
+def check_price(draft: Draft, products: Sequence[Recommendation]) -> None:
+    """What is said to cost less than it did has to."""
+    was = draft.words.get("was")
+    if isinstance(was, int | float) and products:
+        price = products[0].price
+        if price is None or price >= was:
+            raise NotSent("price: it does not cost less than it did any more")
+
+
+def list_now(
+    engine: Engine, shelf: Wanted, held: Held, draft: Draft, taken: Sequence[str], now: datetime
+) -> RecommendResponse:
+    """The first products of a list that can be bought, and where too many are gone what its placement fills with."""
+    items = [item for item in still(engine, held.items) if item.product_id not in taken][: shelf.limit]
+    if len(items) < shelf.limit <= len(held.items):
+        items += fill(
+            engine, shelf, draft, [*taken, *(item.product_id for item in held.items)], len(items), now
         )
-        response = engine.recommend(shelf.placement, request, at=at)
-        shown += tuple(item.product_id for item in response.items)
-        yield response
+    return answer(engine, held.placement, held.recommendation_id, items)
 
 
-def words(
-    engine: Engine, order: Order | None, lists: Iterable[RecommendResponse], profile: Mapping[str, Any]
-) -> JsonObject:
-    """Everything that the templates name, None where there is nothing: in Liquid, empty is true.
-
-    All text is one line, cut, and free of control characters.
-    """
-    locale = locale_of(profile.get("locale"))
-    shelves = [shelf_words(*pair, locale) for pair in zip(SHELVES, lists, strict=True) if pair[1].items]
-    lines = order.lines if order else ()
-    return {
-        "store": short(engine.store.name),
-        "first_name": short(profile.get("first_name")) or None,
-        "order_id": short(order.order_id) if order else None,
-        "ordered_on": day(order.at, engine.store.time_zone, locale) if order else None,
-        "lines": [line_words(line) for line in lines[:MAX_LINES]] or None,
-        "more_lines": max(len(lines) - MAX_LINES, 0),
-        "shelves": shelves,
-        "preview": " · ".join(shelf["items"][0]["title"] for shelf in shelves),
-    }
+def still(engine: Engine, items: Iterable[Shown]) -> Iterator[Recommendation]:
+    """What lost the price that it was decided with is not for sale."""
+    for shown in items:
+        product = engine.offered(shown.product_id)
+        if product and (product.price is not None or shown.price is None):
+            about = {name: getattr(shown, name) for name in ("score", "source", "story", "filled")}
+            yield Recommendation(**vars(product), **about)
 
 
-def line_words(line: Line) -> JsonObject:
-    return {"quantity": f"{line.quantity:g}", "title": short(line.product.title)}
+def fill(
+    engine: Engine, shelf: Wanted, draft: Draft, taken: Sequence[str], there: int, now: datetime
+) -> list[Recommendation]:
+    """What the placement gives anybody, flagged as fill."""
+    request = RecommendRequest(
+        product_ids=() if shelf.about == "customer" else draft.products[:MAX_IDS],
+        exclude=tuple(dict.fromkeys((*taken, *draft.products)))[:MAX_IDS],
+        limit=shelf.limit - there,
+    )
+    found = engine.recommend(shelf.placement, request, at=max(now, engine.data_until))
+    return [item.model_copy(update={"filled": True}) for item in found.items]
 
 
-def shelf_words(shelf: Shelf, response: RecommendResponse, locale: str) -> JsonObject:
-    return {
-        "heading": shelf.fallback if all(map(for_anybody, response.items)) else shelf.heading,
-        "items": [item_words(item, locale) for item in response.items],
-    }
+def answer(
+    engine: Engine, placement: str, recommendation_id: str, items: Sequence[Recommendation]
+) -> RecommendResponse:
+    return RecommendResponse(
+        recommendation_id=recommendation_id, model_version=engine.version, placement=placement, items=tuple(items),
+        fallback_share=round(sum(item.filled for item in items) / max(len(items), 1), 4),
+    )  # fmt: skip
+
+
+def title_of(engine: Engine, draft: Draft) -> str | None:
+    """Of the first product that the occasion is about, whether or not it can be bought."""
+    known = engine.known(draft.products[0]) if draft.products else None
+    return known.title if known else None
+
+
+# --- what is said --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A program's texts in one tongue, with what they are about, on their way into the program's layout."""
+
+    program: Program
+    texts: Texts
+    tongue: Tongue
+    addresses: Addresses
+    draft: Draft
+    content: Content
+    about: About
+
+    def written(self) -> Message:
+        """Raises LiquidError for a text that cannot be filled."""
+        subject, preheader, sms, push = map(
+            self.line, (self.texts.subject, self.texts.preheader, self.texts.sms, self.texts.push)
+        )
+        preheader = preheader or " · ".join(rows[0]["title"] for rows in self.lists if rows)
+        words = {**self.words(), "subject": subject, "preheader": preheader}
+        html, text = layout(self.program.template).fill(words)
+        return Message(
+            subject, preheader, html, text, sms, push, self.content.lists, self.tongue.language,
+            safe_url(self.about.unsubscribe_url),
+        )  # fmt: skip
+
+    def line(self, text: str) -> str:
+        return one_line(filled(text, self.names))
+
+    @cached_property
+    def products(self) -> list[JsonObject]:
+        """Rows of what the occasion is about; of one that became cheaper with what it cost."""
+        was = self.tongue.said("was", self.draft.words.get("was")) or None
+        return [
+            said | {"was": was if place == 0 else None} for place, said in self.rows(self.content.products)
+        ]
+
+    @cached_property
+    def lists(self) -> list[list[JsonObject]]:
+        return [[said for _, said in self.rows(found)] for found in self.content.lists]
+
+    def rows(self, found: RecommendResponse) -> Iterator[tuple[int, JsonObject]]:
+        for place, item in enumerate(found.items):
+            yield place, row(item, self.tongue, self.addresses.of(found, place))
+
+    @cached_property
+    def names(self) -> JsonObject:
+        """All that a text may name: what is not known is UNKNOWN."""
+        rows = self.products or [said for shown in self.lists for said in shown]
+        first: JsonObject = rows[0] if rows else {}
+        known = {
+            "store": short(self.tongue.store.name),
+            "first_name": short(self.about.first_name),
+            "product": short(self.content.title) or first.get("title"),
+            "price": first.get("price"),
+            "link": first.get("url"),
+            "products": rows,
+        }
+        return {**UNKNOWN} | self.told() | {n: of for n, of in known.items() if of}
+
+    def told(self) -> JsonObject:
+        """What is told of the occasion, in this tongue."""
+        told = {name: self.tongue.said(name, value) for name, value in self.draft.words.items()}
+        if "is" in told and self.products:
+            told["is"] = self.products[0]["price"]
+        if isinstance(lines := told.get("lines"), list):
+            told |= {"lines": lines[:MAX_LINES], "more_lines": max(len(lines) - MAX_LINES, 0)}
+        return told
+
+    def words(self) -> JsonObject:
+        """Everything that a layout names; None, or nothing, where there is nothing."""
+        names, button = self.names, self.line(self.texts.button)
+        return {
+            "lang": self.tongue.locale.replace("_", "-"),
+            "say": self.tongue.words,
+            "store": names["store"],
+            "title": self.line(self.texts.title),
+            "body": paragraphs(filled(self.texts.body, names)),
+            "button": button,
+            "button_url": self.button_url() if button else None,
+            "stars": stars(self.about.rate_url) if self.program.rating else None,
+            "why": self.why(),
+            "more_lines": names["more_lines"] or 0,
+            **{name: names[name] or None for name in ("order_id", "lines", "voucher")},
+            **{name: safe_url(getattr(self.about, name)) for name in ("view_url", "unsubscribe_url")},
+            **self.shown(),
+        }
+
+    def shown(self) -> JsonObject:
+        """Rows by where they stand: the hero is the first of all, and stands nowhere else."""
+        products, lists, hero = list(self.products), [list(rows) for rows in self.lists], None
+        if self.program.template == "hero":
+            source = next((rows for rows in (products, *lists) if rows), None)
+            hero = source.pop(0) if source else None
+        headings = self.headings()
+        shelves = [
+            {"heading": heading, "items": rows} for heading, rows in zip(headings, lists, strict=True) if rows
+        ]
+        return {"products": products, "hero": hero, "shelves": shelves}
+
+    def headings(self) -> list[str]:
+        """Of each list its own; where nothing in it is about this customer or occasion the fallback, which two lists
+        do not share."""
+        fallbacks = iter((self.line(self.texts.fallback) or self.tongue.words["popular"],))
+        return [
+            next(fallbacks, self.tongue.words["others"]) if all(map(for_anybody, found.items)) else self.line(text)
+            for text, found in zip(self.texts.shelves, self.content.lists, strict=True)
+        ]  # fmt: skip
+
+    def button_url(self) -> str | None:
+        """Where one product is the matter, that; else the shop; else the first product with an address."""
+        urls = [said["url"] for rows in (self.products, *self.lists) for said in rows if said["url"]]
+        only = urls[0] if len(self.products) == 1 and self.products[0]["url"] else None
+        return only or self.addresses.front() or next(iter(urls), None)
+
+    def why(self) -> str:
+        """Why the customer gets this."""
+        if self.program.kind == "marketing":
+            return self.tongue.words["because_agreed"]
+        return self.tongue.words["because_order"] if self.names["order_id"] else self.names["store"]
 
 
 def for_anybody(item: Recommendation) -> bool:
     return item.filled or item.source in FOR_ANYBODY
 
 
-def item_words(item: Recommendation, locale: str) -> JsonObject:
-    title = short(item.title)
-    return {
-        "title": title,
-        "story": short(item.story),
-        "price": None if item.price is None else format_currency(item.price, item.currency, locale=locale),
-        "url": safe_url(item.url),
-        "image_url": safe_url(item.image_url),
-        "colour": tile_colour(title),
-        "initials": initials(title),
-    }
-
-
-def one_line(text: str) -> str:
-    """The text without control, direction and line-breaking characters: safe in a header and a plain text."""
-    spaced = (" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
-    shown = (c for c in spaced if c in JOINERS or unicodedata.category(c) not in ("Cf", "Cs"))
-    return " ".join("".join(shown).split())
-
-
-def short(text: Any) -> str:
-    """One line of at most MAX_TEXT characters; nothing for None."""
-    line = one_line(str(text)) if text is not None else ""
-    return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1].rstrip() + "…"
-
-
-def locale_of(wanted: Any) -> str:
-    """The customer's locale where the templates are in its language, DEFAULT_LOCALE elsewhere."""
-    try:
-        locale = Locale.parse(str(wanted).replace("_", "-"), sep="-")
-    except (ValueError, UnknownLocaleError):
-        return DEFAULT_LOCALE
-    return str(locale) if locale.language in LANGUAGES else DEFAULT_LOCALE
-
-
-def day(at: datetime, time_zone: str, locale: str) -> str:
-    """The calendar day in the store, written out."""
-    return format_date(at.astimezone(ZoneInfo(time_zone)).date(), format="long", locale=locale)
-
-
-def tile_colour(title: str) -> str:
-    """Products whose titles start alike share a colour, here as on the page."""
-    word = title.split(" ")[0].lower()
-    code = reduce(lambda so_far, letter: (so_far * 31 + ord(letter)) % 2**32, word, 0)
-    return TILE_COLOURS[code % len(TILE_COLOURS)]
-
-
-def initials(title: str) -> str:
-    """Of the first two words before a comma, or the first two letters of a single one."""
-    words = re.findall(r"[^\W\d_]+", title.split(",")[0])
-    letters = words[0][:2] if len(words) == 1 else "".join(word[0] for word in words[:2])
-    return letters.upper() or "•"
+def stars(url: str | None) -> list[JsonObject]:
+    return [{"count": count, "url": f"{url}?stars={count}"} for count in STARS]

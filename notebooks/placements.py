@@ -32,7 +32,9 @@ from IPython.display import HTML, display
 import features
 from features.catalog import PATH_SEPARATOR
 from features.customers import facts
-from lifecycle.messages import thank_you
+from lifecycle.messages import About
+from lifecycle.previews import preview
+from lifecycle.programs import programs
 from serving.bundle import champion
 from serving.engine import Engine
 from serving.schemas import RecommendRequest
@@ -236,7 +238,8 @@ display(pd.DataFrame(told)[["placement", *columns[:-1], "filled"]])
 # other. First the text part, then the HTML part as a mail program shows it.
 
 # %%
-message = thank_you(engine, customer_id=customer, order_id=None, profile=None, at=at)
+thanks = programs(None)["thank_you"]
+message = preview(engine, thanks, About(), customer_id=customer, order_id=None, links=None, at=at, now=at)
 print(f"Subject: {message.subject}", message.text, sep="\n\n")
 
 # %%

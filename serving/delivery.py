@@ -11,8 +11,7 @@ from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from lifecycle.fragments import Part, fragment
-from lifecycle.messages import LIST_LENGTH
+from lifecycle.fragments import LIST_LENGTH, Part, fragment
 from serving import metrics
 from serving.engine import Engine
 from serving.headers import HTML, PART_HEADERS, REDIRECT_HEADERS, TEXT

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import ceil
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from limits import RateLimitItem, parse
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
 from starlette.requests import HTTPConnection
 
 from serving.keys import OPEN, PUBLISHABLE, SECRET, Key, Keyring
@@ -25,9 +27,6 @@ CALLER = "osclms.caller"  # the Key of who asks, in the scope of a request
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 METHODS, HEADERS, PREFLIGHT_AGE = "GET, POST", "Authorization, Content-Type", "600"
-WINDOWS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
-RATE = re.compile(rf"(\d{{1,9}}) ?/ ?({'|'.join(WINDOWS)})")
-CALLERS = 100_000  # who are told apart
 RATES = {SECRET: "6000/minute", PUBLISHABLE: "300/minute"}  # publishable and without a key: for each address
 
 
@@ -44,75 +43,27 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-class Rate(NamedTuple):
-    """So many in a window of so many seconds."""
-
-    amount: int
-    window: int
-
-
-def shared(rate: str, workers: int) -> Rate:
+def shared(rate: str, workers: int) -> RateLimitItem:
     """A worker's part of a rate such as 300/minute. Raises ValueError for what is none."""
-    found = RATE.fullmatch(rate.strip().lower())
-    if not found or not int(found[1]):
-        raise ValueError(f"{rate!r} is no rate such as 300/minute")
-    return Rate(max(int(found[1]) // workers, 1), WINDOWS[found[2]])
-
-
-class Count(NamedTuple):
-    """Requests in a window of time, and in the one before it."""
-
-    window: int
-    here: int
-    before: int
-
-    def at(self, window: int) -> "Count":
-        """The same, told in a later window."""
-        if window == self.window:
-            return self
-        return Count(window, 0, self.here if window == self.window + 1 else 0)
+    whole = parse(rate)
+    return type(whole)(max(whole.amount // workers, 1), whole.multiples)
 
 
 class Meter:
-    """Counts requests by whom they come from, for this worker: each gets its part of a rate.
+    """Counts requests by whom they come from, for this worker: each gets its part of a rate."""
 
-    The last window's count as far as it reaches into the one that ends now, as if its requests had come evenly.
-    """
-
-    def __init__(
-        self, rates: Mapping[str, str] = RATES, workers: int = 1, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.told, self.clock = rates, clock
+    def __init__(self, rates: Mapping[str, str] = RATES, workers: int = 1) -> None:
         self.rates = {kind: shared(rate, workers) for kind, rate in rates.items()}
-        self.counts: dict[tuple[str, ...], Count] = {}
+        self.windows = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def count(self, kind: str, *who: str) -> None:
-        """Raises RequestError, 429, where it is too many, and says after how many seconds it is no more."""
-        rate, callers = self.rates[kind], (kind, *who)
-        window, since = divmod(self.clock(), rate.window)
-        seen = self.counts.get(callers, Count(0, 0, 0)).at(int(window))
-        if wait := too_soon(rate, seen, since):
-            headers = {"Retry-After": str(ceil(wait))}
-            raise RequestError("key", f"more requests than {self.told[kind]}: ask again later", 429, headers)
-        self.counts[callers] = seen._replace(here=seen.here + 1)
-        if len(self.counts) > CALLERS:
-            self.forget()
-
-    def forget(self) -> None:
-        """Keep those alone who still count; of more than memory is for, those who asked most."""
-        now = self.clock()
-        held = [(k, c) for k, c in self.counts.items() if c.window + 1 >= now // self.rates[k[0]].window]
-        held.sort(key=lambda of: -of[1].here - of[1].before)
-        self.counts = dict(held[: CALLERS // 2])
-
-
-def too_soon(rate: Rate, seen: Count, since: float) -> float:
-    """How many seconds too soon one more comes, `since` into its window; 0 where it is within the rate."""
-    free = rate.amount - 1 - seen.here
-    if free >= 0:
-        reach = 1 - free / seen.before if seen.before else 0.0  # the part of the window that must be over
-        return max(round(reach * rate.window - since, 6), 0.0)
-    return rate.window - since + (1 - (rate.amount - 1) / seen.here) * rate.window
+        """Raises RequestError, 429, where it is too many."""
+        rate = self.rates[kind]
+        if not self.windows.hit(rate, kind, *who):
+            left = self.windows.get_window_stats(rate, kind, *who).reset_time - time.time()
+            raise RequestError(
+                "key", f"more requests than {rate}: ask again later", 429, {"Retry-After": str(max(ceil(left), 1))}
+            )  # fmt: skip
 
 
 @dataclass

@@ -353,7 +353,7 @@ class Engine:
         products = sorted_set(self.places(request.product_ids)) if request.product_ids else NOTHING[0]
         cart = person.cart if row.beside else NOTHING[0]
         asked: Array = products if len(request.product_ids) else cart
-        exclude = self.places(request.exclude) if request.exclude else NOTHING[0]
+        exclude: Array = self.places(request.exclude) if request.exclude else NOTHING[0]
         only = row.complements_only if request.complements_only is None else request.complements_only
         rules = (*row.policy, *request.rules)
         return Ask(
@@ -854,6 +854,11 @@ class Engine:
         return day_of(at - at % QUARTER, self.zone)  # no zone's day begins within a quarter of an hour
 
     # --- looking up -----------------------------------------------------------------------------------
+
+    def known(self, product_id: str) -> Product | None:
+        """A product of the catalogue, whether or not it can be bought."""
+        item = int(self.catalog.items.positions([product_id])[0])
+        return self.product(item) if item >= 0 else None
 
     def offered(self, product_id: str) -> Product | None:
         """A product that may be recommended and is in stock; None for others."""

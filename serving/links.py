@@ -30,7 +30,8 @@ ROBOT = re.compile(
 
 
 class Click(Wire):
-    """What a link knows: the list and the place of a product in it. Nothing of whom it was written to."""
+    """What a link knows: the list and the place of a product in it (no list, and the program's name, where a message is
+    about the product). Nothing of whom it was written to."""
 
     recommendation_id: str
     placement: str
@@ -129,5 +130,5 @@ def click_event(click: Click, *, event_id: str, at: datetime) -> dict[str, Any]:
     """The click as a row of the events' contract: on the product that was shown, wherever it led."""
     return {
         "event_id": event_id, "event_type": "click", "occurred_at": at, "product_id": click.product_id,
-        "recommendation_id": click.recommendation_id, "placement": click.placement, "channel": "email",
+        "recommendation_id": click.recommendation_id or None, "placement": click.placement, "channel": "email",
     }  # fmt: skip

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from features.history import History, canonical
 from features.judge import Row
 from features.schema import CHANNELS, CONSENTS, CUSTOMERS, IDENTITIES, PURPOSES, RECEIVED, Table
+from serving.addresses import subjects_of, suppress
 from serving.body import read_body
 from serving.changes import judge_of
 from serving.door import caller
@@ -37,6 +38,14 @@ Told = TypeVar("Told", bound=Wire)
 MAX_CUSTOMERS = 1_000  # in one request
 MOST = 100  # other ids, and consents, in one request
 ORDERS = ("order", "return")
+LETTERS = (
+    "decisions",
+    "deliveries",
+    "pauses",
+    "alerts",
+    "vouchers",
+    "redeemed",
+)  # what is told as it lies there
 SAID = (CUSTOMERS, IDENTITIES, CONSENTS)
 log = logging.getLogger("osclms.service")
 
@@ -47,6 +56,8 @@ class Consent(Wire):
     granted: bool = Field(strict=True)
     at: Moment | None = Field(None, description="missing: now")
     source: Text = Field(None, description="where it was given: a form, a till")
+    text: Text = Field(None, description="what the person read then, word for word")
+    version: Text = Field(None, description="of that text")
 
 
 MORE: Mapping[str, Any] = {
@@ -314,6 +325,10 @@ def held(
         orders=tuple(orders_of(happened)),
         events=tuple(told("events", row) for row in happened if row["event_type"] not in ORDERS),
         sends=tuple(told("sends", row) for row in sends),
+        ledgers={
+            name: tuple(told(name, row) for row in store.of(name, ids) if row[RECEIVED.name] < end)
+            for name in LETTERS
+        },
         profile=seen if anything else None,
     )
 
@@ -331,7 +346,10 @@ def history_rows(history: History | None, table: str, ids: Sequence[str]) -> lis
 def facts_of(store: Store, history: History | None, ids: Sequence[str]) -> dict[str, Any]:
     """What was said last of each fact, in the history and then live: of the first of the ids, which is the customer's
     own, and what is lacking there of the others in their order."""
-    rows = (*history_rows(history, "customers", ids), *store.of("customers", ids))
+    return facts_in((*history_rows(history, "customers", ids), *store.of("customers", ids)), ids)
+
+
+def facts_in(rows: Iterable[Row], ids: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row in sorted(
         rows, key=lambda row: -ids.index(row["customer_id"])
@@ -342,7 +360,10 @@ def facts_of(store: Store, history: History | None, ids: Sequence[str]) -> dict[
 
 def consent_records(store: Store, history: History | None, ids: Sequence[str]) -> list[Row]:
     """Every record, oldest first, as it was received last."""
-    rows = (*history_rows(history, "consents", ids), *store.of("consents", ids))
+    return records_in((*history_rows(history, "consents", ids), *store.of("consents", ids)))
+
+
+def records_in(rows: Iterable[Row]) -> list[Row]:
     known = {
         tuple(row[name] for name in CONSENTS.key[1:]): row for row in rows
     }  # whichever id it was given by
@@ -393,7 +414,15 @@ def erase(store: Store, history: History | None, customer_id: str, at: datetime)
             "OSCLMS_HOME holds it, or there `osclms erase CUSTOMER`",
             409,
         )
-    return Erased(erased=len(buried(store, history, customer_id, at=at)))
+    ids = buried(store, history, customer_id, at=at)
+    bar(store, history, sorted(ids), at)
+    return Erased(erased=len(ids))
+
+
+def bar(store: Store, history: History | None, ids: Sequence[str], at: datetime) -> None:
+    """Never write again to any address that is known of these ids, whoever it is said to be of later."""
+    rows = (*history_rows(history, "customers", ids), *store.of("customers", ids)) if ids else ()
+    suppress(store, subjects_of(store, rows), "erased", at=at, received_at=at)
 
 
 async def asked(act: Callable[..., Told], *of: Any) -> Told:

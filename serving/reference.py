@@ -17,7 +17,7 @@ from serving.service import OPERATIONS, WIRE
 
 PAGE = Path(__file__).parent.parent / "docs" / "api.md"
 SERVER = "http://127.0.0.1:3000"
-EXAMPLES = {"placement": "next_best"}  # of what stands in a path
+EXAMPLES = {"placement": "next_best", "program": "thank_you"}  # of what stands in a path
 HEAD = """# The API
 
 Made from `/openapi.json` by `python -m serving.reference`; a test compares the two. Every error is of one shape,

@@ -39,8 +39,12 @@ from starlette.types import Receive, Scope, Send
 
 from features.history import History
 from lifecycle.fragments import Part
-from lifecycle.messages import Message, thank_you
-from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people
+from lifecycle.layouts import LAYOUTS, layout
+from lifecycle.messages import About, Message, NotSent
+from lifecycle.previews import preview
+from lifecycle.programs import Policy, Program, policy, programs
+from lifecycle.yamls import FileError
+from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people, replies
 from serving.body import PATIENCE, read_body
 from serving.bundle import BundleError, Edition, edition
 from serving.delivery import NO_PLACEMENT
@@ -63,6 +67,7 @@ from serving.schemas import (
     RecommendRequest,
     RecommendResponse,
 )
+from serving.scores import readable
 from serving.settings import Settings, SettingsError
 from serving.store import Store, StoreError
 from serving.swap import watch
@@ -165,16 +170,21 @@ OPERATIONS = (
         scope=LISTS,
     ),
     Operation(
-        "thank_you",
+        "message",
         "GET",
-        "/v1/messages/thank_you",
-        "Thanks for an order, with lists embedded",
+        "/v1/messages/{program}",
+        "The message of a program for a customer, with lists embedded",
         answer=MessageAnswer,
         query=MessageQuery,
         also=("text/html", "text/plain"),
         example={"customer_id": "1"},
+        statuses={
+            200: "as asked",
+            409: "too little to say to this customer now; the error says what is lacking",
+        },
     ),
     *delivery.OPERATIONS,
+    *replies.OPERATIONS,
     Operation("widget", "GET", "/v1/widget.js", "The widget's script", also=("text/javascript",), scope=OPEN),
     Operation(
         "products",
@@ -221,17 +231,21 @@ class Site:
         clicked: delivery.Clicked | None = None,
         sent: delivery.Sent | None = None,
         turns: Turns | None = None,
+        rules: Policy | None = None,
+        programs: Mapping[str, Program] | None = None,
         clock: Callable[[], datetime] = now,
     ) -> None:
         """`clicked` keeps the clicks on links of mails; without it they are counted alone. `sent` keeps the ledger."""
         self.turns, self.lists = turns or Turns(), 0
         self.engine, self.as_of, self.clock, self.intake = engine, as_of, clock, intake
         self.tokens, self.links, self.clicked = tokens, links, clicked
-        self.sent = sent
+        self.sent, self.rules = sent, rules or Policy()
+        self.programs = programs or {}
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
         zone = (self.history.store if self.history else engine.store).time_zone
-        self.everybody = Everybody(engine.bundle.catalog, engine.bundle.interactions, zone)
+        scores = partial(readable, history.parent if history else None)
+        self.everybody = Everybody(engine.bundle.catalog, engine.bundle.interactions, zone, scores=scores)
         self.follower = overlay.Follower(engine.bundle, intake.store, self.history) if intake else None
         self.model = metrics.Model(
             engine.version, engine.data_until.timestamp(), engine.placements, engine.n_available
@@ -356,25 +370,34 @@ class Site:
         rows = (PlacementAbout(name=p.name, about=p.about, asks=p.asks, limit=p.limit) for p in found)
         return answer(Placements(placements=tuple(rows)))
 
-    async def thank_you(self, request: Request) -> Response:
+    async def message(self, request: Request) -> Response:
         asked = self.known(MessageQuery.model_validate(query(request)))
-        profile = await self.profile(asked.customer_id)
+        program = self.program(request.path_params["program"])
+        about = About.of(await self.profile(asked.customer_id))
         if self.engine.is_buried(asked.customer_id):
             raise RequestError("customer_id", "there is nobody of this id to write to", 404)
-        message = await self.turns.compute(
-            lambda: thank_you(
-                self.engine,
-                customer_id=asked.customer_id,
-                order_id=asked.order_id,
-                profile=profile,
-                at=self.at(asked.at),
-            )
-        )
+        message = await self.turns.compute(lambda: self.previewed(program, about, asked))
         for found in message.lists:
             metrics.listed(found)
         if asked.record:
             await self.record(asked, message.lists)
         return written(message, asked.part or preferred(request))
+
+    def program(self, name: str) -> Program:
+        if name not in self.programs:
+            raise RequestError(
+                "program", f"there is no program {name!r}; known: {', '.join(self.programs)}", 404
+            )
+        return self.programs[name]
+
+    def previewed(self, program: Program, about: About, asked: MessageQuery) -> Message:
+        try:
+            return preview(
+                self.engine, program, about, customer_id=asked.customer_id, order_id=asked.order_id,
+                links=self.links, at=self.at(asked.at), now=self.clock(),
+            )  # fmt: skip
+        except NotSent as error:
+            raise RequestError("program", error.reason, 409) from error
 
     async def fragment_html(self, request: Request) -> Response:
         return await self.fragment(request, "html")
@@ -401,6 +424,29 @@ class Site:
 
     async def follow(self, request: Request) -> Response:
         return await delivery.follow_answer(self.engine, self.links, request, self.clicked, now=self.clock())
+
+    async def unsubscribe_page(self, request: Request) -> Response:
+        return replies.unsubscribe_page(request, self.tokens, self.engine.store.name, at=self.clock())
+
+    async def unsubscribe(self, request: Request) -> Response:
+        name = self.engine.store.name
+        return await replies.unsubscribe(
+            request, self.tokens, name, self.store, self.history, at=self.clock()
+        )
+
+    async def rate_page(self, request: Request) -> Response:
+        return replies.rate_page(request, self.tokens, self.engine.store.name, at=self.clock())
+
+    async def rate(self, request: Request) -> Response:
+        store, kept = self.store, self.clicked or (lambda event: None)
+        return await replies.rate(
+            request, self.tokens, self.engine.store.name, store, kept, self.rules, at=self.clock()
+        )
+
+    async def redeem(self, request: Request) -> Response:
+        return await replies.redeemed(
+            request, self.store, self.engine.store.currency, at=self.at(None), now=self.clock()
+        )
 
     async def widget(self, _: Request) -> Response:
         return asset("widget")
@@ -508,8 +554,9 @@ def answer(value: BaseModel, headers: Mapping[str, str] | None = None) -> Respon
 def written(message: Message, part: str | None) -> Response:
     if part:
         return Response(getattr(message, part), media_type=PARTS[part], headers=MESSAGE_HEADERS)
+    parts = {name: getattr(message, name) for name in MessageAnswer.model_fields if hasattr(message, name)}
     ids = tuple(response.recommendation_id for response in message.lists)
-    whole = MessageAnswer(**vars(message), recommendation_ids=ids)
+    whole = MessageAnswer(**parts, recommendation_ids=ids)
     return answer(whole, {"Vary": "Accept"})
 
 
@@ -746,7 +793,7 @@ def intake(settings: Settings) -> events.Intake | None:
 
 
 def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site:
-    """The site over a bundle, warmed up. Raises BundleError and PlacementsError."""
+    """The site over a bundle, warmed up. Raises BundleError, PlacementsError and FileError."""
     engine = Engine.load(folder, placements=settings.placements())
     tokens = settings.tokens()
     site = Site(
@@ -759,6 +806,8 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
         clicked=intake.keep if intake else None,
         sent=partial(intake.store.append, "sends") if intake else None,
         turns=Turns(settings.waiting),
+        rules=policy(settings.programs()),
+        programs=programs(settings.programs()),
     )
     if intake:
         in_a_hurry = Store(intake.store.url, hurry=True)
@@ -797,7 +846,8 @@ def warm_up(site: Site) -> None:
     )
     for placement in site.engine.placements:
         site.engine.recommend(placement, asked, at=site.at(None))
-    thank_you(site.engine, customer_id=asked.customer_id, order_id=None, profile=None, at=site.at(None))
+    for name in LAYOUTS:
+        layout(name)
 
 
 def settle() -> None:
@@ -859,7 +909,7 @@ class Service:
             ask_for_keys(settings(), taken)
             close_traces(settings())
             load(settings(), taken, settings().folder()).close()
-        except (BundleError, PlacementsError, StoreError) as error:
+        except (BundleError, PlacementsError, FileError, StoreError) as error:
             raise BentoMLConfigException(str(error)) from error
         except RequestError as error:  # the first answer, as of OSCLMS_AS_OF or now
             raise BentoMLConfigException(f"OSCLMS_AS_OF: {error.message}") from error

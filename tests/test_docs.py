@@ -22,7 +22,10 @@ PAGES = (
     "docs/benchmarks.md",
     "docs/data.md",
     "docs/decisions.md",
+    "docs/messages.md",
+    "docs/outbox.md",
     "docs/replenishment.md",
+    "docs/scores.md",
     "docs/widget.md",
     "docs/worlds.md",
 )

@@ -142,7 +142,7 @@ def test_figures_are_probabilities_and_days_within_the_horizon() -> None:
 )
 def test_sizes_are_read(size: str | None, expected: tuple[float, str]) -> None:
     amount, unit = content(size)
-    assert (pytest.approx(amount), unit) == expected
+    assert unit == expected[1] and amount == pytest.approx(expected[0])
 
 
 def test_a_pack_is_told_beside_the_middle_one_of_its_need_and_unit() -> None:

@@ -1,0 +1,72 @@
+"""Previews: the message of a program as a customer would get it now, without a run that found an occasion."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from lifecycle.drafts import draft
+from lifecycle.messages import About, Message, compose
+from lifecycle.programs import Program
+from serving.engine import Engine, Order
+from serving.links import Links
+from serving.schemas import MAX_IDS
+
+NOWHERE = "https://example.invalid/"  # where the stars of a preview lead
+CODE = "PREVIEW"
+EXAMPLES: Mapping[str, Mapping[str, Any]] = {  # what an occasion of these kinds tells beside an order, for instance
+    "first_gap": {"nth": 1}, "milestone": {"nth": 10}, "stage": {"step": 1}, "tier": {"tier": "gold"},
+    "anniversary": {"years": 1}, "category": {"category": "New"},
+}  # fmt: skip
+CHEAPER = 0.8  # of what a product was, in the preview of a price that fell
+# of which triggers a preview is about the customer's latest order, and about how many products of it
+LATEST: Mapping[str, int] = {
+    "order": MAX_IDS, "first_gap": MAX_IDS, "cart": 3, "due": 3, "back": 1,
+    "milestone": 0, "rhythm": 0, "stage": 0, "anniversary": 0,
+}  # fmt: skip
+
+
+def preview(
+    engine: Engine, program: Program, about: About, *, customer_id: str | None, order_id: str | None,
+    links: Links | None, at: datetime, now: datetime,
+) -> Message:  # fmt: skip
+    """The message as of `at`, with links made `now`, about an order (the customer's latest where `order_id` is None)
+    where the program's trigger is about one.
+
+    Someone unknown, or someone else's order, gets a message without an order and with lists that fall back. Raises
+    NotSent.
+    """
+    order = engine.order(customer_id, order_id, at) if program.trigger.kind in LATEST else None
+    if order is not None:
+        customer_id = order.customer_id or customer_id
+    products = bought(order)[: LATEST[program.trigger.kind]] if order else ()
+    found = draft(engine, program, customer_id, products, words(program, order, at), exclude=(), at=at)
+    return compose(engine, program, found, rated(program, about), links=links, now=now)
+
+
+def bought(order: Order) -> tuple[str, ...]:
+    return tuple(line.product.product_id for line in order.lines)
+
+
+def words(program: Program, order: Order | None, at: datetime) -> dict[str, Any]:
+    """What the occasion would say: of the order, by an example of what the order does not tell, and of a voucher, which
+    is worth nothing."""
+    trigger, said = program.trigger, dict(EXAMPLES.get(program.trigger.kind, {}))
+    if order:
+        lines = [{"quantity": line.quantity, "title": line.product.title} for line in order.lines]
+        said |= {"order_id": order.order_id, "ordered_on": order.at.isoformat(), "lines": lines}
+    if (
+        trigger.kind == "back"
+        and trigger.what == "price"
+        and order
+        and (price := order.lines[0].product.price)
+    ):
+        said |= {"was": price / CHEAPER, "is": price}
+    if program.voucher:
+        ends = at + timedelta(days=program.voucher.days)
+        said["voucher"] = {"code": CODE, "worth": program.voucher.worth, "ends": ends.isoformat()}
+    return said
+
+
+def rated(program: Program, about: About) -> About:
+    return replace(about, rate_url=about.rate_url or NOWHERE) if program.rating else about
