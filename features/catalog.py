@@ -149,8 +149,7 @@ class Catalog:
 
 
 def content(size: str | None) -> tuple[float, str]:
-    """(how much, of what unit) a size says, weights in g, volumes in ml where the unit is one of UNITS: "6 x 1,5 l" is
-    9000 ml, "12 pk" is 12 pk.
+    """(how much, of what unit) a size says, by UNITS: "6 x 1,5 l" is 9000 ml, "12 pk" is 12 pk.
 
     What cannot be read is 0 of nothing.
     """

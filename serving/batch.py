@@ -4,8 +4,9 @@ The questions are laid aside on disk as they arrive, and answered when the last 
 before they have sent everything, and would wait for a service that will not take more until they read.
 """
 
+import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
@@ -15,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serving.body import media_type, read_body
+from serving.body import PATIENCE, media_type, read_body
 from serving.headers import JSON, NDJSON
 from serving.keys import ALL
 from serving.openapi import Operation
@@ -104,7 +105,7 @@ class Batch(Response):
             body, _ = await read_body(self.request)
             questions.writelines(json.dumps(asked).encode() + b"\n" for asked in listed(body))
         else:
-            async for chunk in self.request.stream():
+            async for chunk in timely(self.request.stream()):
                 questions.write(chunk)
                 if questions.tell() > MAX_BATCH:
                     raise too_large()
@@ -137,6 +138,19 @@ class Batch(Response):
         except Exception as error:
             said = self.explain(error)
             return BatchAnswer(line=number, query_id=named, error=said.error, fields=said.fields)
+
+
+async def timely(parts: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+    """The parts as they come. Raises RequestError where one keeps us waiting for longer than PATIENCE."""
+    while True:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                part = await anext(parts, None)
+        except TimeoutError:
+            raise RequestError("body", f"nothing came for {PATIENCE} seconds: send it again", 408) from None
+        if part is None:
+            return
+        yield part
 
 
 def too_large() -> RequestError:

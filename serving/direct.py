@@ -3,26 +3,65 @@
 They cost more than a list does. Starting, ending, readiness and all that is not asked for in the moment stay BentoML's.
 """
 
+import asyncio
+import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from _bentoml_sdk import Service
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.body import PATIENCE
 
 SHORT = "/v1/recommend/"  # whatever begins so goes the short way
+log = logging.getLogger("osclms.direct")
 
 
 class Front:
-    """An ASGI app: `edge` for what goes the short way, BentoML's own app for the rest."""
+    """An ASGI app: `edge` for what goes the short way, BentoML's own app for the rest.
 
-    def __init__(self, bento: ASGIApp, edge: ASGIApp) -> None:
-        self.bento, self.edge = bento, edge
+    On the short way, where no layer bounds it, no part of an answer waits for longer than `patience` seconds to be
+    taken: who reads nothing is hung up on.
+    """
+
+    def __init__(self, bento: ASGIApp, edge: ASGIApp, patience: float = PATIENCE) -> None:
+        self.bento, self.edge, self.patience = bento, edge, patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        short = scope["type"] == "http" and scope["path"].startswith(SHORT)
-        await (self.edge if short else self.bento)(scope, receive, send)
+        if scope["type"] != "http" or not scope["path"].startswith(SHORT):
+            await self.bento(scope, receive, send)
+            return
+
+        async def sent(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self.patience) if waits(send) else nullcontext():
+                    await send(message)
+            except TimeoutError:
+                await hang_up(send)
+                raise ClientDisconnect from None
+
+        await self.edge(scope, receive, sent)
+
+
+def waits(send: Send) -> bool:
+    """Whether uvicorn waits before it sends more, as what it sent is not taken; with another server it may."""
+    flow = getattr(getattr(send, "__self__", None), "flow", None)
+    return flow is None or bool(flow.write_paused)
+
+
+async def hang_up(send: Send) -> None:
+    """Cut the connection that an answer goes to: closed, it would wait until what was written is read."""
+    cycle = getattr(send, "__self__", None)
+    if (transport := getattr(cycle, "transport", None)) is None:
+        return
+    log.warning("a client took nothing of its answer for too long, and was hung up on")
+    transport.abort()
+    for _ in range(100):  # until the loop has told uvicorn, which then expects no end of the answer
+        if not getattr(cycle, "disconnected", True):
+            await asyncio.sleep(0)
 
 
 class Direct(Service):  # type: ignore[misc]

@@ -58,6 +58,12 @@ Scores = NDArray[np.float32]
 REGULAR = 3  # purchases that make a favourite
 FEW = 64  # items taken out of the available
 BEST_SELLERS = 200
+NOT_ASKED = {
+    "at",
+    "explain",
+    "customer_token",
+    "query_id",
+}  # what is no part of a question, or told beside it
 QUARTER = 900  # seconds
 POOL = 100  # products that variety is chosen from, at least
 # what hangs on some columns of the catalogue alone; all else that is kept hangs on every column
@@ -335,7 +341,7 @@ class Engine:
         """The same question at the same moment has the same id, as long as nothing came in live; nobody reads a
         customer out of it."""
         key = bytes.fromhex(self.bundle.manifest.fingerprint.ljust(64, "0")[:64])
-        question = request.model_dump_json(exclude={"at", "explain", "customer_token"})
+        question = request.model_dump_json(exclude=NOT_ASKED)
         news = f"|{ask.person.mark}|{len(ask.shown[0])}" if ask.person.mark or len(ask.shown[0]) else ""
         asked = f"{self.version}|{placement}|{when.timestamp()}|{question}{news}".encode()
         return hashlib.blake2b(asked, digest_size=12, key=key).hexdigest()

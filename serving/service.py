@@ -45,7 +45,7 @@ from lifecycle.previews import preview
 from lifecycle.programs import Policy, Program, policy, programs
 from lifecycle.yamls import FileError
 from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people, replies
-from serving.body import read_body
+from serving.body import PATIENCE, read_body
 from serving.bundle import BundleError, Edition, edition
 from serving.delivery import NO_PLACEMENT
 from serving.direct import Direct, Routes
@@ -77,7 +77,6 @@ from serving.turns import Turns
 from serving.wire import RequestError, Wire
 
 WIRE = "1"  # the version of what is under /v1
-PATIENCE = 10  # seconds that a request may be on its way, and an answer in the making
 MAX_FOUND = 20
 MAX_FAULTS = 20
 BROWSER_EVENTS = ("view", "impression", "click")  # what a publishable key may tell
@@ -323,10 +322,7 @@ class Site:
         placement, at = self.engine.placement(request.path_params["placement"]).name, self.at(None)
 
         def listed(question: batch.Question) -> RecommendResponse:
-            given = RecommendRequest.model_construct(
-                **{n: getattr(question, n) for n in RecommendRequest.model_fields}
-            )
-            asked = self.known(self.unsealed(given, request))
+            asked = self.known(self.unsealed(question, request))
             return self.timed(placement, asked, asked.at or at)[0]
 
         return batch.Batch(request, self.turns, listed, lambda error: told(error)[1])

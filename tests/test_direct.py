@@ -1,15 +1,22 @@
 """The short way of a request, and what keeps it from waiting."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
+import uvicorn
 from starlette.types import Receive, Scope, Send
-from web import Web
+from web import NOW, Web
 
+from serving.headers import JSON, NDJSON
 from serving.keys import SECRET
+from serving.schemas import RecommendRequest, RecommendResponse
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
 
@@ -63,6 +70,138 @@ def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch
     refused = web.ask("POST", "/v1/recommend/trending", kind=SECRET, content=slow())
     web.close()
     assert (refused.status_code, refused.json()["fields"][0]["field"]) == (408, "body")
+
+
+# --- over a socket ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Web, uvicorn.Server, int]]:
+    """The app behind uvicorn as a worker has it, in a thread; BentoML's part answers nothing."""
+    from serving.direct import Front
+
+    web = Web(tmp_path, asks=False)
+    front = Front(named("bento", []), web.edge, patience=0.2)  # type: ignore[arg-type]
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()  # so that who comes first waits
+        server = uvicorn.Server(uvicorn.Config(front, lifespan="off", log_config=None))
+        running = Thread(target=server.run, args=([listening],))
+        running.start()
+        yield web, server, listening.getsockname()[1]
+        server.should_exit = True
+        running.join(30)
+    web.close()
+    assert not running.is_alive()
+
+
+def request(path: str, body: bytes, kind: str = JSON) -> bytes:
+    head = f"POST /v1/recommend/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def connected(port: int) -> socket.socket:
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(60)
+    client.connect(("127.0.0.1", port))
+    return client
+
+
+def test_who_reads_nothing_is_hung_up_on_and_others_are_answered(
+    served: tuple[Web, uvicorn.Server, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    web, server, port = served
+    fixed, made = web.site.engine.recommend("trending", RecommendRequest(), at=NOW), list[int]()
+
+    def listed(*_: Any, **__: Any) -> RecommendResponse:
+        made.append(1)
+        return fixed
+
+    monkeypatch.setattr(web.site.engine, "recommend", listed)
+    with connected(port) as deaf, connected(port) as other:
+        deaf.sendall(request("trending/batch", b"{}\n" * 20_000, NDJSON))
+        other.sendall(request("trending", b"{}"))
+        assert other.recv(4096).startswith(b"HTTP/1.1 200")
+        deadline = time.monotonic() + 60
+        while len(server.server_state.connections) > 1 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(server.server_state.connections) == 1 and len(server.server_state.tasks) == 0
+        assert 0 < len(made) < 20_000, "nothing is made any more for who does not read"
+        told = b""
+        with suppress(ConnectionResetError):
+            while part := deaf.recv(1 << 16):
+                told += part
+        assert told.startswith(b"HTTP/1.1 200") and b'"lines"' not in told
+    assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == []
+
+
+def test_nothing_is_made_any_more_for_who_hangs_up(
+    served: tuple[Web, uvicorn.Server, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web, server, port = served
+    recommend, made = web.site.engine.recommend, list[int]()
+
+    def listed(*args: Any, **about: Any) -> RecommendResponse:
+        made.append(1)
+        return recommend(*args, **about)
+
+    monkeypatch.setattr(web.site.engine, "recommend", listed)
+    with connected(port) as client:
+        client.sendall(request("trending/batch", b"{}\n" * 50_000, NDJSON))
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+    deadline = time.monotonic() + 60
+    while server.server_state.tasks and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not server.server_state.tasks and len(made) < 50_000
+
+
+def test_a_crowd_is_refused_in_part_at_once_and_then_it_recovers(
+    served: tuple[Web, uvicorn.Server, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web, _, port = served
+    web.turns.most = 4
+    recommend = web.site.engine.recommend
+
+    def slow(*args: Any, **about: Any) -> RecommendResponse:
+        time.sleep(0.02)
+        return recommend(*args, **about)
+
+    monkeypatch.setattr(web.site.engine, "recommend", slow)
+    crowd = [connected(port) for _ in range(40)]
+    for one in crowd:
+        one.sendall(request("trending", b"{}"))
+    told = [one.recv(1 << 16) for one in crowd]
+    assert {part.split()[1] for part in told} == {b"200", b"503"}
+    assert all(b"retry-after: 1" in part.lower() for part in told if part.split()[1] == b"503")
+    for one in crowd:
+        one.sendall(request("trending", b"{}"))
+        assert one.recv(1 << 16).split()[1] == b"200"
+        one.close()
+
+
+def test_who_reads_slowly_gets_all_of_it(served: tuple[Web, uvicorn.Server, int]) -> None:
+    _, _, port = served
+    with connected(port) as slow:
+        slow.sendall(request("trending/batch", b"{}\n" * 200, NDJSON))
+        told = b""
+        while not told.endswith(b"0\r\n\r\n"):
+            time.sleep(0.002)
+            told += slow.recv(4096)
+    assert told.count(b'"recommendation_id"') == 200 and b'{"lines":200,"answered":200,"failed":0}' in told
+
+
+def test_a_batch_that_stops_on_its_way_is_given_up(
+    served: tuple[Web, uvicorn.Server, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.batch.PATIENCE", 0.1)
+    _, _, port = served
+    with connected(port) as stuck:
+        stuck.sendall(request("trending/batch", b"{}\n" * 9, NDJSON)[:-3])
+        told = b""
+        while not told.endswith(b"0\r\n\r\n"):
+            told += stuck.recv(4096)
+    assert b"nothing came for" in told and b'"lines"' not in told
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "trending", 405), ("POST", "a/b/c", 404)])
