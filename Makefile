@@ -11,7 +11,7 @@ export OSCLMS_HOME ?= .osclms
 export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: run setup test test-long lint bench bench-cold bench-replenishment bench-quality bench-serving likeness notebooks clean help
+.PHONY: run setup test test-long lint bench bench-cold bench-replenishment bench-quality bench-serving bench-lifecycle likeness notebooks clean help
 
 help:                 ## what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -54,6 +54,9 @@ bench-serving: setup  ## measure the service over sockets, of OSCLMS_HOME; minut
 
 bench-replenishment: setup  ## measure due dates on the demo data; half a minute
 	$(BIN)/python -m benchmarks.replenishment --home $(OSCLMS_HOME) --write docs/replenishment.md
+
+bench-lifecycle: setup  ## measure messages, on a shop made up for it; half a minute
+	$(BIN)/python -m benchmarks.lifecycle
 
 notebooks: setup      ## run the notebooks on the home and write their .ipynb; some minutes
 	$(BIN)/python -m benchmarks.notebooks $(NOTEBOOKS)

@@ -412,6 +412,113 @@ def run(
     print_json(done.as_dict()) if as_json else out.print(*run_page(done))
 
 
+# --- send -------------------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog="Examples: `osclms deliver`, `osclms deliver --until 2018-01-03 --json`, from a service manager "
+    "`osclms deliver --channel smtp --watch 30`. Killed, it may be run again: docs/outbox.md."
+)
+def deliver(
+    until: Annotated[
+        datetime | None,
+        typer.Option(parser=moment, metavar="MOMENT", help="Send what is due then; missing: now."),
+    ] = None,
+    watch: Annotated[
+        float | None, typer.Option(min=1, help="Again and again, so many seconds apart.")
+    ] = None,
+    channel: Annotated[str, typer.Option(help="files, smtp or webhook.")] = "files",
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Send the messages that are due, each after a last look at whether it may go; take in what came back of others."""
+    import time
+
+    from lifecycle.channels import CARRIERS
+    from lifecycle.outbox import once
+    from serving.settings import Settings
+
+    if channel not in CARRIERS:
+        raise typer.BadParameter(f"{channel!r} is none of {', '.join(CARRIERS)}", param_hint="--channel")
+    settings = Settings.read(os.environ)
+    carriers = CARRIERS[channel](settings, home)
+    while True:
+        at = until or datetime.now(UTC)
+        done = once(home, database_url, settings, carriers, now=at, clock=lambda: datetime.now(UTC))
+        print_json(done.as_dict()) if as_json else out.print(str(done), highlight=False, soft_wrap=True)
+        if watch is None:
+            return
+        time.sleep(watch)
+
+
+@app.command(epilog="Example: `osclms audience thank_you --out thanked.txt`")
+def audience(
+    name: Annotated[str, typer.Argument(help="A program, whose audience it is.")],
+    to: Annotated[Path, typer.Option("--out", help="A file, a hash a line.")],
+    as_of: AsOf = None,
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Hashes (SHA-256) of a program's audience for ads platforms: addresses of who agreed to marketing by e-mail."""
+    from lifecycle.programs import programs
+    from lifecycle.run import OWN
+    from lifecycle.uploads import write_audience
+    from serving.store import Store, address
+
+    known = programs(home / OWN)
+    if name not in known:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint="NAME")
+    with Store(address(home, database_url)) as store:
+        done = write_audience(home, store, known[name], to, at=as_of or datetime.now(UTC))
+    told = {"program": name, "addresses": done, "out": str(to)}
+    print_json(told) if as_json else out.print(f"{done:,} addresses in {to}", highlight=False, soft_wrap=True)
+
+
+alerts = typer.Typer(invoke_without_command=True, help="What somebody should look at, as a low rating.")
+app.add_typer(alerts, name="alerts")
+
+
+@alerts.callback(epilog="Example: `osclms alerts --json`")
+def list_alerts(
+    context: typer.Context, database_url: Database = None, home: Home = HERE, as_json: Json = False
+) -> None:
+    """The alerts that are open, oldest first; `osclms alerts close ID` closes one."""
+    if context.invoked_subcommand:
+        return None
+    from serving.outgoing import alerts as open_alerts
+    from serving.store import Store, address
+
+    with Store(address(home, database_url)) as store:
+        found = open_alerts(store)
+    names = ("alert_id", "kind", "program", "customer_id", "message_id", "at", "detail")
+    if as_json:
+        return print_json([{name: row[name] for name in names} for row in found])
+    table = Table("alert", "kind", "program", "customer", "message", "at", "")
+    for row in found:
+        told = {**row, "at": f"{row['at']:%Y-%m-%d %H:%M}"}
+        table.add_row(*(Text(str(told[name] or "")) for name in names))
+    out.print(table)
+    return None
+
+
+@alerts.command("close", epilog="Example: `osclms alerts close 1f2e3d4c --by service-desk`")
+def close_alert(
+    alert_id: Annotated[str, typer.Argument(metavar="ID", help="What `osclms alerts` calls it.")],
+    by: By = None,
+    database_url: Database = None,
+    home: Home = HERE,
+) -> None:
+    """Close an alert: somebody has looked. A pause that it brought goes on until its end."""
+    from serving.outgoing import close_alert as close
+    from serving.store import Store, address
+
+    with Store(address(home, database_url)) as store:
+        row = close(store, alert_id, by=by or who_is_here(), at=datetime.now(UTC))
+    out.print(f"closed: {row['alert_id']}, {row['kind']}", highlight=False)
+
+
 program = typer.Typer(no_args_is_help=True, help="Programs: what is written to whom, when. Each is a file.")
 app.add_typer(program, name="program")
 ProgramName = Annotated[str, typer.Argument(metavar="NAME", help="What `osclms program list` calls it.")]
@@ -821,6 +928,69 @@ def promote(
     return None
 
 
+scores = typer.Typer(
+    no_args_is_help=True, help="How likely customers are gone, what they will spend and buy of."
+)
+app.add_typer(scores, name="scores")
+
+
+@scores.command("fit", epilog="Examples: `osclms scores fit`, `osclms scores fit --until 2017-12-01 --json`")
+def fit_scores(
+    until: Until = None,
+    horizon: Annotated[
+        int | None,
+        typer.Option(min=7, max=365, help="Days of churn and categories; missing: by the shop's rhythm."),
+    ] = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Fit customers' scores, judge each on days that it was not learned from, and tell these from now on.
+
+    A score for which there is too little data is refused, and said why; where all are, those of before stay.
+    """
+    from training.scores import fit
+
+    with bar() as told:
+        outcome = fit(home, until=until, horizon=horizon, say=told)
+    if as_json:
+        return print_json(outcome.as_dict())
+    from training.backtest import TOLD, in_words
+
+    table = Table("score", "days", "judged from", "reached", "plain guess", "better by", "calibration slope")
+    for name, of in outcome.fitted.items():
+        judged_from = f"{of.score.judged_from:%Y-%m-%d}"
+        table.add_row(TOLD[name].title, str(of.score.horizon), judged_from, *in_words(name, of.judged))
+    if outcome.fitted:
+        out.print(table)
+        out.print(f"scores {outcome.version} are told from now on", highlight=False, soft_wrap=True)
+    for name, why in outcome.refused.items():
+        out.print(f"{name} is refused: {why}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+    return None
+
+
+@scores.command("write", epilog="Example: `osclms scores write scores.parquet --as-of 2018-01-02`")
+def write_scores(
+    to: Annotated[Path, typer.Argument(metavar="FILE", help="A .parquet or .ndjson file, a row a customer.")],
+    as_of: AsOf = None,
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Every customer's scores by the file; `osclms customer ID` shows one's. Who was erased has none."""
+    from lifecycle.customers import scored
+    from serving.bulk import write_scores as write
+    from serving.store import Store, address
+
+    at = as_of or datetime.now(UTC)
+    found = scored(home, at)
+    with Store(address(home, database_url)) as store:
+        done = write(found, to, gone=store.graves())
+    told = {"customers": done, "out": str(to), "as_of": at.isoformat()}
+    print_json(told) if as_json else out.print(
+        f"scores of {done:,} customers in {to}", highlight=False, soft_wrap=True
+    )
+
+
 # --- answer -----------------------------------------------------------------------------------------
 
 
@@ -1161,6 +1331,7 @@ EXPECTED = (
     ("lifecycle.yamls", "FileError"),
     ("lifecycle.run", "RunError"),
     ("lifecycle.preview", "PreviewError"),
+    ("serving.scores", "ScoresError"),
     ("training.train", "TrainError"),
     ("training.settings", "SettingsError"),
     ("training.publish", "RegistryError"),

@@ -132,9 +132,20 @@ def category_gaps(orders: Orders, main: NDArray[np.int64], categories: int) -> A
 
 
 def thirds(orders: Orders) -> Array:
-    if not len(orders.who):
-        return np.zeros((len(SCORED), 2))
-    return np.array([np.quantile(figure, (1 / 3, 2 / 3)) for figure in figures(orders)])
+    return np.array([cut(figure) for figure in figures(orders)])
+
+
+def cut(figure: Array) -> tuple[float, float]:
+    """What a figure must be above to be in the middle third, and to be in the upper one.
+
+    One that all have alike, be it of a single customer, is in the middle, and whatever differs beside it. Where nobody
+    has any, all are in the middle.
+    """
+    if not len(figure):
+        return -np.inf, np.inf
+    low, high = np.quantile(figure, (1 / 3, 2 / 3))
+    alike = figure.min() == figure.max()
+    return (float(np.nextafter(low, -np.inf)), float(low)) if alike else (float(low), float(high))
 
 
 def figures(orders: Orders) -> tuple[Array, Array, Array]:
@@ -149,7 +160,8 @@ def facts(data: Interactions, catalog: Catalog, norms: Norms | None = None) -> p
 
     recency (days since the last order), frequency (orders), spend (money), tenure (days since the first), gap (days
     that nine in ten of the customer's gaps stay below: of few, shrunk to those of their main category, and these to
-    everybody's), r, f, m (thirds by recency, frequency and spend, 3 the best), group (of GROUPS), stage (of STAGES).
+    everybody's), r, f, m (thirds by recency, frequency and spend, 3 the best; see `cut`), group (of GROUPS), stage
+    (of STAGES).
     Of a customer without an order nothing is known: a prospect.
     """
     orders = Orders.of(data)

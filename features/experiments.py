@@ -1,7 +1,7 @@
 """Who belongs to which arm of an experiment: by hashing alone, so that nothing is kept and nobody moves.
 
-FNV-1a over the seed, and over its result and the id (https://datatracker.ietf.org/doc/draft-eastlake-fnv/), into BUCKETS:
-hashed once, ids that differ in their last characters alone would lie side by side.
+FNV-1a (https://datatracker.ietf.org/doc/draft-eastlake-fnv/) over the seed, and over its result and the id, into
+BUCKETS: hashed once, ids that differ in their last characters alone would lie side by side.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Which of the programs that could write to a customer today may: a table of policies. Each says how likely its choice was."""
+"""Which of the programs that could write to a customer today may: a table of policies, which say how likely it was."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
@@ -70,8 +70,8 @@ POLICIES: Mapping[str, Choose] = {"priority": by_priority, "random": at_random, 
 
 
 def full(caps: Sequence[Cap], days: Sequence[date], day: date) -> Cap | None:
-    """The first cap that leaves no room for a message of a day. Messages of later days count, too, so that no stretch of
-    days ever holds more than a cap allows."""
+    """The first cap that leaves no room for a message of a day. Messages of later days count, too, so that no stretch
+    of days ever holds more than a cap allows."""
     return next(
         (cap for cap in caps if sum(abs((other - day).days) < cap.days for other in days) >= cap.most), None
     )

@@ -9,7 +9,7 @@ AHEAD = 14  # days
 
 
 def opens(program: Program, policy: Policy, at: datetime, zone: ZoneInfo) -> datetime | None:
-    """The first moment from `at` on in the program's window, for marketing outside quiet hours; None within AHEAD days."""
+    """The first moment from `at` on in the program's window, for marketing out of quiet hours; None in AHEAD days."""
     start, end = hours(program, policy)
     today = at.astimezone(zone).date()
     for day in (today + timedelta(days=n) for n in range(AHEAD)):

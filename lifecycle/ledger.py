@@ -7,6 +7,7 @@ from datetime import date, datetime
 import sqlalchemy as sa
 
 from features.judge import Row
+from serving.addresses import normal
 from serving.store import DATA, DECISIONS, Store
 
 MESSAGE, HOLDOUT = "message", "holdout"
@@ -68,14 +69,24 @@ def decided(store: Store, run_at: datetime) -> set[str]:
 
 
 def keep(store: Store, tables: Mapping[str, Sequence[Row]], customers: Sequence[str], upto: int) -> set[str]:
-    """Store what was decided for these customers, but of those of whom something was decided meanwhile: who they are."""
-    late = sa.select(D.customer_id).where(D.seq > upto, D.customer_id.in_(customers)).distinct()
-    return store.record(tables, unless=late)
+    """Store what was decided for these customers, but for those of whom more was decided meanwhile: who they are."""
+    with store.alone() as record:
+        late = {
+            name for (name,) in store.select(
+                sa.select(D.customer_id).where(D.seq > upto, D.customer_id.in_(customers)).distinct()
+            )
+        }  # fmt: skip
+        record(
+            {table: [row for row in rows if row["customer_id"] not in late] for table, rows in tables.items()}
+        )
+    return late
 
 
 def note(store: Store, run_at: datetime, rows: Sequence[Row]) -> None:
     """Put on record that a run was made, once for each program."""
-    store.record({"runs": rows}, unless=sa.select(RAN.program).where(RAN.run_at == run_at), by="program")
+    with store.alone() as record:
+        known = {name for (name,) in store.select(sa.select(RAN.program).where(RAN.run_at == run_at))}
+        record({"runs": [row for row in rows if row["program"] not in known]})
 
 
 def parts(customers: Sequence[str], size: int = AT_ONCE) -> Iterator[Sequence[str]]:
@@ -106,14 +117,14 @@ class Pauses:
 
 
 def pauses(store: Store, at: datetime) -> Pauses:
-    """What is paused at a moment: the latest record before it of a program and customer counts."""
-    wanted = sa.select(PAUSED.program, PAUSED.customer_id, PAUSED.paused, PAUSED.reason)
+    """What is paused at a moment: the latest record before it of a program and customer counts, until it ends."""
+    wanted = sa.select(PAUSED.program, PAUSED.customer_id, PAUSED.paused, PAUSED.reason, PAUSED.ends)
     found: dict[tuple[str | None, str | None], str] = {}
-    for program, customer, paused, reason in store.select(
+    for program, customer, paused, reason, ends in store.select(
         wanted.where(PAUSED.at <= at).order_by(PAUSED.at, PAUSED.seq)
     ):
         found.pop((program, customer), None)
-        if paused:
+        if paused and (ends is None or at < ends):
             found[program, customer] = reason
     return Pauses(found)
 
@@ -139,7 +150,7 @@ def suppressed(store: Store) -> set[str]:
 
 def subject_of(channel: str, address: str) -> str:
     """What a suppression is about, before it is hashed with the database's key: `Store.subject` of this."""
-    return f"{channel}:{address.strip().lower()}"
+    return f"{channel}:{normal(channel, address)}"
 
 
 def tally(store: Store, run_at: datetime) -> list[tuple[str, str, str | None, int]]:

@@ -18,7 +18,7 @@ from lifecycle.layouts import layout
 from lifecycle.programs import Program, Texts, locale_for
 from lifecycle.programs import Shelf as Wanted
 from lifecycle.rows import row
-from lifecycle.texts import MISSING, NAMES, filled, one_line, paragraphs, short
+from lifecycle.texts import UNKNOWN, filled, one_line, paragraphs, short
 from lifecycle.tongue import Tongue
 from serving.engine import Engine
 from serving.links import Links, safe_url
@@ -244,7 +244,7 @@ class Letter:
 
     @cached_property
     def names(self) -> JsonObject:
-        """All that a text may name: what is not known is MISSING."""
+        """All that a text may name: what is not known is UNKNOWN."""
         rows = self.products or [said for shown in self.lists for said in shown]
         first: JsonObject = rows[0] if rows else {}
         known = {
@@ -255,7 +255,7 @@ class Letter:
             "link": first.get("url"),
             "products": rows,
         }
-        return dict.fromkeys(NAMES, MISSING) | self.told() | {n: of for n, of in known.items() if of}
+        return {**UNKNOWN} | self.told() | {n: of for n, of in known.items() if of}
 
     def told(self) -> JsonObject:
         """What is told of the occasion, in this tongue."""

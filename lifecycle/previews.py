@@ -14,9 +14,15 @@ from serving.schemas import MAX_IDS
 
 NOWHERE = "https://example.invalid/"  # where the stars of a preview lead
 CODE = "PREVIEW"
+EXAMPLES: Mapping[str, Mapping[str, Any]] = {  # what an occasion of these kinds tells beside an order, for instance
+    "first_gap": {"nth": 1}, "milestone": {"nth": 10}, "stage": {"step": 1}, "tier": {"tier": "gold"},
+    "anniversary": {"years": 1}, "category": {"category": "New"},
+}  # fmt: skip
+CHEAPER = 0.8  # of what a product was, in the preview of a price that fell
 # of which triggers a preview is about the customer's latest order, and about how many products of it
 LATEST: Mapping[str, int] = {
-    "order": MAX_IDS, "milestone": MAX_IDS, "first_gap": MAX_IDS, "cart": 3, "due": 3, "back": 1,
+    "order": MAX_IDS, "first_gap": MAX_IDS, "cart": 3, "due": 3, "back": 1,
+    "milestone": 0, "rhythm": 0, "stage": 0, "anniversary": 0,
 }  # fmt: skip
 
 
@@ -43,11 +49,19 @@ def bought(order: Order) -> tuple[str, ...]:
 
 
 def words(program: Program, order: Order | None, at: datetime) -> dict[str, Any]:
-    """What the occasion would say: of the order, and of a voucher, which has no code that is worth anything."""
-    said: dict[str, Any] = {}
+    """What the occasion would say: of the order, by an example of what the order does not tell, and of a voucher, which
+    is worth nothing."""
+    trigger, said = program.trigger, dict(EXAMPLES.get(program.trigger.kind, {}))
     if order:
         lines = [{"quantity": line.quantity, "title": line.product.title} for line in order.lines]
-        said = {"order_id": order.order_id, "ordered_on": order.at.isoformat(), "lines": lines}
+        said |= {"order_id": order.order_id, "ordered_on": order.at.isoformat(), "lines": lines}
+    if (
+        trigger.kind == "back"
+        and trigger.what == "price"
+        and order
+        and (price := order.lines[0].product.price)
+    ):
+        said |= {"was": price / CHEAPER, "is": price}
     if program.voucher:
         ends = at + timedelta(days=program.voucher.days)
         said["voucher"] = {"code": CODE, "worth": program.voucher.worth, "ends": ends.isoformat()}

@@ -1,8 +1,8 @@
 """The daily run: from what is known at a moment to the messages that are to go out, and why there are no others.
 
-facts → occasions → audience → pauses, addresses, consent → caps → choice → lists → decisions. A customer is decided as a
-whole in one transaction, so that a run that was killed goes on where it was, and two at once decide nobody twice. What
-was decided is what `lifecycle.outbox` sends.
+facts → occasions → audience → pauses, addresses, consent → caps → choice → lists → decisions. A customer is decided as
+a whole in one transaction, so that a run that was killed goes on where it was, and two at once decide nobody twice.
+What was decided is what `lifecycle.outbox` sends.
 """
 
 import base64
@@ -40,6 +40,7 @@ from serving.store import Store, address
 log = logging.getLogger("osclms.run")
 OWN = "programs"  # the folder in a home with a shop's own
 PATIENCE = 600  # seconds that a load, or another run, may take that is there first
+SAMPLE = 30  # of an audience, whose lists tell how much of them is fill
 CHUNK = 250  # customers decided in one transaction
 USUAL = timedelta(days=28)  # of which runs the usual size of an audience is told
 LATEST = timedelta(days=14)  # the longest gap between runs that is caught up
@@ -125,6 +126,11 @@ class Run:
     def at(self) -> datetime:
         return self.day.at
 
+    @property
+    def age(self) -> float:
+        """Days since the last event that is known."""
+        return (self.at - (self.day.last_event or self.at)).total_seconds() / DAY
+
 
 def run(
     home: Path, database_url: str | None, at: datetime, *, now: datetime, only: Sequence[str] = (),
@@ -145,7 +151,7 @@ def run(
         with current(home, database_url, clock=lambda: at) as (engine, _):
             if at < engine.data_until:
                 raise RunError(
-                    f"version {engine.version} has learned until {engine.data_until.isoformat()}, which is after the run's "
+                    f"version {engine.version} has learned until {engine.data_until.isoformat()}, after the run's "
                     f"{at.isoformat()}: `osclms train --until` that moment, or run as of a later one"
                 )
             made = prepared(day, store, engine, table, rules, ledger.pauses(store, at), now)
@@ -180,28 +186,37 @@ def prepared(
 
 
 def decide(made: Run, chosen: Mapping[str, Program], told: Told) -> Ran:
-    found, inside, stopped, queue = {}, {}, {}, list[Candidate]()
+    looked: list[Row] = []
+    queue: dict[int, list[Candidate]] = {}
     usual = ledger.sizes(made.store, made.at - USUAL, made.at)
     last = ledger.last_run(made.store, made.at)
     for place, (name, program) in enumerate(chosen.items(), 1):
         occasions = looked_for(made.day, program, last)
-        within = members(made.day, program)[occasions.person]
-        found[name], inside[name] = len(occasions), int(within.sum())
-        why = made.pauses.of(name, marketing=program.kind == "marketing") or halted(
-            made, program, inside[name], usual
-        )
-        if why:
-            stopped[name] = why
-        queue += candidates(program, occasions.where(within))
+        own = list(candidates(program, occasions.where(members(made.day, program)[occasions.person])))
+        looked.append(looked_at(made, program, len(occasions), own, usual.get(name, ())))
+        for candidate in own:
+            queue.setdefault(candidate.person, []).append(candidate)
         told("occasions", place, len(chosen))
+    stopped = {row["program"]: row["stopped"] for row in looked if row["stopped"]}
     outcomes: dict[str, Counter[str]] = {name: Counter() for name in chosen}
-    by_person: dict[int, list[Candidate]] = {}
-    for candidate in queue:
-        by_person.setdefault(candidate.person, []).append(candidate)
-    for name, outcome, _, count in settled(made, by_person, stopped, told):
+    for name, outcome, _, count in settled(made, queue, stopped, told):
         outcomes.setdefault(name, Counter())[outcome] += count
-    ledger.note(made.store, made.at, run_rows(made, found, inside, stopped))
+    ledger.note(made.store, made.at, looked)
+    found, inside = ({row["program"]: int(row[what]) for row in looked} for what in ("found", "members"))
     return Ran(made.at, found, inside, outcomes, stopped)
+
+
+def looked_at(
+    made: Run, program: Program, found: int, own: Sequence[Candidate], usual: Sequence[float]
+) -> Row:
+    """What a run notes of a program, and why it does not run, if it does not."""
+    fill = filled(made, own)
+    paused = made.pauses.of(program.name, marketing=program.kind == "marketing")
+    return {
+        "run_at": made.at, "received_at": made.now, "program": program.name, "found": float(found),
+        "members": float(len(own)), "fallback": fill,
+        "stopped": paused or tripped(program, len(own), usual, made.age, fill),
+    }  # fmt: skip
 
 
 def looked_for(day: Day, program: Program, last: datetime | None) -> Occasions:
@@ -213,10 +228,21 @@ def looked_for(day: Day, program: Program, last: datetime | None) -> Occasions:
     return TRIGGERS[trigger.kind](day, trigger)
 
 
-def halted(made: Run, program: Program, size: int, usual: Mapping[str, Sequence[float]]) -> str | None:
-    """Why the circuit breaker stops a program, if it does."""
-    age = (made.at - (made.day.last_event or made.at)).total_seconds() / DAY
-    return tripped(program, size, usual.get(program.name, ()), age, None)
+def filled(made: Run, own: Sequence[Candidate]) -> float | None:
+    """The share of fill in the lists of SAMPLE of these; None where there are none."""
+    step, shown = max(len(own) // SAMPLE, 1), list[bool]()
+    for candidate in own[::step][:SAMPLE] if own and own[0].program.shelves else ():
+        name = made.names[candidate.person]
+        try:
+            found = draft(
+                made.engine, candidate.program, name, candidate.products, {}, exclude=(), at=made.at
+            )
+        except Exception as error:  # what is wrong with one is told when that one is decided
+            log.warning("%s: a sampled list failed: %s", candidate.program.name, type(error).__name__)
+            continue
+        for shelf, held in zip(candidate.program.shelves, found.lists, strict=True):
+            shown += [item.filled for item in held.items[: shelf.limit]]
+    return float(np.mean(shown)) if shown else None
 
 
 def candidates(program: Program, occasions: Occasions) -> Iterator[Candidate]:
@@ -439,19 +465,3 @@ def voucher_rows(made: Run, decision: Decision, row: Row) -> Iterator[Row]:
             **{name: row[name] for name in ("customer_id", "program", "message_id", "received_at")},
             "code": given["code"], "worth": given["worth"], "ends": datetime.fromisoformat(given["ends"]),
         }  # fmt: skip
-
-
-def run_rows(
-    made: Run, found: Mapping[str, int], inside: Mapping[str, int], stopped: Mapping[str, str]
-) -> list[Row]:
-    about = {"run_at": made.at, "received_at": made.now, "fallback": None}
-    return [
-        {
-            **about,
-            "program": name,
-            "found": float(n),
-            "members": float(inside[name]),
-            "stopped": stopped.get(name),
-        }
-        for name, n in found.items()
-    ]

@@ -1,7 +1,8 @@
 """Texts: what marketers write in Liquid, and what may be named in it.
 
-A text is filled as plain text, and escaped where it enters HTML, so that nothing in it is ever markup. A name that there
-is not is an error; one of NAMES of which nothing is known leaves no gap, and never prints as anything.
+A text is filled as plain text, and escaped where it enters HTML, so that nothing in it is ever markup. A name that
+there is not is an error, and so is printing one of which nothing is known; but a customer's name, a price or an address
+that is lacking leaves no gap.
 """
 
 import re
@@ -11,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import liquid
-from liquid.exceptions import LiquidError
+from liquid.exceptions import LiquidError, UndefinedError
 
 from lifecycle.programs import Program, Texts
 
@@ -32,6 +33,7 @@ NAMES = (  # what a text may name; what an occasion says beside these may be nam
     *("order_id", "ordered_on", "lines", "more_lines"),
     *("nth", "years", "tier", "category", "was", "is", "step", "voucher"),
 )
+SPARED = ("first_name", "price", "link")  # of NAMES those that a text can do without
 
 
 class Limited(liquid.Environment):
@@ -44,19 +46,22 @@ class Limited(liquid.Environment):
 
 
 class Missing(liquid.Undefined):
-    """Nothing is known of it: false, empty, and taken out of the text with the space before it."""
+    """Nothing is known of it: false and empty, and what prints it is in error, or where it is SPARED taken out of the
+    text with the space before it."""
 
     force_liquid_default = True
 
     def __str__(self) -> str:
-        return MARK
+        if self.name in SPARED:
+            return MARK
+        raise UndefinedError(f"{self.name!r} is named, and nothing is known of it", token=self.token)
 
     def __getitem__(self, key: str) -> object:
         return self
 
 
 LIQUID = Limited(undefined=liquid.StrictUndefined)
-MISSING = Missing("missing")
+UNKNOWN: Mapping[str, Missing] = {name: Missing(name, token=None) for name in NAMES}
 
 
 @lru_cache(maxsize=2048)

@@ -12,10 +12,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import yaml
 from babel import Locale, UnknownLocaleError
 from babel.dates import format_date
-from babel.numbers import format_currency
+from babel.numbers import format_currency, format_decimal
 
 from features.history import Store
-from lifecycle.texts import MISSING, short
+from lifecycle.texts import Missing, short
 from serving.placements import STORIES
 
 WORDS: Mapping[str, Mapping[str, Any]] = yaml.safe_load(
@@ -44,7 +44,7 @@ class Tongue:
         if locale is None or locale.language != texts_in.split("-")[0]:
             locale = known_locale(texts_in) or Locale(OTHERWISE)
         language = locale.language if locale.language in WORDS else OTHERWISE
-        return cls(language, str(locale), zone if is_zone(zone) else store.time_zone, store)
+        return cls(language, str(locale), zone if zone and is_zone(zone) else store.time_zone, store)
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -53,12 +53,12 @@ class Tongue:
     def money(self, amount: float) -> str:
         return written(amount, self.store.currency, self.locale)
 
-    def day(self, at: str) -> Any:
-        """A day or a moment of ISO 8601, written out by the customer's calendar; MISSING for what is neither."""
+    def day(self, at: str) -> str | None:
+        """A day or a moment of ISO 8601, written out by the customer's calendar; None for what is neither."""
         try:
             when = date.fromisoformat(at) if len(at) == 10 else self.local(datetime.fromisoformat(at))
         except ValueError:
-            return MISSING
+            return None
         return dated(when, self.locale)
 
     def local(self, at: datetime) -> date:
@@ -71,18 +71,18 @@ class Tongue:
     def said(self, name: str, value: Any) -> Any:
         """What an occasion tells, as a text says it: by its name a day or a price, all text one line and cut."""
         match value:
-            case None:
-                return MISSING
             case Mapping():
                 return {inner: self.said(inner, of) for inner, of in value.items()}
             case list() | tuple():
                 return [self.said(name, of) for of in value]
+            case None:
+                return Missing(name, token=None)
             case str():
-                return self.day(value) if name in DATES else short(value)
+                return (self.day(value) or Missing(name, token=None)) if name in DATES else short(value)
             case int() | float() if name in MONEY and not isinstance(value, bool):
                 return self.money(value)
             case float():
-                return f"{value:g}"
+                return format_decimal(value, locale=self.locale)
         return value
 
 
@@ -101,9 +101,9 @@ def spoken(wanted: str | None) -> str:
 
 
 @lru_cache(maxsize=1024)
-def is_zone(name: str | None) -> bool:
+def is_zone(name: str) -> bool:
     try:
-        return bool(name and ZoneInfo(name))
+        return bool(ZoneInfo(name))
     except (ZoneInfoNotFoundError, ValueError, OSError):
         return False
 

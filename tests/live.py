@@ -240,6 +240,32 @@ def compact_into(url: str, home: str, last: int | None = None) -> None:
     compact(History(Path(home) / "history"), Store(sa.make_url(url)))
 
 
+def deliver_instants(url: str, bundle: str, home: str, instants: Sequence[tuple[int, float]]) -> list[int]:
+    """Workers one after the other send into a home; each is killed so many seconds after there were so many files. The
+    clock of each begins where the lease of the one before it has ended."""
+    codes = list[int]()
+    for number, (files, wait) in enumerate(instants):
+        pid = fork(lambda number=number: send_all(url, bundle, home, number))  # type: ignore[misc]
+        while len(list(Path(home).glob("outbox/*/*/*"))) < files:
+            time.sleep(0.001)
+        time.sleep(wait)
+        os.kill(pid, signal.SIGKILL)
+        codes.append(ended(pid))
+    return codes
+
+
+def send_all(url: str, bundle: str, home: str, number: int) -> None:
+    from posted import HOUR, sending
+
+    from serving.engine import Engine
+    from serving.outgoing import LEASE
+
+    at = NOW + HOUR + LEASE * number
+    with Store(sa.make_url(url)) as store:
+        sending(store, Engine.load(Path(bundle)), Path(home), clock=lambda: at)
+    time.sleep(60)  # until it is killed
+
+
 def decide(home: str, url: str, at: str) -> None:
     """The run of the home's own programs alone."""
     from lifecycle.run import OWN, run
@@ -272,6 +298,7 @@ ASKS: dict[str, Callable[..., Any]] = {
     "ended": ended,
     "add": add,
     "open": open_at_once,
+    "deliver instants": deliver_instants,
     "compact steps": compact_steps,
     "compact instants": compact_instants,
     "decide instants": decide_instants,
@@ -287,7 +314,6 @@ if __name__ == "__main__":
     from alembic import command  # noqa: F401
 
     import lifecycle.run  # noqa: F401
-
     import serving.events  # noqa: F401
 
     for line in sys.stdin:

@@ -22,8 +22,11 @@ PAGES = (
     "docs/benchmarks.md",
     "docs/data.md",
     "docs/decisions.md",
+    "docs/messages.md",
+    "docs/outbox.md",
     "docs/programs.md",
     "docs/replenishment.md",
+    "docs/scores.md",
     "docs/widget.md",
     "docs/worlds.md",
 )

@@ -1,6 +1,6 @@
 """When a message may go out, by clocks that are changed."""
 
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -57,7 +57,8 @@ def test_an_hour_that_is_left_out_is_as_much_later() -> None:
 
 
 def test_quiet_hours_are_for_marketing() -> None:
-    night, zone = {"start": time(0), "end": time(23, 59)}, ZoneInfo("Europe/Berlin")
+    night: dict[str, Any] = {"start": time(0), "end": time(23, 59)}
+    zone = ZoneInfo("Europe/Berlin")
     now = at("2026-03-05T22:30+01:00")
     assert opens(program("transactional", **night), QUIET, now, zone) == now
     assert opens(program(**night), QUIET, now, zone) == at("2026-03-06T08:00+01:00")
@@ -72,17 +73,18 @@ ZONES = ("America/New_York", "Europe/Berlin", "Australia/Lord_Howe", "Asia/Kathm
 
 
 @given(
-    st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1)),
+    st.integers(0, 365 * 24 * 60),
     st.sampled_from(ZONES),
     st.integers(0, 22),
     st.integers(1, 23),
     st.sets(st.sampled_from(WEEK), min_size=1),
 )
 def test_what_opens_is_in_the_window_and_out_of_quiet_hours(
-    now: datetime, zone: str, start: int, length: int, days: set[str]
+    minutes: int, zone: str, start: int, length: int, days: set[str]
 ) -> None:
     window = Window(start=time(start), end=time(min(start + length, 23), 59), days=tuple(sorted(days)))
-    one, moment = program().model_copy(update={"window": window}), now.replace(tzinfo=UTC)
+    one = program().model_copy(update={"window": window})
+    moment = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes)
     found = opens(one, QUIET, moment, ZoneInfo(zone))
     if found is None:
         assert window.end <= QUIET.quiet_until or window.start >= QUIET.quiet_from

@@ -19,11 +19,12 @@ from typing import Any
 import httpx
 import pytest
 import running
-import yaml  # type: ignore[import-untyped]
+import yaml
 from conftest import ALIAS, CUSTOMER
 from pydantic import SecretStr
 from running import AS_OF, ROOT, SHOP_URL, Server, environment, shop, start, stop
 
+from lifecycle.programs import programs
 from serving.links import Click
 from serving.placements import PLACEMENTS
 from serving.schemas import ErrorBody, RecommendResponse
@@ -202,7 +203,7 @@ ERRORS: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "POST a message": ("POST", MESSAGE, {}, 405, "use GET or HEAD"),
     "DELETE a probe": ("DELETE", "/readyz", {}, 405, "use GET or HEAD"),
     "unknown path": ("GET", "/v2/nothing", {}, 404, "/openapi.json"),
-    "unknown message": ("GET", "/v1/messages/nothing", {}, 404, "/openapi.json"),
+    "unknown message": ("GET", "/v1/messages/nothing", {}, 404, "known: "),
     "slash": ("GET", "/v1/placements/", {}, 404, "/openapi.json"),
     "unknown part": ("GET", MESSAGE + "?part=pdf", {}, 400, "part"),
     "unknown parameter": ("GET", MESSAGE + "?customer=1", {}, 400, "customer"),
@@ -395,6 +396,19 @@ def test_whoever_is_unknown_is_thanked_too(http: httpx.Client, query: dict[str, 
     message = http.get(MESSAGE, params=query).json()
     assert message["subject"] == "Thank you"
     assert [len(found["items"]) for found in message["lists"]] == [4, 4]
+
+
+def test_every_program_has_a_message_or_says_what_is_lacking(http: httpx.Client) -> None:
+    for name in programs(None):
+        answer = http.get(f"/v1/messages/{name}", params={"customer_id": CUSTOMER})
+        assert answer.status_code in (200, 409), answer.text
+        assert answer.json()["subject"] if answer.status_code == 200 else ": " in answer.json()["error"]
+
+
+def test_a_message_tells_what_a_list_of_mails_shows(http: httpx.Client) -> None:
+    message = http.get(MESSAGE, params={"customer_id": CUSTOMER}).json()
+    assert message["preheader"] in html.unescape(message["html"])
+    assert (message["language"], message["sms"]) == ("en", "")
 
 
 # --- fragments, links, the widget ------------------------------------------------------------------------

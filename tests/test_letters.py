@@ -1,0 +1,352 @@
+"""Every letter that ships, and one of every layout, in every language: what it says, that it arrives, how it looks."""
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import letters
+import pytest
+import tiny
+from chrome import sound_page
+from letters import CASES, EVERY, KNOWN, letter, program
+from liquid.exceptions import LiquidError
+from playwright.sync_api import Browser, Page
+from running import PUBLIC_URL, SECRET, SHOP_URL
+from test_messages import GOLDEN, kept
+
+from lifecycle.layouts import LAYOUTS
+from lifecycle.letters import MAX_BYTES, check
+from lifecycle.messages import About, Message, NotSent, compose
+from lifecycle.texts import UNKNOWN, closed, faults, filled
+from lifecycle.tongue import WORDS
+from serving.engine import Engine
+from serving.links import Links
+from serving.placements import STORIES
+from serving.tokens import Tokens
+
+LINKS = Links(Tokens([SECRET]), PUBLIC_URL, SHOP_URL)
+WIDTHS = (360, 600)
+PICTURE = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="300"><rect width="400" height="300"/></svg>'
+)
+OVERLAPS = """() => {
+  const rects = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
+  while (walker.nextNode()) {
+    const node = walker.currentNode, style = getComputedStyle(node.parentElement)
+    if (!node.data.trim() || !node.parentElement.checkVisibility({opacityProperty: true})) continue
+    const range = document.createRange()
+    range.selectNodeContents(node)
+    for (const r of range.getClientRects()) if (r.width > 1) rects.push([node.data.trim(), r])
+  }
+  for (const image of document.images) rects.push([image.alt, image.getBoundingClientRect()])
+  const found = []
+  for (let a = 0; a < rects.length; a++) for (let b = a + 1; b < rects.length; b++) {
+    const [p, r] = rects[a], [q, s] = rects[b]
+    const wide = Math.min(r.right, s.right) - Math.max(r.left, s.left)
+    const high = Math.min(r.bottom, s.bottom) - Math.max(r.top, s.top)
+    if (p !== q && wide > 2 && high > 3) found.push(`${p} | ${q}`)
+  }
+  return [document.documentElement.scrollWidth, found, rects.length]
+}"""
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return letters.engine(tmp_path_factory.mktemp("letters") / "1")
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser) -> Iterator[Page]:
+    with sound_page(browser, WIDTHS[-1]) as page:
+        page.route("**/*", lambda route: route.fulfill(content_type="image/svg+xml", body=PICTURE))
+        yield page
+
+
+def in_locale(name: str, locale: str) -> About:
+    return replace(KNOWN, locale=locale)
+
+
+# --- what they say ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_texts_are_as_kept(shop: Engine, name: str) -> None:
+    """UPDATE_GOLDEN=1 writes them anew."""
+    made = (letter(shop, EVERY[name], in_locale(name, locale)) for locale in EVERY[name].texts)
+    parts = (f"Subject: {m.subject}\n{m.preheader}\n\n{m.text}\nSMS: {m.sms}\nPush: {m.push}\n" for m in made)
+    kept(GOLDEN / "letters" / f"{name}.txt", f"\n{'=' * 80}\n\n".join(parts))
+
+
+@pytest.mark.parametrize(("name", "locale"), CASES)
+def test_letters_arrive_and_can_be_read(shop: Engine, name: str, locale: str) -> None:
+    for about in (in_locale(name, locale), About(locale=locale, rate_url="https://x.example/r")):
+        for links in (None, LINKS):
+            assert check(letter(shop, EVERY[name], about, links).html) == []
+
+
+@pytest.mark.parametrize(("name", "locale"), CASES)
+def test_what_is_not_known_leaves_no_gap(shop: Engine, name: str, locale: str) -> None:
+    """Of an occasion that tells nothing there is no message, or one that needs nothing of it."""
+    nobody, of = About(locale=locale, rate_url="https://x.example/r"), EVERY[name]
+    made = letter(shop, of, nobody)
+    with suppress(NotSent):
+        made = letter(shop, of, nobody, words={})
+    for said in (made.subject, made.preheader, made.text, made.sms, made.push):
+        assert not re.search(r"None|null|\ue000|\{\{|%\}|,\s*[,.!]|\( *\)|(?<=\w) [.,]", said), said
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_texts_name_what_there_is(name: str) -> None:
+    assert faults(EVERY[name]) == []
+
+
+# --- how they look ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "locale"), CASES)
+def test_letters_look_right_on_narrow_and_wide_screens(
+    shop: Engine, page: Page, tmp_path: Path, name: str, locale: str
+) -> None:
+    page.set_content(letter(shop, EVERY[name], in_locale(name, locale)).html)
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        wide, overlaps, pieces = page.evaluate(OVERLAPS)
+        assert wide <= width and overlaps == [] and pieces > 5
+        page.screenshot(path=tmp_path / f"{width}.png")
+
+
+@pytest.mark.parametrize("name", [f"all_{layout}" for layout in LAYOUTS])
+def test_letters_are_dark_where_that_is_wanted(shop: Engine, page: Page, name: str) -> None:
+    """By the brightness of what stands behind and before each text."""
+    page.set_content(letter(shop, EVERY[name]).html)
+    for scheme, brightest in (("light", False), ("dark", True)):
+        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        ratios = page.evaluate(CONTRAST)
+        assert min(ratios.values()) >= 4.5, (
+            scheme,
+            min(ratios, key=ratios.__getitem__),
+            min(ratios.values()),
+        )
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", ground))) < 200) == brightest
+    page.emulate_media(color_scheme="light")
+
+
+CONTRAST = """() => {
+  const light = (text) => {
+    const [r, g, b] = text.match(/[\\d.]+/g).slice(0, 3).map((of) => of / 255)
+      .map((of) => of <= 0.03928 ? of / 12.92 : ((of + 0.055) / 1.055) ** 2.4)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+  }
+  const ground = (node) => {
+    for (; node; node = node.parentElement) {
+      const of = getComputedStyle(node).backgroundColor
+      if (!of.endsWith(", 0)") && of !== "transparent") return of
+    }
+    return "rgb(255, 255, 255)"
+  }
+  const found = {}, walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
+  while (walker.nextNode()) {
+    const node = walker.currentNode, parent = node.parentElement
+    if (!node.data.trim() || !parent.checkVisibility({opacityProperty: true})) continue
+    const [a, b] = [light(getComputedStyle(parent).color), light(ground(parent))]
+    found[node.data.trim()] = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)
+  }
+  return found
+}"""
+
+
+# --- what the check finds -----------------------------------------------------------------------------
+
+BROKEN = {
+    "lang": (r' lang="en"', ""),
+    "title": (r"<title>[^<]*", "<title>"),
+    "preheader": (r'(<div style="display:none[^>]*>)[^<]*', r"\1"),
+    "color-scheme": (r'name="color-scheme"', 'name="x"'),
+    "dark": (r"prefers-color-scheme: dark", "print"),
+    "role": (r' role="presentation"', ""),
+    "alt": (r' alt="[^"]*"', ""),
+    "variable": (r"background-color:#eef0f5", "background-color:var(--x)"),
+    "bytes": (r"</body>", "x" * MAX_BYTES + "</body>"),
+    "styles": (r"</style>", "/*" + "x" * 16_000 + "*/</style>"),
+    "script": (r"</body>", "<script>1</script></body>"),
+    "href": (r'href="https:', 'href="javascript:'),
+    "printed": (r"Back,", "None"),
+}
+
+
+@pytest.mark.parametrize("part", BROKEN)
+def test_what_is_broken_is_found(shop: Engine, part: str) -> None:
+    whole = letter(shop, EVERY["all_hero"]).html
+    broken = re.sub(*BROKEN[part], whole)
+    assert broken != whole
+    assert any(part in fault for fault in check(broken)), check(broken)
+
+
+# --- what is shown ------------------------------------------------------------------------------------
+
+
+def without(shop: Engine, *gone: str) -> Engine:
+    engine = Engine(shop.bundle)
+    engine.available = shop.available.copy()
+    engine.available[shop.catalog.items.positions(gone)] = False
+    return engine
+
+
+def ids(made: Message) -> list[list[str]]:
+    return [[item.product_id for item in found.items] for found in made.lists]
+
+
+LISTED = program("lists", products=False, rating=False, voucher=None, shelves=[{"placement": "next_best", "limit": 3}],
+                 texts={"en": {"subject": "s", "title": "t", "body": "b", "shelves": ["h"]}})  # fmt: skip
+
+
+def test_what_is_gone_gives_way_to_the_next_of_its_list(shop: Engine) -> None:
+    made = letters.drafted(shop, LISTED, ())
+    held = [item.product_id for item in made.lists[0].items]
+    assert len(held) == 6
+    engine = without(shop, held[1])
+    message = compose(engine, LISTED, made, KNOWN, links=None, now=tiny.UNTIL)
+    assert ids(message) == [[held[0], held[2], held[3]]]
+
+
+def test_a_list_that_is_too_short_is_filled_and_says_so(shop: Engine) -> None:
+    made = letters.drafted(shop, LISTED, ())
+    held = made.lists[0]
+    cut = made.model_copy(update={"lists": (held.model_copy(update={"items": held.items[:4]}),)})
+    engine = without(shop, *(item.product_id for item in held.items[:2]))
+    found = compose(engine, LISTED, cut, KNOWN, links=None, now=tiny.UNTIL).lists[0]
+    assert [item.product_id for item in found.items[:2]] == [item.product_id for item in held.items[2:4]]
+    assert len(found.items) == 3 and found.items[2].filled and found.fallback_share > 0
+
+
+def test_a_list_below_its_minimum_is_not_sent(shop: Engine) -> None:
+    strict = LISTED.model_copy(update={"shelves": (LISTED.shelves[0].model_copy(update={"minimum": 3}),)})
+    made = letters.drafted(shop, strict, ())
+    engine = without(shop, *(item.product_id for item in made.lists[0].items))
+    with pytest.raises(NotSent, match=r"next_best: \d of at least 3 products"):
+        compose(engine, strict, made, KNOWN, links=None, now=tiny.UNTIL)
+
+
+def test_what_it_is_about_is_looked_at_again(shop: Engine) -> None:
+    about = EVERY["all_lists"]
+    made = letters.drafted(shop, about)
+    with pytest.raises(NotSent, match="nothing of what it is about"):
+        compose(without(shop, "bread", "butter"), about, made, KNOWN, links=None, now=tiny.UNTIL)
+    message = compose(without(shop, "bread"), about, made, KNOWN, links=None, now=tiny.UNTIL)
+    assert message.subject == "Butter is back, Zoë" and "€4.00" in message.text
+
+
+def test_what_does_not_cost_less_any_more_is_not_said_to(shop: Engine) -> None:
+    words = {**letters.WORDS, "was": 2.0, "is": 1.0}
+    with pytest.raises(NotSent, match="does not cost less"):
+        letter(shop, EVERY["all_lists"], words=words)
+    made = letter(shop, EVERY["all_lists"], words=words | {"was": 2.5})
+    assert "It costs €2.00, it was €2.50." in made.text, "by the catalogue, not by what was told"
+
+
+def test_a_program_that_asks_for_other_lists_by_now_is_not_sent(shop: Engine) -> None:
+    made = letters.drafted(shop, LISTED, ())
+    with pytest.raises(NotSent, match="other lists"):
+        compose(shop, EVERY["all_lists"], made, KNOWN, links=None, now=tiny.UNTIL)
+
+
+def test_stars_need_somewhere_to_lead(shop: Engine) -> None:
+    with pytest.raises(NotSent, match="OSCLMS_PUBLIC_URL"):
+        letter(shop, EVERY["all_rating"], About())
+    made = letter(shop, EVERY["all_rating"])
+    assert [f"?stars={n}" in made.html and f"{n}/5: " in made.text for n in range(1, 6)] == [True] * 5
+
+
+def test_a_text_that_cannot_be_filled_is_not_sent(shop: Engine) -> None:
+    texts = {"en": {"subject": "{{ frist_name }}", "title": "t", "body": "b", "shelves": ["h"]}}
+    wrong = program("lists", products=False, rating=False, shelves=[{"placement": "next_best"}], texts=texts)
+    with pytest.raises(NotSent, match="frist_name"):
+        compose(shop, wrong, letters.drafted(shop, wrong), KNOWN, links=None, now=tiny.UNTIL)
+    assert [field for field, _ in faults(wrong)] == ["texts.en.subject"]
+
+
+# --- links --------------------------------------------------------------------------------------------
+
+
+def test_sealed_links_name_the_product_and_nobody(shop: Engine) -> None:
+    made = letter(shop, EVERY["all_lists"], links=LINKS)
+    urls = re.findall(rf'href="{re.escape(PUBLIC_URL)}/r/([^"]+)"', made.html)
+    clicks = [LINKS.read(token, at=tiny.UNTIL) for token in urls]
+    assert {"bread", "butter"} <= {click.product_id for click in clicks}
+    assert [click.placement for click in clicks][:2] == ["all_lists", "all_lists"]
+    assert "anna" not in "".join(click.model_dump_json() for click in clicks)
+
+
+def test_direct_links_tell_the_shops_analytics_where_they_stood(shop: Engine) -> None:
+    tags = "utm_source=corner&amp;utm_medium=email&amp;utm_campaign=all_lists"
+    assert f'href="https://shop.example/bread?{tags}"' in letter(shop, EVERY["all_lists"]).html
+
+
+def test_what_an_unsubscribe_needs_is_with_the_message(shop: Engine) -> None:
+    made = letter(shop, EVERY["all_lists"])
+    assert made.unsubscribe_url == KNOWN.unsubscribe_url == "https://osclms.example/u/abc"
+    assert made.unsubscribe_url in made.html and made.unsubscribe_url in made.text
+
+
+# --- languages and texts ------------------------------------------------------------------------------
+
+
+def test_every_language_has_every_word_and_story() -> None:
+    for language, words in WORDS.items():
+        assert {*words} - {"stories"} == {*WORDS["en"]}, language
+        assert language == "en" or {*words["stories"]} == {*STORIES}, language
+
+
+def test_stories_are_told_in_the_letters_language(shop: Engine) -> None:
+    said = letter(shop, EVERY["all_lists"], in_locale("", "fr-CA")).text
+    assert not any(story.split("{")[0].strip() in said for story in STORIES.values())
+    assert "Prix" not in said and re.search(r"\d,\d\d\s€", said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Hello {{ first_name }}, look", "Hello, look"),
+        ("Hello, {{ first_name }}!", "Hello!"),
+        ("{{ first_name }}, your cart", "Your cart"),
+        ("Merci, {{ first_name }} !", "Merci !"),
+        ("Hi {{ first_name | default: 'you' }}.", "Hi you."),
+        ("{% if first_name %}x{% else %}y{% endif %}", "y"),
+        ("{% for line in lines %}x{% endfor %}.", "."),
+        ("a {{ voucher.code | default: 'x' }} b", "a x b"),
+        ("{% unless ordered_on %}a{% endunless %}", "a"),
+        ("no Liquid }} here", "no Liquid }} here"),
+    ],
+)
+def test_what_is_missing_leaves_no_gap(text: str, said: str) -> None:
+    assert closed(filled(text, UNKNOWN)) == said
+
+
+@pytest.mark.parametrize(
+    "text", ["Thanks for {{ years }} years", "{{ voucher.code }}", "on {{ ordered_on }}"]
+)
+def test_what_a_text_cannot_do_without_is_said(shop: Engine, text: str) -> None:
+    texts = {"en": {"subject": "s", "title": "t", "body": text, "shelves": ["h"]}}
+    of = program("lists", products=False, rating=False, shelves=[{"placement": "next_best"}], texts=texts)
+    with pytest.raises(
+        NotSent, match=r"texts.en: '(years|voucher|ordered_on)' is named, and nothing is known"
+    ):
+        letter(shop, of, words={})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% for a in (1..1000) %}{% for b in (1..1000) %}x{% endfor %}{% endfor %}",
+        "{% include 'words.yaml' %}",
+        "{{ store | nothing }}",
+        "{% if %}",
+        "{{ store.__class__ }}",
+    ],
+)
+def test_liquid_has_limits(text: str) -> None:
+    with pytest.raises(LiquidError):
+        filled(text, {"store": "Corner"})
