@@ -1,4 +1,4 @@
-"""What a daily run takes: `python -m benchmarks.runs --date 2017-12-02 --home .osclms [--home larger …]`.
+"""What a daily run takes: `python -m benchmarks.runs --home .osclms [--home larger …] [--date …]`.
 
 Each home has a history, contacts and a champion that learned until that day at most. It stays as it was: what is
 decided goes to a database that is thrown away. The first run of a home warms the caches and is not told.
@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +22,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from serving.bundle import champion
+from lifecycle.run import moment_of
+from serving.bundle import champion, read_manifest
 
 ROUNDS = 3
 
@@ -56,6 +58,15 @@ def customers(home: Path) -> int:
     return len(np.load(champion(home) / "customers.npy", mmap_mode="r"))
 
 
+def first_day(home: Path) -> str:
+    """The first day of the store at whose run the model knows nothing of what comes after."""
+    until = read_manifest(champion(home)).data_until
+    day = until.date() - timedelta(days=1)
+    while moment_of(home, day.isoformat()) < until:
+        day += timedelta(days=1)
+    return day.isoformat()
+
+
 def measured(home: Path, date: str, rounds: int = ROUNDS) -> list[Took]:
     return [one(home, date) for _ in range(rounds + 1)][1:]
 
@@ -76,10 +87,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--home", type=Path, action="append", required=True)
-    parser.add_argument("--date", action="append", required=True, help="one for all homes, or one for each")
+    parser.add_argument(
+        "--date", action="append", help="one for all, or one for each; missing: what the model is of"
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     given = parser.parse_args()
-    dates = given.date * len(given.home) if len(given.date) == 1 else given.date
+    dates = given.date or [first_day(home) for home in given.home]
+    dates = dates * len(given.home) if len(dates) == 1 else dates
     Console(width=120).print(table(given.home, dates, given.rounds))
 
 

@@ -46,9 +46,10 @@ def faults_of(path: Path, placements: Collection[str]) -> list[tuple[int, str]]:
     lines = lines_of(path)
     found = [
         *(faults(program, names(program)) or unknown_filters(program)),
-        *unknown_placements(program, placements), *about_nothing(program),
+        *unknown_placements(program, placements),
+        *about_nothing(program),
         *([("name", f"is {program.name}, the file says {path.stem}")] if program.name != path.stem else ()),
-    ]  # fmt: skip
+    ]
     return sorted((line_of(place(where), lines), f"{where}: {says}") for where, says in found)
 
 

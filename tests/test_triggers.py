@@ -5,7 +5,6 @@ from datetime import date
 from typing import Any, get_args
 
 import numpy as np
-import pandas as pd
 import pytest
 from days import Act, Change, a_day, moment
 from hypothesis import Phase, given, settings
@@ -272,7 +271,7 @@ def test_the_category_that_those_alike_buy_and_one_does_not() -> None:
 
 def test_scores_tell_the_likeliest_category_where_there_are_any() -> None:
     rows = [*household("ann", "milk", on=1), *household("bob", "soap", "rye", "towel", on=1)]
-    scores = pd.DataFrame({"home > towels": [0.4, 0.9], "food > bread": [0.3, 0.9], "food > dairy": [0.9, 0]})
+    scores = ("home > towels", "food > bread", "food > dairy"), np.array([[0.4, 0.3, 0.9], [0.9, 0.9, 0.0]])
     day = a_day(*rows, until=31.5, listed=AISLES, scores={"categories": scores})
     assert [row[:2] for row in told(day, "category", rest=30)] == [("ann", "home > towels")]
 
