@@ -52,6 +52,9 @@ class Day:
     acts: pd.DataFrame
     changes: pd.DataFrame
     consents: Mapping[tuple[str, str], NDArray[np.int64]]  # (channel, purpose) -> people who agree, sorted
+    asked: NDArray[np.int64] = field(
+        default_factory=lambda: np.empty(0, np.int64)
+    )  # people, of personalisation
     last_event: datetime | None = None
     scores: Mapping[str, Any] = field(default_factory=dict)
 
@@ -74,6 +77,15 @@ class Day:
         """(by person the place of their time zone, the zones); the store's where none is known that is one."""
         codes, names = pd.factorize(self.people["time_zone"].fillna(self.zone))
         return codes, [zone_of(name, self.zone) for name in names]
+
+    def personal(self, asked: bool) -> NDArray[np.bool_]:
+        """By person whether lists may be made of what is known of them: who agreed on some channel, and, unless
+        everybody has to be asked, who was not."""
+        yes, said = (np.zeros(len(self.ids), bool) for _ in range(2))
+        for who in (people for (_, purpose), people in self.consents.items() if purpose == "personalisation"):
+            yes[who] = True
+        said[self.asked] = True
+        return yes if asked else yes | ~said
 
 
 def zone_of(name: str, otherwise: str) -> ZoneInfo:
@@ -114,7 +126,8 @@ def day_of(history: History, store: Store, at: datetime, catalog: Catalog | None
         at=at, zone=zone, catalog=catalog, data=data, ids=everybody, person=person,
         people=people_of(data, catalog, everybody, person, contacts, consents),
         acts=acts_of(acts, everybody, catalog), changes=changes_of(store, catalog, at),
-        consents=agreeing(consents, everybody), last_event=min(span[1], at),
+        consents=agreeing(consents, everybody), asked=asked_of("personalisation", consents, everybody),
+        last_event=min(span[1], at),
     )  # fmt: skip
 
 
@@ -176,6 +189,12 @@ def agreeing(consents: pd.DataFrame, everybody: Ids) -> dict[tuple[str, str], ND
         (str(channel), str(purpose)): np.sort(everybody.positions(of["customer_id"].tolist())).astype(np.int64)
         for (channel, purpose), of in yes.groupby(["channel", "purpose"], observed=True)
     }  # fmt: skip
+
+
+def asked_of(purpose: str, consents: pd.DataFrame, everybody: Ids) -> NDArray[np.int64]:
+    """Who said yes or no to a purpose, on whatever channel."""
+    names = consents.loc[consents["purpose"] == purpose, "customer_id"].unique().tolist()
+    return np.sort(everybody.positions(names)).astype(np.int64)
 
 
 def changes_of(store: Store, catalog: Catalog, at: datetime) -> pd.DataFrame:

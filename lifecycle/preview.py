@@ -199,7 +199,9 @@ def shown(made: Run, program: Program, person: int, mine: Occasions) -> tuple[Me
     products, words = (mine.products[0], mine.words[0]) if len(mine) else example(made.day, program, person)
     at = max(made.at, made.engine.data_until)
     words = {**words, **voucher(program, at)}
-    drafted = draft(made.engine, program, made.names[person], products, words, exclude=(), at=at)
+    drafted = draft(
+        made.engine, program, made.names[person], products, words, exclude=(), at=at, rules=made.policy.rules
+    )
     lack = lacking(program, [held.items for held in drafted.lists])
     try:
         message = compose(made.engine, program, drafted, about(made.day, person), links=None, now=at)

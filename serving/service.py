@@ -394,7 +394,7 @@ class Site:
         try:
             return preview(
                 self.engine, program, about, customer_id=asked.customer_id, order_id=asked.order_id,
-                links=self.links, at=self.at(asked.at), now=self.clock(),
+                links=self.links, at=self.at(asked.at), now=self.clock(), rules=self.rules.rules,
             )  # fmt: skip
         except NotSent as error:
             raise RequestError("program", error.reason, 409) from error
