@@ -16,13 +16,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serving.body import PATIENCE, media_type, read_body
+from serving.body import media_type, read_body
 from serving.headers import JSON, NDJSON
 from serving.keys import ALL
 from serving.openapi import Operation
 from serving.schemas import ErrorBody, FieldError, RecommendRequest, RecommendResponse
 from serving.turns import Turns
-from serving.wire import RequestError, Wire
+from serving.wire import PATIENCE, RequestError, Wire
 
 MAX_LINE = 100_000  # bytes of a question
 MAX_BATCH = 1 << 30  # bytes of all

@@ -8,7 +8,6 @@ from serving.headers import JSON
 from serving.wire import RequestError
 
 MAX_BODY = 1_000_000
-PATIENCE = 10  # seconds that a request may be on its way, and an answer in the making
 
 
 def media_type(request: Request, kinds: Collection[str] = (JSON,)) -> str:

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.body import PATIENCE
+from serving.wire import PATIENCE
 
 SHORT = "/v1/recommend/"  # whatever begins so goes the short way
 log = logging.getLogger("osclms.direct")

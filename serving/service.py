@@ -46,7 +46,7 @@ from lifecycle.programs import Policy, Program, policy
 from lifecycle.programs import programs as programs_in
 from lifecycle.yamls import FileError
 from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people, replies
-from serving.body import PATIENCE, read_body
+from serving.body import read_body
 from serving.bundle import BundleError, Edition, edition
 from serving.delivery import NO_PLACEMENT
 from serving.direct import Direct, Routes
@@ -75,7 +75,7 @@ from serving.swap import watch
 from serving.tokens import TokenError, Tokens
 from serving.traces import Traces
 from serving.turns import Turns
-from serving.wire import RequestError, Wire
+from serving.wire import PATIENCE, RequestError, Wire
 
 WIRE = "1"  # the version of what is under /v1
 MAX_FOUND = 20

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
+PATIENCE = 10  # seconds that a request may be on its way, and an answer in the making
+
 
 class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
