@@ -2,7 +2,7 @@
 happened at or after the moment is in it."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from features.history import History, HistoryError
 from features.interactions import Ids, Interactions, seconds
 from features.replenishment import due
 from features.schema import RECEIVED
+from serving.scores import Scores
 from serving.store import Store
 
 TOLD = ("event_type", "value", "order_id", "message_id", "event_id")  # of acts
@@ -95,10 +96,10 @@ def zone_of(name: str, otherwise: str) -> ZoneInfo:
         return ZoneInfo(otherwise)
 
 
-def day_of(history: History, store: Store, at: datetime, catalog: Catalog | None = None) -> Day:
-    """The store at a moment, by a history into which all that came in live was moved.
+def day_of(history: History, store: Store, at: datetime, scores: Scores | None = None) -> Day:
+    """The store at a moment, by a history into which all that came in live was moved, with what `scores` say of it.
 
-    `catalog`: what is sold now, where that is known better than the history tells. Raises HistoryError without events.
+    Raises HistoryError without events.
     """
     span = history.span()
     if span is None:
@@ -107,7 +108,7 @@ def day_of(history: History, store: Store, at: datetime, catalog: Catalog | None
         )
     events = history.purchases(at)
     pa.default_memory_pool().release_unused()
-    catalog = catalog or Catalog.of(history.table("products"), events, until=at)
+    catalog = Catalog.of(history.table("products"), events, until=at)
     data = Interactions.from_events(events, items=catalog.items, keep=catalog.eligible, until=at)
     del events  # of a large shop half a gigabyte
     pa.default_memory_pool().release_unused()
@@ -122,13 +123,28 @@ def day_of(history: History, store: Store, at: datetime, catalog: Catalog | None
     )  # fmt: skip
     person = everybody.positions(data.customers.at(range(len(data.customers)))).astype(np.int64)
     zone = history.store.time_zone
-    return Day(
+    known = Day(
         at=at, zone=zone, catalog=catalog, data=data, ids=everybody, person=person,
         people=people_of(data, catalog, everybody, person, contacts, consents),
         acts=acts_of(acts, everybody, catalog), changes=changes_of(store, catalog, at),
         consents=agreeing(consents, everybody), asked=asked_of("personalisation", consents, everybody),
         last_event=min(span[1], at),
     )  # fmt: skip
+    return known if scores is None else scored(known, scores)
+
+
+def scored(day: Day, scores: Scores) -> Day:
+    """The same with what these scores say, unless they were learned from what came after the day."""
+    if day.until < seconds(scores.manifest.data_until):
+        return day
+    told, people = scores.of(day.data, day.catalog), day.people
+    for name, values in (("churn", told.churn), ("expected_spend", told.spend)):
+        if values is not None:
+            column = np.full(len(people), np.nan)
+            column[day.person] = values
+            people = people.assign(**{name: column})
+    chances = {} if told.buys is None else {"categories": (told.categories, told.buys)}
+    return replace(day, people=people, scores=chances)
 
 
 def store_erased(store: Store, names: Collection[str]) -> set[str]:

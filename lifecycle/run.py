@@ -36,6 +36,7 @@ from lifecycle.triggers import TRIGGERS
 from serving.compact import compact
 from serving.current import current
 from serving.engine import Engine
+from serving.scores import readable
 from serving.store import Store, address
 
 log = logging.getLogger("osclms.run")
@@ -152,7 +153,7 @@ def run(
     with Store(address(home, database_url)) as store:
         compact(history, store, told=told, patience=PATIENCE)
         told("facts", 0, 1)
-        day = day_of(history, store, at)
+        day = day_of(history, store, at, readable(home))
         told("facts", 1, 1)
         with current(home, database_url, clock=lambda: at) as (engine, _):
             if at < engine.data_until:
