@@ -54,7 +54,7 @@ def draft(
 ) -> Draft:  # fmt: skip
     """The lists of a message as of `at`: none repeats another, nor what the occasion is about, nor `exclude`. What
     `rules` keep out of lists the occasion is not about either."""
-    products = [product for product in products if not barred(engine, product, rules)]
+    products = [product for product in products if not (rules and barred(engine, product, rules))]
     lists: list[Held] = []
     shown: list[str] = [*products, *exclude]
     for shelf in program.shelves:

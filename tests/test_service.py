@@ -453,16 +453,21 @@ def test_a_link_that_leads_to_no_product_ends_in_the_shop(http: httpx.Client) ->
 
 def test_a_link_follows_the_stock_in_every_worker(http: httpx.Client) -> None:
     """What sells out after the mail was sent gives way to the next of its list, until it is back."""
-    mail = http.get(f"{FRAGMENT}.html", params={"customer_id": CUSTOMER, "limit": "3"}).text
-    link = re.findall(rf"{PUBLIC_URL}(/r/[^\"]+)", mail)[0]
-    first = ask(http, "next_best", customer_id=CUSTOMER, limit=3).items[0].product_id
+    shown = [item.product_id for item in ask(http, "next_best", customer_id=CUSTOMER, limit=3).items]
+    http.put("/v1/products", json={"products": [{"product_id": of, "url": f"/p/{of}"} for of in shown]})
+    first, links, begun = shown[0], list[str](), time.monotonic()
+    while not links and time.monotonic() < begun + 30:
+        mail = http.get(f"{FRAGMENT}.html", params={"customer_id": CUSTOMER, "limit": "3"}).text
+        links = re.findall(rf"{PUBLIC_URL}(/r/[^\"]+)", mail)
+    link = links[0]
 
     def leads() -> set[str]:
         """Where it leads, asked over as many connections as meet every worker."""
         return {httpx.get(f"{http.base_url}{link}").headers["location"] for _ in range(12)}
 
-    there = leads()
-    assert len(there) == 1
+    while len(there := leads()) > 1 or there == {SHOP_URL}:  # until every worker knows where the product is
+        assert time.monotonic() < begun + 60
+        time.sleep(0.2)
     for in_stock, moved in ((False, True), (True, False)):
         http.put("/v1/products", json={"products": [{"product_id": first, "in_stock": in_stock}]})
         deadline = time.monotonic() + 30
@@ -520,9 +525,14 @@ def test_the_document_describes_the_wire(http: httpx.Client) -> None:
     assert wanted <= set(schemas)
     assert {"RecommendRequest", "RecommendResponse", "MessageAnswer", "ErrorBody"} <= set(schemas)
     for path, methods in document["paths"].items():
-        asked = path.format(placement="next_best", token=token(), customer_id="nobody")
+        asked = path.format(placement="next_best", program="thank_you", token=token(), customer_id="nobody")
         for method, about in methods.items():
-            assert str(http.request(method, asked).status_code) == min(about["responses"]), path
+            status = str(http.request(method, asked).status_code)
+            expected = set(about["responses"]) if path in OF_MESSAGES else {min(about["responses"])}
+            assert status in expected, (path, method)
+
+
+OF_MESSAGES = ("/u/{token}", "/rate/{token}", "/v1/vouchers/redeem")  # of which there are none here
 
 
 def token() -> str:
