@@ -386,6 +386,319 @@ def says_who(
     print_json(told) if as_json else out.print(says, highlight=False, soft_wrap=True, markup=False)
 
 
+# --- write ------------------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog="Examples: `osclms run --date 2018-01-02`, `osclms run --program thank_you --json`. Killed, it may be run "
+    "again: it goes on where it was, and writes nothing twice."
+)
+def run(
+    date: Annotated[str | None, typer.Option(metavar="DATE", help="The store's day; missing: now.")] = None,
+    program: Annotated[list[str] | None, typer.Option(help="Only this one; again for more.")] = None,
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Decide who gets which message on a day, with which lists, and why others get none."""
+    from lifecycle.pages import run_page
+    from lifecycle.run import moment_of
+    from lifecycle.run import run as decide
+
+    now = datetime.now(UTC)
+    at = moment_of(home, date) if date else now
+    with bar() as told:
+        done = decide(home, database_url, at, now=now, only=program or (), told=told)
+    print_json(done.as_dict()) if as_json else out.print(*run_page(done))
+
+
+# --- send -------------------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog="Examples: `osclms deliver`, `osclms deliver --until 2018-01-03 --json`, from a service manager "
+    "`osclms deliver --channel smtp --watch 30`. Killed, it may be run again: docs/outbox.md."
+)
+def deliver(
+    until: Annotated[
+        datetime | None,
+        typer.Option(parser=moment, metavar="MOMENT", help="Send what is due then; missing: now."),
+    ] = None,
+    watch: Annotated[
+        float | None, typer.Option(min=1, help="Again and again, so many seconds apart.")
+    ] = None,
+    channel: Annotated[str, typer.Option(help="files, smtp or webhook.")] = "files",
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Send the messages that are due, each after a last look at whether it may go; take in what came back of others."""
+    import time
+
+    from lifecycle.channels import CARRIERS
+    from lifecycle.outbox import once
+    from serving.settings import Settings
+
+    if channel not in CARRIERS:
+        raise typer.BadParameter(f"{channel!r} is none of {', '.join(CARRIERS)}", param_hint="--channel")
+    settings = Settings.read(os.environ)
+    carriers = CARRIERS[channel](settings, home)
+    while True:
+        at = until or datetime.now(UTC)
+        done = once(home, database_url, settings, carriers, now=at, clock=lambda: datetime.now(UTC))
+        print_json(done.as_dict()) if as_json else out.print(str(done), highlight=False, soft_wrap=True)
+        if watch is None:
+            return
+        time.sleep(watch)
+
+
+@app.command(epilog="Example: `osclms audience thank_you --out thanked.txt`")
+def audience(
+    name: Annotated[str, typer.Argument(help="A program, whose audience it is.")],
+    to: Annotated[Path, typer.Option("--out", help="A file, a hash a line.")],
+    as_of: AsOf = None,
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Hashes (SHA-256) of a program's audience for ads platforms: addresses of who agreed to marketing by e-mail."""
+    from lifecycle.programs import programs
+    from lifecycle.run import OWN
+    from lifecycle.uploads import write_audience
+    from serving.store import Store, address
+
+    known = programs(home / OWN)
+    if name not in known:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint="NAME")
+    with Store(address(home, database_url)) as store:
+        done = write_audience(home, store, known[name], to, at=as_of or datetime.now(UTC))
+    told = {"program": name, "addresses": done, "out": str(to)}
+    print_json(told) if as_json else out.print(f"{done:,} addresses in {to}", highlight=False, soft_wrap=True)
+
+
+alerts = typer.Typer(invoke_without_command=True, help="What somebody should look at, as a low rating.")
+app.add_typer(alerts, name="alerts")
+
+
+@alerts.callback(epilog="Example: `osclms alerts --json`")
+def list_alerts(
+    context: typer.Context, database_url: Database = None, home: Home = HERE, as_json: Json = False
+) -> None:
+    """The alerts that are open, oldest first; `osclms alerts close ID` closes one."""
+    if context.invoked_subcommand:
+        return None
+    from serving.outgoing import alerts as open_alerts
+    from serving.store import Store, address
+
+    with Store(address(home, database_url)) as store:
+        found = open_alerts(store)
+    names = ("alert_id", "kind", "program", "customer_id", "message_id", "at", "detail")
+    if as_json:
+        return print_json([{name: row[name] for name in names} for row in found])
+    table = Table("alert", "kind", "program", "customer", "message", "at", "")
+    for row in found:
+        told = {**row, "at": f"{row['at']:%Y-%m-%d %H:%M}"}
+        table.add_row(*(Text(str(told[name] or "")) for name in names))
+    out.print(table)
+    return None
+
+
+@alerts.command("close", epilog="Example: `osclms alerts close 1f2e3d4c --by service-desk`")
+def close_alert(
+    alert_id: Annotated[str, typer.Argument(metavar="ID", help="What `osclms alerts` calls it.")],
+    by: By = None,
+    database_url: Database = None,
+    home: Home = HERE,
+) -> None:
+    """Close an alert: somebody has looked. A pause that it brought goes on until its end."""
+    from serving.outgoing import close_alert as close
+    from serving.store import Store, address
+
+    with Store(address(home, database_url)) as store:
+        row = close(store, alert_id, by=by or who_is_here(), at=datetime.now(UTC))
+    out.print(f"closed: {row['alert_id']}, {row['kind']}", highlight=False)
+
+
+program = typer.Typer(no_args_is_help=True, help="Programs: what is written to whom, when. Each is a file.")
+app.add_typer(program, name="program")
+ProgramName = Annotated[str, typer.Argument(metavar="NAME", help="What `osclms program list` calls it.")]
+Day = Annotated[str | None, typer.Option("--date", metavar="DATE", help="A day of the store; missing: now.")]
+
+
+@program.command("check", epilog="Examples: `osclms program check`, `osclms program check mine.yaml`")
+def check_programs(
+    files: Annotated[list[Path] | None, typer.Argument(help="Missing: all.", exists=True)] = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Say by line what is wrong with programs' files: their form, their texts, names that there are not."""
+    from lifecycle.lint import all_files, faults_in
+    from lifecycle.run import OWN
+    from serving.placements import FILE, PLACEMENTS, read_placements
+
+    paths = files or all_files(home / OWN)
+    found = faults_in(paths, read_placements(home / FILE, PLACEMENTS))
+    if as_json:
+        print_json([fault._asdict() for fault in found])
+    else:
+        out.print(
+            *map(str, found),
+            sep="\n",
+            end="\n" if found else "",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
+        out.print(f"{len(paths)} files, {len(found)} faults", highlight=False)
+    if found:
+        raise typer.Exit(1)
+
+
+@program.command("list", epilog="Example: `osclms program list --json`")
+def list_programs(home: Home = HERE, as_json: Json = False) -> None:
+    """All programs, those that ship and the shop's own."""
+    from lifecycle.program_pages import listed, programs_page
+
+    table = known_programs(home)
+    print_json(listed(table)) if as_json else out.print(programs_page(table))
+
+
+@program.command("size", epilog="Example: `osclms program size win_back --date 2018-01-02 --days 3`")
+def size_program(
+    name: ProgramName,
+    date: Day = None,
+    days: Annotated[int, typer.Option(min=1, max=366, help="So many, up to that day.")] = 14,
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """How many a program would have found on each of these days, by what the history knew then."""
+    from lifecycle.preview import last_day, sizes
+    from lifecycle.program_pages import size_page
+    from serving.store import Store, address
+
+    asked = known_program(home, name)
+    with bar() as told, Store(address(home, database_url)) as store:
+        found = sizes(home, store, asked, last_day(home, date, now=datetime.now(UTC)), days, told)
+    print_json([of._asdict() for of in found]) if as_json else out.print(*size_page(asked, found))
+
+
+@program.command(
+    "preview",
+    epilog="Example: `osclms program preview win_back --customer 1 --date 2018-01-02 --html it.html`",
+)
+def preview_program(
+    name: ProgramName,
+    customer: Annotated[str, typer.Option(help="Any id of theirs.")],
+    date: Day = None,
+    html: Annotated[Path | None, typer.Option(help="Write the HTML part to this file.")] = None,
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """What one customer would get of a program, and step by step why they get it or not. Nothing is sent or stored."""
+    from lifecycle.preview import preview
+    from lifecycle.program_pages import preview_page
+    from lifecycle.run import moment_of
+    from serving.store import Store, address
+
+    known_program(home, name)
+    at = moment_of(home, date) if date else datetime.now(UTC)
+    with Store(address(home, database_url)) as store, current_of(home, database_url) as (engine, aliases):
+        found = preview(home, store, engine, known_programs(home), name, aliases.get(customer, customer), at)
+    if html and found.message:
+        html.write_text(found.message.html, encoding="utf-8")
+    if as_json:
+        return print_json(found.as_dict())
+    out.print(preview_page(found))
+    print(
+        f"Subject: {found.message.subject}\n\n{found.message.text}"
+        if found.message
+        else "There is no message."
+    )
+    return None
+
+
+@program.command(
+    "pause", epilog="Example: `osclms program pause win_back --reason 'texts are being rewritten'`"
+)
+def pause_program(
+    name: ProgramName,
+    reason: Annotated[str | None, typer.Option(help="What others are to read.")] = None,
+    by: By = None,
+    database_url: Database = None,
+    home: Home = HERE,
+) -> None:
+    """Stop a program at once: nothing of it is decided or sent, until it is resumed."""
+    from lifecycle.pauses import pause
+    from serving.store import Store, address
+
+    asked = known_program(home, name)
+    with Store(address(home, database_url)) as store:
+        pause(store, asked, reason=reason, by=by or who_is_here(), at=datetime.now(UTC))
+    out.print(
+        f"{name} is paused: `osclms program resume {name}` lets it go on", highlight=False, soft_wrap=True
+    )
+
+
+@program.command("resume", epilog="Example: `osclms program resume win_back`")
+def resume_program(
+    name: ProgramName, by: By = None, database_url: Database = None, home: Home = HERE
+) -> None:
+    """Let a paused program go on. What it would have written meanwhile is past."""
+    from lifecycle.pauses import resume
+    from serving.store import Store, address
+
+    asked = known_program(home, name)
+    with Store(address(home, database_url)) as store:
+        resume(store, asked, by=by or who_is_here(), at=datetime.now(UTC))
+    out.print(f"{name} goes on", highlight=False)
+
+
+@program.command("status", epilog="Example: `osclms program status --json`")
+def programs_status(database_url: Database = None, home: Home = HERE, as_json: Json = False) -> None:
+    """Which programs run, which are paused or were stopped, and what each came to in the last run."""
+    from lifecycle.program_pages import status, status_page
+    from serving.store import Store, address
+
+    with Store(address(home, database_url)) as store:
+        found = status(store, known_programs(home), at=datetime.now(UTC))
+    print_json([of._asdict() for of in found]) if as_json else out.print(status_page(found))
+
+
+@program.command("brief", epilog="Example: `osclms program brief win_back --stage lapsed`")
+def brief_program(
+    name: ProgramName,
+    stage: Annotated[str, typer.Option(help="Of the reader: docs/data.md.")],
+    home: Home = HERE,
+) -> None:
+    """A brief for a writer, or a language model, of a program's texts. No customer's data is in it."""
+    from features.customers import STAGES
+    from lifecycle.briefs import brief
+    from lifecycle.programs import policy
+    from lifecycle.run import OWN
+
+    if stage not in STAGES:
+        raise typer.BadParameter(f"{stage!r} is none of {', '.join(STAGES)}", param_hint="--stage")
+    print(brief(known_program(home, name), stage, policy(home / OWN)))
+
+
+def known_programs(home: Path) -> Any:
+    from lifecycle.programs import programs
+    from lifecycle.run import OWN
+
+    return programs(home / OWN)
+
+
+def known_program(home: Path, name: str) -> Any:
+    table = known_programs(home)
+    if name not in table:
+        raise typer.BadParameter(
+            f"there is no program {name!r}; known: {', '.join(table)}", param_hint="NAME"
+        )
+    return table[name]
+
+
 # --- learn ------------------------------------------------------------------------------------------
 
 
@@ -613,6 +926,69 @@ def promote(
         soft_wrap=True,
     )
     return None
+
+
+scores = typer.Typer(
+    no_args_is_help=True, help="How likely customers are gone, what they will spend and buy of."
+)
+app.add_typer(scores, name="scores")
+
+
+@scores.command("fit", epilog="Examples: `osclms scores fit`, `osclms scores fit --until 2017-12-01 --json`")
+def fit_scores(
+    until: Until = None,
+    horizon: Annotated[
+        int | None,
+        typer.Option(min=7, max=365, help="Days of churn and categories; missing: by the shop's rhythm."),
+    ] = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Fit customers' scores, judge each on days that it was not learned from, and tell these from now on.
+
+    A score for which there is too little data is refused, and said why; where all are, those of before stay.
+    """
+    from training.scores import fit
+
+    with bar() as told:
+        outcome = fit(home, until=until, horizon=horizon, say=told)
+    if as_json:
+        return print_json(outcome.as_dict())
+    from training.backtest import TOLD, in_words
+
+    table = Table("score", "days", "judged from", "reached", "plain guess", "better by", "calibration slope")
+    for name, of in outcome.fitted.items():
+        judged_from = f"{of.score.judged_from:%Y-%m-%d}"
+        table.add_row(TOLD[name].title, str(of.score.horizon), judged_from, *in_words(name, of.judged))
+    if outcome.fitted:
+        out.print(table)
+        out.print(f"scores {outcome.version} are told from now on", highlight=False, soft_wrap=True)
+    for name, why in outcome.refused.items():
+        out.print(f"{name} is refused: {why}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+    return None
+
+
+@scores.command("write", epilog="Example: `osclms scores write scores.parquet --as-of 2018-01-02`")
+def write_scores(
+    to: Annotated[Path, typer.Argument(metavar="FILE", help="A .parquet or .ndjson file, a row a customer.")],
+    as_of: AsOf = None,
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Every customer's scores by the file; `osclms customer ID` shows one's. Who was erased has none."""
+    from lifecycle.customers import scored
+    from serving.bulk import write_scores as write
+    from serving.store import Store, address
+
+    at = as_of or datetime.now(UTC)
+    found = scored(home, at)
+    with Store(address(home, database_url)) as store:
+        done = write(found, to, gone=store.graves())
+    told = {"customers": done, "out": str(to), "as_of": at.isoformat()}
+    print_json(told) if as_json else out.print(
+        f"scores of {done:,} customers in {to}", highlight=False, soft_wrap=True
+    )
 
 
 # --- answer -----------------------------------------------------------------------------------------
@@ -953,6 +1329,10 @@ EXPECTED = (
     ("serving.settings", "SettingsError"),
     ("serving.bulk", "BulkError"),
     ("lifecycle.messages", "NotSent"),
+    ("lifecycle.yamls", "FileError"),
+    ("lifecycle.run", "RunError"),
+    ("lifecycle.preview", "PreviewError"),
+    ("serving.scores", "ScoresError"),
     ("training.train", "TrainError"),
     ("training.settings", "SettingsError"),
     ("training.publish", "RegistryError"),

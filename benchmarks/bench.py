@@ -254,7 +254,8 @@ def news(home: Path) -> list[Figure]:
         for n, (customer, product) in enumerate(zip(customers, products, strict=True)):
             order = {
                 "event_id": f"bench-{n}", "event_type": "order", "customer_id": customer, "product_id": product,
-                "order_id": f"bench-{n}", "quantity": 1.0, "unit_price": 1.0, "occurred_at": at + timedelta(hours=1), "received_at": at,
+                "order_id": f"bench-{n}", "quantity": 1.0, "unit_price": 1.0, "received_at": at,
+                "occurred_at": at + timedelta(hours=1),
             }  # fmt: skip
             store.add([order])
             took.append(one(engine, "next_best", customer, (), at + timedelta(hours=2)))

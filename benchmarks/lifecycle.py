@@ -76,16 +76,6 @@ def measured(name: str, rounds: Iterator[int], goal: float | None = None) -> Fig
     return Figure(name, done, time.process_time() - cpu, time.perf_counter() - wall, goal)
 
 
-def bought(customer: int, week: int, item: int) -> dict[str, object]:
-    """A customer's weekly order has much of the last one's in it."""
-    product = (customer * 7 + item * item + week % 3) % PRODUCTS_SOLD
-    return {
-        "customer_id": str(customer), "order_id": f"{customer}-{week}", "product_id": str(product),
-        "occurred_at": UNTIL - timedelta(days=7 * week + 1, minutes=customer), "event_type": "order",
-        "quantity": 1.0, "unit_price": 2.0, "discount": 0.0,
-    }  # fmt: skip
-
-
 @cache
 def engine() -> Engine:
     """A shop whose customers buy a few things again and again; every product has an address and a picture."""
@@ -97,7 +87,15 @@ def engine() -> Engine:
         }
         for n in range(PRODUCTS_SOLD)
     ]  # fmt: skip
-    rows = [bought(c, week, item) for c in range(CUSTOMERS) for week in range(8) for item in range(BASKET)]
+    rows = [
+        {
+            "customer_id": str(c), "order_id": f"{c}-{week}",
+            "product_id": str((c * 7 + item * item + week % 3) % PRODUCTS_SOLD), "event_type": "order",
+            "occurred_at": UNTIL - timedelta(days=7 * week + 1, minutes=c), "quantity": 1.0,
+            "unit_price": 2.0, "discount": 0.0,
+        }
+        for c in range(CUSTOMERS) for week in range(8) for item in range(BASKET)
+    ]  # fmt: skip
     schema = pa.schema([EVENTS.schema.field(name) for name in EVENT_COLUMNS])
     data = cut(pa.Table.from_pylist(rows, schema), pa.Table.from_pylist(goods, PRODUCTS.schema), UNTIL)
     folder = Path(tempfile.mkdtemp())

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,8 @@ def purchases(history: History) -> tuple[Interactions, Catalog]:
 
 
 def figures(data: Interactions, need: NDArray[np.int32]) -> dict[str, float]:
-    """The figures by which a shop is told from another; `need` is that of each item."""
+    """The figures by which a shop is told from another, NaN where there is nothing to tell them by; `need` is that of
+    each item."""
     known = data.customer >= 0
     by_order = np.unique(data.order, return_index=True)[1]
     sizes = np.bincount(data.order).astype(float)
@@ -41,7 +43,9 @@ def figures(data: Interactions, need: NDArray[np.int32]) -> dict[str, float]:
     sold = np.sort(np.bincount(data.item).astype(float))
     sold = sold[sold > 0]
     pairs = data.customer[known].astype(np.int64) * len(data.items) + data.item[known]
-    needed = data.customer[known].astype(np.int64) * (int(need.max()) + 2) + need[data.item[known]] + 1
+    needed = (
+        data.customer[known].astype(np.int64) * (int(need.max(initial=-1)) + 2) + need[data.item[known]] + 1
+    )
     cells, times = np.unique(pairs, return_counts=True)
     full = np.maximum(data.paid + data.discount, 1e-9)
     tenth = max(len(sold) // 10, 1)
@@ -50,24 +54,36 @@ def figures(data: Interactions, need: NDArray[np.int32]) -> dict[str, float]:
         "products bought": len(sold),
         "orders": len(sizes),
         "purchase lines": len(data),
-        "density: pairs of customer and product with a purchase": len(cells) / len(per_customer) / len(sold),
+        "density: pairs of customer and product with a purchase": share(
+            len(cells), len(per_customer) * len(sold)
+        ),
         **quantiles("orders a customer", per_customer),
-        "customers with a second order": float((per_customer > 1).mean()),
+        "customers with a second order": mean(per_customer > 1),
         **quantiles("days between a customer's orders", gaps(data.customer[by_order], data.at[by_order])),
         **quantiles("lines an order", sizes),
-        "lines an order, mean": float(sizes.mean()),
-        "lines an order, standard deviation of the logarithm": float(np.log(sizes).std()),
-        "lines of a product bought before by the customer": 1 - len(cells) / len(pairs),
-        "lines of a need bought before by the customer": 1 - len(np.unique(needed)) / len(needed),
-        "pairs of customer and product bought again": float((times > 1).mean()),
+        "lines an order, mean": mean(sizes),
+        "lines an order, standard deviation of the logarithm": float(np.log(sizes).std())
+        if len(sizes)
+        else np.nan,
+        "lines of a product bought before by the customer": 1 - share(len(cells), len(pairs)),
+        "lines of a need bought before by the customer": 1 - share(len(np.unique(needed)), len(needed)),
+        "pairs of customer and product bought again": mean(times > 1),
         **quantiles("days until a product is bought again", gaps(pairs, data.at[known])),
         "Gini coefficient of products": gini(sold),
-        "lines of the most bought tenth of products": float(sold[-tenth:].sum() / sold.sum()),
-        "products bought once": float((sold == 1).mean()),
-        "lines of one unit": float((data.quantity == 1).mean()),
-        "lines with a discount": float((data.discount > 0).mean()),
-        "discount of these, median": float(np.median((data.discount / full)[data.discount > 0])),
+        "lines of the most bought tenth of products": share(sold[-tenth:].sum(), sold.sum()),
+        "products bought once": mean(sold == 1),
+        "lines of one unit": mean(data.quantity == 1),
+        "lines with a discount": mean(data.discount > 0),
+        "discount of these, median": quantiles("", (data.discount / full)[data.discount > 0])[", median"],
     }
+
+
+def mean(values: NDArray[Any]) -> float:
+    return float(values.mean()) if len(values) else np.nan
+
+
+def share(part: float, whole: float) -> float:
+    return float(part / whole) if whole else np.nan
 
 
 def quantiles(what: str, values: Values) -> dict[str, float]:
@@ -85,7 +101,7 @@ def gaps(who: NDArray[np.integer], at: NDArray[np.int64]) -> Values:
 def gini(ordered: Values) -> float:
     """0: all alike, towards 1: one has all."""
     n = len(ordered)
-    return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * ordered.sum()))
+    return share(float((2 * np.arange(1, n + 1) - n - 1) @ ordered), n * float(ordered.sum()))
 
 
 def table(homes: list[Path], say: Callable[[str], None] = print) -> None:

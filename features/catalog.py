@@ -1,10 +1,10 @@
 """What can be sold: products known before a moment, aligned with the positions of `items`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache, cached_property
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -19,7 +19,14 @@ from features.promotions import PROMOTED
 
 PATH_SEPARATOR = " > "
 PRICE_DAYS = 365
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
+SIZE = re.compile(r"(\d+(?:[.,]\d+)*|\.\d+)\s*(fl\.?\s*oz|[a-z]*)")
+THOUSANDS = re.compile(r",(?=\d{3}(?!\d))")  # commas before three digits; any other is a decimal one
+UNITS: Mapping[str, tuple[float, str]] = {  # what a unit is in the one in which amounts are held against each other
+    "mg": (0.001, "g"), "g": (1, "g"), "gr": (1, "g"), "gm": (1, "g"), "kg": (1000, "g"), "oz": (28.35, "g"),
+    "lb": (453.6, "g"), "lbs": (453.6, "g"), "ml": (1, "ml"), "cl": (10, "ml"), "dl": (100, "ml"), "l": (1000, "ml"),
+    "lt": (1000, "ml"), "ltr": (1000, "ml"), "floz": (29.574, "ml"), "pt": (473.18, "ml"), "qt": (946.35, "ml"),
+    "gal": (3785.4, "ml"), "ga": (3785.4, "ml"), "dz": (12, "ct"), "doz": (12, "ct"),
+}  # fmt: skip
 TEXTS = ("title", "brand", "size", "url", "image_url", "group_id", "need", "attributes")
 
 
@@ -91,11 +98,14 @@ class Catalog:
 
     @cached_property
     def parent(self) -> Ints:
-        """The category above the finest, as a code, −1 where unknown."""
-        above = sorted({path.rsplit(PATH_SEPARATOR, 1)[0] for path in self.categories})
-        place = {path: code for code, path in enumerate(above)}
+        """The category above the finest, as a code into `parents`, −1 where unknown."""
+        place = {path: code for code, path in enumerate(self.parents)}
         of = [place[path.rsplit(PATH_SEPARATOR, 1)[0]] for path in self.categories]
         return np.array([*of, -1], np.int32)[self.category]
+
+    @cached_property
+    def parents(self) -> list[str]:
+        return sorted({path.rsplit(PATH_SEPARATOR, 1)[0] for path in self.categories})
 
     @cached_property
     def need(self) -> Ints:
@@ -117,7 +127,9 @@ class Catalog:
     @cached_property
     def pack(self) -> Floats:
         """How much a product holds beside the middle one of its need in the same unit; 1 where that is not known."""
-        sizes = pd.DataFrame(map(content, self.table["size"].to_pylist()), columns=["amount", "unit"])
+        texts = self.table["size"].to_pylist()
+        said = {text: content(text) for text in set(texts)}
+        sizes = pd.DataFrame([said[text] for text in texts], columns=["amount", "unit"])
         sizes["need"] = self.need
         known = sizes[(sizes["amount"] > 0) & (sizes["need"] >= 0)]
         found = np.ones(len(self), np.float32)
@@ -136,12 +148,29 @@ class Catalog:
         return codes(self.table["group_id"])[0]
 
 
-@cache
 def content(size: str | None) -> tuple[float, str]:
-    """(how much, of what unit) a size says: "12 pk/12 oz" is 144 oz; what cannot be read is 0 of nothing."""
+    """(how much, of what unit) a size says, weights in g, volumes in ml where the unit is one of UNITS: "6 x 1,5 l" is
+    9000 ml, "12 pk" is 12 pk.
+
+    What cannot be read is 0 of nothing.
+    """
     parts = SIZE.findall((size or "").lower())
-    amount = prod(float(number) for number, _ in parts) if parts else 0.0
-    return (amount, parts[-1][1]) if 0 < amount < 1e6 else (0.0, "")
+    amount = prod(number(text) for text, _ in parts) if parts else 0.0
+    times, unit = measure(parts[-1][1]) if parts else (0.0, "")
+    return (amount * times, unit) if 0 < amount < 1e6 else (0.0, "")
+
+
+def number(text: str) -> float:
+    """What digits say, by the comma or the point: 1,5 is one and a half, 1,000 a thousand; 0 for what is neither."""
+    try:
+        return float(THOUSANDS.sub("", text).replace(",", "."))
+    except ValueError:
+        return 0.0
+
+
+def measure(unit: str) -> tuple[float, str]:
+    """How many of what a unit is; of itself, where it is none that is known."""
+    return UNITS.get("".join(c for c in unit if c.isalpha()), (1, unit))
 
 
 def codes(column: "pa.ChunkedArray[Any]", first: Sequence[str] = ()) -> tuple[Ints, list[str]]:

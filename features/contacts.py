@@ -145,6 +145,7 @@ def consents(chance: Chance, ids: Sequence[str], keys: Keys, since: Seconds, unt
         "granted": granted[by],
         "at": pa.array(at[by] * 1_000_000, TIME),
         "source": [SYNTHETIC] * len(by),
+        **dict.fromkeys(("text", "version"), pa.nulls(len(by), pa.string())),
     }
     return pa.table(made, schema=CONSENTS.schema)
 

@@ -24,6 +24,7 @@ OWN_GAPS, CATEGORY_GAPS = (
     50.0,
 )  # how many gaps the figure above counts for, where there are few of one's own
 NO_GAPS = 30.0  # days, where nobody came twice
+LEAST_GAP = 1 / 24  # days: a usual gap below this counts as so long
 SCORED = ("last", "orders", "spend")
 # By the score of recency, then by those of frequency and money together: from 2 to 6.
 GROUPS: dict[int, tuple[str, ...]] = {
@@ -131,9 +132,20 @@ def category_gaps(orders: Orders, main: NDArray[np.int64], categories: int) -> A
 
 
 def thirds(orders: Orders) -> Array:
-    if not len(orders.who):
-        return np.zeros((len(SCORED), 2))
-    return np.array([np.quantile(figure, (1 / 3, 2 / 3)) for figure in figures(orders)])
+    return np.array([cut(figure) for figure in figures(orders)])
+
+
+def cut(figure: Array) -> tuple[float, float]:
+    """What a figure must be above to be in the middle third, and to be in the upper one.
+
+    One that all have alike, be it of a single customer, is in the middle, and whatever differs beside it. Where nobody
+    has any, all are in the middle.
+    """
+    if not len(figure):
+        return -np.inf, np.inf
+    low, high = np.quantile(figure, (1 / 3, 2 / 3))
+    alike = figure.min() == figure.max()
+    return (float(np.nextafter(low, -np.inf)), float(low)) if alike else (float(low), float(high))
 
 
 def figures(orders: Orders) -> tuple[Array, Array, Array]:
@@ -148,7 +160,8 @@ def facts(data: Interactions, catalog: Catalog, norms: Norms | None = None) -> p
 
     recency (days since the last order), frequency (orders), spend (money), tenure (days since the first), gap (days
     that nine in ten of the customer's gaps stay below: of few, shrunk to those of their main category, and these to
-    everybody's), r, f, m (thirds by recency, frequency and spend, 3 the best), group (of GROUPS), stage (of STAGES).
+    everybody's), r, f, m (thirds by recency, frequency and spend, 3 the best; see `cut`), group (of GROUPS), stage
+    (of STAGES).
     Of a customer without an order nothing is known: a prospect.
     """
     orders = Orders.of(data)
@@ -192,12 +205,8 @@ def stages(orders: Orders, gap: Array, until: int) -> NDArray[np.int8]:
     Of the rest new with one order; won back with fewer than BACK since they had stayed away for a lapse; loyal with
     LOYAL and more without one; else active.
     """
-    gap = np.maximum(gap, 1 / 24)
-    late = (until - orders.at[orders.last]) / DAY / gap
-    lapse = np.nan_to_num(orders.gaps()) > LAPSED * np.repeat(gap, orders.count)
-    rows = np.where(lapse, np.arange(len(lapse)), 0)
-    again = np.maximum.reduceat(rows, orders.start) if len(rows) else rows
-    since = orders.last + 1 - np.maximum(again, orders.start)
+    late = (until - orders.at[orders.last]) / DAY / np.maximum(gap, LEAST_GAP)
+    since = orders.last + 1 - lives(orders, gap)
     names = (
         (late > LAPSED, "lapsed"), (late > BRINK, "brink"), (orders.count == 1, "new"),
         ((since < orders.count) & (since < BACK), "won_back"), (since >= LOYAL, "loyal"),
@@ -205,6 +214,15 @@ def stages(orders: Orders, gap: Array, until: int) -> NDArray[np.int8]:
     return np.select(
         [holds for holds, _ in names], [STAGES.index(name) for _, name in names], STAGES.index("active")
     ).astype(np.int8)
+
+
+def lives(orders: Orders, gap: Array) -> NDArray[np.int64]:
+    """The row of the order by which each customer came back from their last lapse; of their first where there was
+    none."""
+    lapse = np.nan_to_num(orders.gaps()) > LAPSED * np.repeat(np.maximum(gap, LEAST_GAP), orders.count)
+    rows = np.where(lapse, np.arange(len(lapse)), 0)
+    again = np.maximum.reduceat(rows, orders.start) if len(rows) else rows
+    return np.maximum(again, orders.start)
 
 
 CODES = np.array([[GROUP_NAMES.index(name) for name in GROUPS[r]] for r in (1, 2, 3)], np.int8)

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 
 from features.interactions import EVENT_COLUMNS
 from features.promotions import SHARES
-from features.schema import EVENTS, PRODUCTS, PROMOTIONS, TABLES, WORD, Table
+from features.schema import EVENTS, PRODUCTS, PROMOTIONS, SQL, TABLES, WORD, Table
 
 FORMAT = 2
 MEMORY = "1500MB"  # DuckDB's part; what does not fit goes to disk
@@ -175,11 +175,12 @@ class History:
 
         def read(manifest: Manifest) -> pa.Table:
             months = _months(manifest.tables.get("events", {}), _utc(since), _utc(until))
-            parts = [_between(self._open(EVENTS, f, wanted), _utc(since), _utc(until)) for f in months]
-            found = _joined(EVENTS, wanted, parts)
-            if types is not None:
-                found = found.filter(_among(found["event_type"], types))
-            return _resolved(found.select(names), self._canonical(manifest))
+            parts = (_between(self._open(EVENTS, f, wanted), _utc(since), _utc(until)) for f in months)
+            kept = [
+                (part if types is None else part.filter(_among(part["event_type"], types))).select(names)
+                for part in parts
+            ]
+            return _resolved(_joined(EVENTS, names, kept), self._canonical(manifest))
 
         return self._reading(read)
 
@@ -283,16 +284,17 @@ class History:
         return self._reading(read)
 
     @contextmanager
-    def loading(self) -> Iterator[Path]:
+    def loading(self, patience: float = 0) -> Iterator[Path]:
         """The right to change this history, as an empty staging folder that goes away afterwards.
 
-        Sweeps what a killed load has left. A second loader at the same time gets a HistoryError.
+        Sweeps what a killed load has left. A second loader at the same time waits so many seconds, and then gets a
+        HistoryError.
         """
         staging = self.folder.parent / "staging" / self.folder.name
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.folder.parent / f"{self.folder.name}.lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=patience)
         except filelock.Timeout:
             raise HistoryError(
                 f"another load into {self.folder} is running: wait until it is done and load again"
@@ -348,7 +350,7 @@ class History:
         """
         held, staged = TABLES[table], list[Staged]()
         for part, file in sorted(self.manifest.tables.get(table, {}).items()):
-            rows = pq.read_table(self.folder / file.path, partitioning=None)
+            rows = _whole(pq.read_table(self.folder / file.path, partitioning=None), _plain(held))
             gone = [
                 pc.fill_null(pc.is_in(rows[c], pa.array(sorted(ids), pa.string())), False)
                 for c, ids in named.items()
@@ -411,10 +413,10 @@ class History:
     def _open(
         self, table: Table, file: File, names: list[str], where: pc.Expression | None = None
     ) -> pa.Table:
-        words = [c.name for c in table.columns if c.type == WORD]
-        return pq.read_table(
-            self.folder / file.path, columns=names, filters=where, read_dictionary=words, partitioning=None
-        ).cast(_schema(table, names))
+        words, path = [c.name for c in table.columns if c.type == WORD], self.folder / file.path
+        held = names if table.month else [n for n in names if n in pq.read_schema(path).names]
+        found = pq.read_table(path, columns=held, filters=where, read_dictionary=words, partitioning=None)
+        return _whole(found, _schema(table, names))
 
     def _canonical(self, manifest: Manifest) -> dict[str, str]:
         files = manifest.files("identities")
@@ -503,7 +505,7 @@ class Merge:
             return f"SELECT *, false AS replaces FROM ({rows})"
         same = f"row({_listed(self.table, 'new')}) IS NOT DISTINCT FROM row({_listed(self.table, 'old')})"
         held = f"old.{self.table.key[0]} IS NOT NULL"
-        old = f"{_parquet([live])} old ON {_same_key(self.table)}"
+        old = f"{_older(self.table, live)} old ON {_same_key(self.table)}"
         news = f"SELECT new.*, {held} AS replaces FROM ({rows}) new LEFT JOIN {old}"
         return f"{news} WHERE NOT ({held} AND {same})"
 
@@ -511,7 +513,7 @@ class Merge:
         """SQL of the live rows that stay, to be followed by those that come."""
         if live is None:
             return ""
-        old = f"{_parquet([live])} old ANTI JOIN fresh new ON {_same_key(self.table)}"
+        old = f"{_older(self.table, live)} old ANTI JOIN fresh new ON {_same_key(self.table)}"
         return f"SELECT {_listed(self.table, 'old')} FROM {old} UNION ALL"
 
     def _write(self, part: str, rows: str, ordered: bool = False) -> Merged:
@@ -524,13 +526,32 @@ class Merge:
 
 def _write_parquet(path: Path, table: Table, batches: Iterable[pa.RecordBatch]) -> int:
     """Write rows as they come; how many. Arrow writes equal rows as equal bytes, which DuckDB does not."""
-    plain = pa.schema([f.with_type(pa.string()) if f.type == WORD else f for f in table.schema])
+    plain = _plain(table)
     rows, block = 0, BLOCK if table.month else SMALL_BLOCK
     with pq.ParquetWriter(path, plain, compression="zstd") as file:
         for group in _groups(batches):
             file.write_table(group.select(table.names).cast(plain), row_group_size=block)
             rows += group.num_rows
     return rows
+
+
+def _plain(table: Table) -> pa.Schema:
+    """The types in which a table lies in its files."""
+    return pa.schema([f.with_type(pa.string()) if f.type == WORD else f for f in table.schema])
+
+
+def _whole(found: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows by these columns; those that a file of an older version lacks are empty."""
+    for column in [of for of in schema if of.name not in found.column_names]:
+        found = found.append_column(column, pa.nulls(len(found), column.type))
+    return found.select(schema.names).cast(schema)
+
+
+def _older(table: Table, path: Path) -> str:
+    """SQL of a table's file with the columns of today, as `_whole` makes it."""
+    held = pq.read_schema(path).names
+    lacking = [f"NULL::{SQL[c.type]} AS {identifier(c.name)}" for c in table.columns if c.name not in held]
+    return f"(SELECT *, {', '.join(lacking)} FROM {_parquet([path])})" if lacking else _parquet([path])
 
 
 def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

@@ -255,11 +255,14 @@ class Interactions:
         return held
 
 
-def before(events: pa.Table, until: datetime, event_type: str) -> pa.Table:
-    """Events of one type strictly before `until`, of a product."""
+def before(
+    events: pa.Table, until: datetime, event_type: str, *, also: "pa.ChunkedArray[Any] | None" = None
+) -> pa.Table:
+    """Events of one type strictly before `until`, of a product, for which `also` is true."""
     right = pc.equal(events["event_type"], event_type)
     early = pc.less(events["occurred_at"], pa.scalar(until, pa.timestamp("us", tz="UTC")))
-    return events.filter(pc.and_(pc.and_(right, early), pc.is_valid(events["product_id"])))
+    wanted = pc.and_(pc.and_(right, early), pc.is_valid(events["product_id"]))
+    return events.filter(wanted if also is None else pc.and_(wanted, also))
 
 
 def distinct(column: "pa.ChunkedArray[Any]") -> Ids:
@@ -300,10 +303,10 @@ class Lines:
     @classmethod
     def bought(cls, events: pa.Table, items: Ids, keep: NDArray[np.bool_], until: datetime) -> "Lines":
         """The paid lines of products to keep, before `until`."""
-        orders = before(events, until, "order")
-        free = pc.fill_null(pc.equal(orders["unit_price"], 0.0), False)
-        lines = cls.of(orders.filter(pc.invert(free)), items)
-        return lines.where(lines.kept(keep))
+        paid = pc.fill_null(pc.not_equal(events["unit_price"], 0.0), True)
+        lines = cls.of(before(events, until, "order", also=paid), items)
+        kept = lines.kept(keep)
+        return lines if kept.all() else lines.where(kept)
 
     @classmethod
     def of_rows(cls, data: Interactions, customer: int) -> "Lines":
@@ -328,8 +331,9 @@ class Lines:
 
     def told(self, events: pa.Table, items: Ids, until: datetime) -> Interactions:
         """These lines as rows, after what was returned of them."""
-        returned = Lines.of(before(events, until, "return"), items, like=self)
-        return self.less(returned).merged(items, seconds(until))
+        returned = before(events, until, "return")
+        left = self.less(Lines.of(returned, items, like=self)) if len(returned) else self
+        return left.merged(items, seconds(until))
 
     def where(self, mask: NDArray[Any]) -> "Lines":
         return replace(self, **{name: getattr(self, name)[mask] for name in LINE})
@@ -361,27 +365,33 @@ class Lines:
         """A number for each pair of order id and customer, sorted like them; below 0 without an order id."""
         return self.of_order() * (len(self.customers) + 1) + self.customer + (self.order >= 0)
 
+    def ordered(self) -> tuple[Ids, Ints]:
+        """(orders, one for each customer of an id; the order of each line)."""
+        pairs, inverse = np.unique(self.own_order(), return_inverse=True)
+        return Ids(self.orders.values[pairs // (len(self.customers) + 1)]), inverse.astype(np.int32)
+
     def merged(self, items: Ids, until: int) -> Interactions:
         """One row for a customer, an order and an item, at the order's first moment."""
-        pairs, inverse = np.unique(self.own_order(), return_inverse=True)
-        order: Ints = inverse.astype(np.int32)
-        orders = Ids(self.orders.values[pairs // (len(self.customers) + 1)])
+        orders, order = self.ordered()
         first = np.full(len(orders), np.iinfo(np.int64).max)
         np.minimum.at(first, order, self.at)
         at = first[order]
         by = np.lexsort((self.item, order, at, self.customer))
         columns = [column[by] for column in (self.customer, self.item, order)]
+        del order
         new = np.ones(len(by), bool)
         if len(by):
             new[1:] = np.any([c[1:] != c[:-1] for c in columns], axis=0)
         start = np.flatnonzero(new)
-        total = [
-            np.add.reduceat(v[by], start) if len(by) else v for v in (self.quantity, self.paid, self.discount)
-        ]
         customer, item, order = (c[start] for c in columns)
+        del columns, new, first
+        total = [
+            (np.add.reduceat(v[by], start) if len(by) else v).astype(np.float32)
+            for v in (self.quantity, self.paid, self.discount)
+        ]
         merged = Interactions(
             self.customers, items, orders, customer, item, order, at[by][start],
-            total[0].astype(np.float32), total[1].astype(np.float32), total[2].astype(np.float32), until,
+            total[0], total[1], total[2], until,
         )  # fmt: skip
         return compact(merged)
 
@@ -420,6 +430,8 @@ def pasts(
         end = seconds(moment)
         if moment == max(moments):
             yield lines.less(returned).merged(items, end)
+        elif moment.microsecond:  # lines know whole seconds
+            yield Interactions.from_events(events, items=items, keep=keep, until=moment)
         else:
             yield lines.where(lines.at < end).less(returned.where(returned.at < end)).merged(items, end)
 

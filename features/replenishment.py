@@ -99,7 +99,8 @@ def due(
     data: Interactions, catalog: Catalog, renewal: Renewal | None = None, *, horizon: float = HORIZON
 ) -> pd.DataFrame:
     """One row for each customer and product of theirs, by customer, then item: customer, item (positions), chance (of
-    another purchase within `horizon` days of `data.until`), days (by when half of those who do will have bought).
+    another purchase within `horizon` days of `data.until`), days (by when half of those who do will have bought), times
+    (purchases), gap (usual days between two), served (seconds: the last purchase for the need).
 
     Against `renewal`, by default what `data` says itself. Nobody buys again in a COVER-th of the time that the last
     purchase for the need lasts them, be it of the product or of a substitute; a larger quantity, or pack, lasts longer.
@@ -107,15 +108,22 @@ def due(
     renewal = Renewal.of(data, catalog) if renewal is None else renewal
     pairs = Repeats.of(data)
     shape, wait = SHAPE + pairs.times - 1, pairs.wait.astype(np.float64)
+    gap = pairs.gaps(renewal.gap, OWN)
+    newest, held = supplies(pairs, data, catalog)
     since = SHAPE * renewal.gap[pairs.item] + pairs.span  # days that stand for the purchases
     scale = since + wait
-    stock = np.clip(lasting(pairs, pairs.gaps(renewal.gap, OWN), data, catalog), 0.0, 0.8 * horizon)
+    stock = np.clip(COVER * gap * held - (data.until - newest) / DAY, 0.0, 0.8 * horizon)
     rest = horizon - stock
     share = 1.0 - (scale / (scale + rest)) ** shape
     days = stock + scale * ((1.0 - share / 2) ** (-1.0 / shape) - 1.0)
     chance = staying(renewal.again[pairs.item], pairs.times, (since / scale) ** shape) * share
-    customer = pairs.key // max(len(data.items), 1)
-    return pd.DataFrame({"customer": customer, "item": pairs.item, "chance": chance, "days": days})
+    columns = {
+        "customer": pairs.key // max(len(data.items), 1),
+        "item": pairs.item,
+        "chance": chance,
+        "days": days,
+    }
+    return pd.DataFrame({**columns, "times": pairs.times, "gap": gap, "served": newest})
 
 
 def staying(again: Array, times: Array, silence: Array) -> Array:
@@ -124,8 +132,9 @@ def staying(again: Array, times: Array, silence: Array) -> Array:
     return prior * silence / np.maximum(prior * silence + 1 - prior, 1e-12)
 
 
-def lasting(pairs: Repeats, gap: Array, data: Interactions, catalog: Catalog) -> Array:
-    """Days for which nobody buys again, as what was bought last for the need is not yet used up; below 0, it is."""
+def supplies(pairs: Repeats, data: Interactions, catalog: Catalog) -> tuple[Array, Array]:
+    """(when a pair's need was served last, in seconds, be it by the product or by a substitute; with how many of the
+    pair's usual purchases)."""
     rows = data.customer >= 0
     item, at = data.item[rows], data.at[rows]
     amount = data.quantity[rows] * catalog.pack[item]
@@ -138,6 +147,4 @@ def lasting(pairs: Repeats, gap: Array, data: Interactions, catalog: Catalog) ->
     held = np.bincount(group, amount * (at == newest[group]))
     usual = np.bincount(pairs.place, amount, minlength=len(pairs.key)) / pairs.times
     served = group[pairs.last]
-    since = (data.until - newest[served]) / DAY
-    days: Array = COVER * gap * held[served] / np.maximum(usual, 1e-9) - since
-    return days
+    return newest[served], held[served] / np.maximum(usual, 1e-9)

@@ -240,6 +240,8 @@ CONSENTS = Table(
         Column("granted", FLAG, True, "the latest record counts; no record means no"),
         Column("at", TIME, True),
         Column("source", TEXT, about="where it was given: a form, a till, an import"),
+        Column("text", TEXT, about="what the person read then, word for word"),
+        Column("version", TEXT, about="of that text"),
     ),
     checks=(one_of("channel", CHANNELS), one_of("purpose", PURPOSES)),
 )

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pyarrow as pa
 from features.catalog import Catalog
 from features.customers import GROUP_NAMES, STAGES, Norms, facts, month_ends
 from features.history import History, HistoryError
-from features.interactions import Interactions, pasts
+from features.interactions import Interactions, pasts, seconds
 from serving.people import held, viewed
 from serving.profile import YEARS, Everybody
 from serving.schemas import CustomerAbout
+from serving.scores import Scored, ScoresError, current
 from serving.store import Store, address
 
 MONTH = timedelta(days=30)
@@ -68,10 +70,21 @@ def stages_of(data: Interactions, found: pd.DataFrame) -> dict[str, str]:
     return dict(zip(names, found["stage"].astype(str), strict=True))
 
 
+def scored(home: Path, at: datetime) -> Scored:
+    """Every customer's scores as of a moment. Raises ScoresError where there are none."""
+    scores = current(home)
+    if scores is None:
+        raise ScoresError(f"{home} has no scores yet: run `osclms scores fit`")
+    scores.check(seconds(at))
+    events, catalog = known(History(home / "history"), at)
+    data = Interactions.from_events(events, items=catalog.items, keep=catalog.eligible, until=at)
+    return scores.of(data, catalog)
+
+
 def view(home: Path, database_url: str | None, customer_id: str, at: datetime) -> CustomerAbout:
     """All that history and store know of a customer before a moment, and the profile that it comes to."""
     history = History(home / "history")
-    everybody = all_before(history, at)
+    everybody = replace(all_before(history, at), scores=partial(current, home))
     with Store(address(home, database_url)) as store:
         return held(
             store,

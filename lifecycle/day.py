@@ -25,8 +25,8 @@ from serving.store import Store
 TOLD = ("event_type", "value", "order_id", "message_id", "event_id")  # of acts
 LOOK = timedelta(days=90)  # how far back events beside purchases are read
 ACTS = ("view", "cart", "remove", "rating", "click", "open", "bounce", "complaint", "unsubscribe")
-ADDRESS = {"email": "email", "sms": "phone", "push": "push_token", "post": "customer_id", "web": "customer_id",
-           "app": "customer_id"}  # fmt: skip
+ADDRESS = {"email": "email", "sms": "phone", "push": "push_token", "post": "customer", "web": "customer",
+           "app": "customer"}  # fmt: skip
 CONTACTS = ("first_name", "email", "phone", "push_token", "locale", "time_zone", "region")
 
 
@@ -94,8 +94,11 @@ def day_of(history: History, store: Store, at: datetime, catalog: Catalog | None
             f"{history.folder} holds no events: run `osclms load` first, or name another --home"
         )
     events = history.purchases(at)
+    pa.default_memory_pool().release_unused()
     catalog = catalog or Catalog.of(history.table("products"), events, until=at)
     data = Interactions.from_events(events, items=catalog.items, keep=catalog.eligible, until=at)
+    del events  # of a large shop half a gigabyte
+    pa.default_memory_pool().release_unused()
     acts = history.events(until=at, since=at - LOOK, types=ACTS)
     consents = history.table("consents").to_pandas()
     consents = consents[consents["at"] < at].sort_values("at", kind="stable")
@@ -109,7 +112,7 @@ def day_of(history: History, store: Store, at: datetime, catalog: Catalog | None
     zone = history.store.time_zone
     return Day(
         at=at, zone=zone, catalog=catalog, data=data, ids=everybody, person=person,
-        people=people_of(data, catalog, everybody, person, contacts, consents, events),
+        people=people_of(data, catalog, everybody, person, contacts, consents),
         acts=acts_of(acts, everybody, catalog), changes=changes_of(store, catalog, at),
         consents=agreeing(consents, everybody), last_event=min(span[1], at),
     )  # fmt: skip
@@ -133,7 +136,7 @@ def known_contacts(history: History) -> pd.DataFrame:
 
 def people_of(
     data: Interactions, catalog: Catalog, everybody: Ids, person: NDArray[np.int64], contacts: pd.DataFrame,
-    consents: pd.DataFrame, events: pa.Table,
+    consents: pd.DataFrame,
 ) -> pd.DataFrame:  # fmt: skip
     orders = Orders.of(data)
     main = mains(orders, data, catalog)

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from features.customers import STAGES
 from lifecycle.customers import Counts
-from serving.schemas import CustomerAbout, Profile
+from lifecycle.run import Ran
+from serving.schemas import CustomerAbout, Profile, ScoresAbout
 
 WIDTH = 40  # of the longest bar
 
@@ -42,12 +43,28 @@ def about(found: CustomerAbout, profile: Profile) -> dict[str, Any]:
         "orders": f"{orders.count:,}, first {first}, last {last}",
         "spend": f"{orders.spend:,.2f}",
         "RFM": f"{rfm.group} ({rfm.r} {rfm.f} {rfm.m}); back within {rfm.gap:.0f} days" if rfm else None,
+        **scores_of(profile.scores),
         "events": listed(profile.events),
         "messages": listed(profile.messages),
         "consents": "; ".join(consents),
     }
     favourites = {name.replace("_", " "): of for name, of in profile.favourites}
     return {name: of for name, of in {**told, **favourites, **found.facts}.items() if of}
+
+
+def scores_of(told: ScoresAbout | None) -> dict[str, str]:
+    """Scores in words."""
+    if told is None:
+        return {}
+    likely = {"likely": told.categories, "likely and new": told.additions}
+    return {
+        "no order": "" if told.churn is None else f"{told.churn:.0%} likely in {told.churn_days} days",
+        "expected spend": "" if told.spend is None else f"{told.spend:,.2f} in {told.spend_days} days",
+        **{
+            name: ", ".join(f"{of.category} {of.chance:.0%}" for of in found)
+            for name, found in likely.items()
+        },
+    }
 
 
 def listed(counted: Mapping[str, int]) -> str:
@@ -79,3 +96,24 @@ def counts_page(found: Counts) -> Iterator[RenderableType]:
     for name, of in found.moved.items():
         table.add_row(name, *(f"{of[b]:,}" if b in of else "" for b in to))
     yield table
+
+
+def run_page(found: Ran) -> Iterator[RenderableType]:
+    """What a run came to, program by program."""
+    reasons = sorted({name for of in found.outcomes.values() for name in of} - {"message"})
+    table = Table(
+        "program", "found", "in audience", "messages", *reasons, title=f"{found.at:%Y-%m-%d %H:%M} UTC"
+    )
+    for name, count in found.found.items():
+        of = found.outcomes.get(name, {})
+        numbers = (
+            count,
+            found.members[name],
+            of.get("message", 0),
+            *(of.get(reason, 0) for reason in reasons),
+        )
+        table.add_row(Text(name), *(f"{n:,}" if n else "" for n in numbers))
+    yield table
+    for name, why in found.stopped.items():
+        yield Text(f"{name} did not run: {why}")
+    yield Text(f"{found.eligible:,} occasions, {found.messages:,} messages")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import date, time
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -92,7 +92,8 @@ class FirstGap(Waits):
 
 
 class Entered(Waits):
-    """A stage was reached; `steps`: one message so many days after that, each, until an order."""
+    """One of `stages` was reached; `steps`: one message so many days after that, each, as long as the customer stands
+    in it. An order begins a new episode."""
 
     kind: Literal["stage"]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -107,7 +108,8 @@ class Rhythm(Waits):
 
 
 class Due(Waits):
-    """Products that the customer will want again within `days`, as likely as `chance` or more; at most `most`."""
+    """Products of which the customer's own gap, shrunk to the product's, is over within `days`, and that they buy again
+    as likely as `chance` or more; what comes due on one day, at most `most`. Once a cycle."""
 
     kind: Literal["due"]
     days: PositiveFloat = 5
@@ -116,7 +118,8 @@ class Due(Waits):
 
 
 class Addition(Waits):
-    """The main category that a customer never bought of and is likeliest to, at least by `chance`; once a category."""
+    """The main category that a customer never bought of and is likeliest to, at least by `chance`. It is looked for
+    every `rest` days from the first order on; once a category."""
 
     kind: Literal["category"]
     chance: Share = 0.1
@@ -124,14 +127,14 @@ class Addition(Waits):
 
 
 class Cart(Waits):
-    """A cart was left. An order, of whatever, takes it back."""
+    """A cart was left with something in it. Any later order takes it back."""
 
     kind: Literal["cart"]
 
 
 class Back(Waits):
-    """A product that the customer looked at, or put in the cart, within `looked` days is in stock again, or cheaper by
-    the share `drop` and more."""
+    """A product that the customer looked at, or put in the cart, within `looked` days before is in stock again, or
+    cheaper by the share `drop` and more, and still is. Who bought it since hears nothing."""
 
     kind: Literal["back"]
     what: Literal["stock", "price"]
@@ -246,6 +249,13 @@ class Texts(Strict):
     push: str = ""
 
 
+class Brief(Strict):
+    """What a writer is told: hook, what draws a reader in; story, what the message is to tell."""
+
+    hook: str = ""
+    story: str = ""
+
+
 class Voucher(Strict):
     """A code that can be used once."""
 
@@ -284,7 +294,7 @@ class Program(Strict):
 
     name: Annotated[str, Field(pattern=NAME.pattern)]
     about: str
-    brief: str = ""
+    brief: Brief = Brief()
     enabled: bool = True
     trigger: Trigger
     audience: Annotated[Mapping[str, Condition], AfterValidator(conditions)] = {}
@@ -334,6 +344,9 @@ class Cap(Strict):
     most: PositiveInt
     days: PositiveInt
 
+    def __str__(self) -> str:
+        return f"{self.most} in {self.days} day{'s' if self.days > 1 else ''}"
+
 
 class Policy(Strict):
     """policy.yaml, which holds for every program.
@@ -343,7 +356,7 @@ class Policy(Strict):
     customer for rating_days. repeat_days: what a mail showed is not shown again for so long.
     """
 
-    caps: Mapping[Channel, tuple[Cap, ...]] = {}
+    caps: Mapping[str, tuple[Cap, ...]] = {}
     quiet_from: Clock = time(21)
     quiet_until: Clock = time(8)
     choice: Literal["priority", "random", "exclusive"] = "priority"
@@ -354,6 +367,12 @@ class Policy(Strict):
     repeat_days: PositiveInt = 14  # what a mail showed is not shown again for so long
     brand_voice: str = ""
     run_at: Clock = time(6)
+
+    @model_validator(mode="after")
+    def channels_are_known(self) -> Self:
+        for channel in self.caps:
+            one_of(channel, get_args(Channel))
+        return self
 
 
 def programs(folder: Path | None) -> dict[str, Program]:

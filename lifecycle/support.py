@@ -11,6 +11,7 @@ from features.catalog import Catalog
 from features.customers import Orders
 from features.history import History
 from features.interactions import DAY, Interactions, before
+from serving.scores import LEAST
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ NEEDS = (
     Needs("program", "on_the_brink", {"repeaters": 100, "days": 90, "contacts": 1, "consents": 1}),
     Needs("program", "win_back", {"repeaters": 100, "days": 180, "contacts": 1, "consents": 1}),
     Needs("score", "stage", {"repeaters": 30, "days": 30}),
-    Needs("score", "churn", {"customers": 500, "days": 180}),
+    *(Needs("score", name, dict(least)) for name, least in LEAST.items()),
 )
 
 

@@ -1,5 +1,6 @@
 """YAML files that say where they are wrong: read into pydantic models, each fault with its line."""
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,6 +9,19 @@ from pydantic import BaseModel, ValidationError
 
 Model = TypeVar("Model", bound=BaseModel)
 Lines = dict[tuple[Any, ...], int]
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which only true and false are truth values: `on` names a day, and `no` a language."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:bool"]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 class FileError(ValueError):
@@ -21,7 +35,7 @@ class FileError(ValueError):
 def read(path: Path, kind: type[Model]) -> Model:
     """What the file says. Raises FileError with every fault and its line."""
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=Loader)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise FileError(path, [unread(error)]) from error
     if node is None:
@@ -31,11 +45,20 @@ def read(path: Path, kind: type[Model]) -> Model:
     if twice:
         raise FileError(path, twice)
     try:
-        return kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return kind.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=Loader))  # noqa: S506 a safe one
     except yaml.YAMLError as error:
         raise FileError(path, [unread(error)]) from error
     except ValidationError as error:
         raise FileError(path, [fault(e, lines) for e in error.errors()]) from error
+
+
+def lines_of(path: Path) -> Lines:
+    """The line of everything in a file that `read` understands."""
+    lines: Lines = {}
+    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=Loader)
+    if node is not None:
+        list(located(node, (), lines))
+    return lines
 
 
 def unread(error: Exception) -> tuple[int, str]:
@@ -62,9 +85,13 @@ def located(node: yaml.Node, at: tuple[Any, ...], lines: Lines) -> Any:
 def fault(error: Any, lines: Lines) -> tuple[int, str]:
     """The line of the nearest thing in the file that a fault of pydantic is about, and what it says."""
     where = tuple(str(part) if not isinstance(part, int) else part for part in error["loc"])
-    near = max((at for at in lines if is_within(at, where)), key=len, default=())
     name = ".".join(map(str, where)) or "the file"
-    return lines.get(near, 1), f"{name}: {error['msg'].removeprefix('Value error, ')}"
+    return line_of(where, lines), f"{name}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def line_of(where: tuple[Any, ...], lines: Lines) -> int:
+    """The line of a place, or of the nearest above it that is in the file."""
+    return lines.get(max((at for at in lines if is_within(at, where)), key=len, default=()), 1)
 
 
 def is_within(at: tuple[Any, ...], where: tuple[Any, ...]) -> bool:

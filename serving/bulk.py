@@ -1,4 +1,4 @@
-"""Lists by the file: for every customer, or for a file of questions."""
+"""Lists by the file: for every customer, or for a file of questions; and customers' scores."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, Validat
 
 from serving.engine import Engine
 from serving.schemas import Id, RecommendRequest
+from serving.scores import Scored
 
 CHUNK = 500  # lists held at once
 ITEM = ("product_id", "title", "price", "url", "image_url", "score", "story")
@@ -100,7 +101,7 @@ def write_lists(
     Columns: `key`, rank from 1, ITEM, recommendation_id. The file appears whole or not at all.
     """
     done = 0
-    with writer(out, key) as write:
+    with writer(out, columns_of(key)) as write:
         for chunk in chunks(questions):
             write([row for question in chunk for row in answered(engine, placement, question, key, at)])
             done += len(chunk)
@@ -127,8 +128,14 @@ def answered(engine: Engine, placement: str, question: Question, key: str, at: d
         yield {key: name, "rank": rank, **values, "recommendation_id": response.recommendation_id}
 
 
+def columns_of(key: str) -> pa.Schema:
+    """Of a file of lists that are filed under `key`."""
+    names = (key, "rank", *ITEM, "recommendation_id")
+    return pa.schema([(name, NUMBERS.get(name, pa.string())) for name in names])
+
+
 @contextmanager
-def writer(out: Path, key: str) -> Iterator[Write]:
+def writer(out: Path, columns: pa.Schema) -> Iterator[Write]:
     """What writes rows to a file beside `out` that takes its place once all is written."""
     formats = {".parquet": parquet_writer, ".ndjson": ndjson_writer}
     if out.suffix not in formats:
@@ -136,7 +143,7 @@ def writer(out: Path, key: str) -> Iterator[Write]:
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        with formats[out.suffix](unfinished, key) as write:
+        with formats[out.suffix](unfinished, columns) as write:
             yield write
         unfinished.replace(out)
     finally:
@@ -144,15 +151,48 @@ def writer(out: Path, key: str) -> Iterator[Write]:
 
 
 @contextmanager
-def parquet_writer(path: Path, key: str) -> Iterator[Write]:
-    names = (key, "rank", *ITEM, "recommendation_id")
-    schema = pa.schema([(name, NUMBERS.get(name, pa.string())) for name in names])
-    with pq.ParquetWriter(path, schema, compression="zstd") as file:
-        yield lambda rows: file.write_table(pa.Table.from_pylist(rows, schema=schema))
+def parquet_writer(path: Path, columns: pa.Schema) -> Iterator[Write]:
+    with pq.ParquetWriter(path, columns, compression="zstd") as file:
+        yield lambda rows: file.write_table(pa.Table.from_pylist(rows, schema=columns))
 
 
 @contextmanager
-def ndjson_writer(path: Path, key: str) -> Iterator[Write]:
-    del key
+def ndjson_writer(path: Path, columns: pa.Schema) -> Iterator[Write]:
+    del columns
     with path.open("w", encoding="utf-8") as file:
         yield lambda rows: file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+# --- scores -------------------------------------------------------------------------------------------------
+
+
+def write_scores(scored: Scored, out: Path, *, gone: Callable[[str], bool]) -> int:
+    """A row a customer with an order into `out` (.parquet or .ndjson), but for who is `gone`; how many.
+
+    Columns: customer_id, churn, spend, and a column `buys MAIN CATEGORY` of each; a score that was refused has none.
+    """
+    figures = columns_scored(scored)
+    columns = pa.schema([("customer_id", pa.string()), *((name, pa.float32()) for name in figures)])
+    known = np.flatnonzero(np.logical_or.reduce([~np.isnan(of) for of in figures.values()]))
+    done = 0
+    with writer(out, columns) as write:
+        for first in range(0, len(known), CHUNK):
+            places = known[first : first + CHUNK]
+            values = zip(
+                scored.customers.at(places), *(of[places].tolist() for of in figures.values()), strict=True
+            )
+            rows = [dict(zip(columns.names, row, strict=True)) for row in values if not gone(row[0])]
+            write(rows)
+            done += len(rows)
+    return done
+
+
+def columns_scored(scored: Scored) -> dict[str, Any]:
+    """Figures by customer, each by its column."""
+    told = {"churn": scored.churn, "spend": scored.spend}
+    buys = (
+        {}
+        if scored.buys is None
+        else {f"buys {c}": scored.buys[:, n] for n, c in enumerate(scored.categories)}
+    )
+    return {name: of for name, of in (told | buys).items() if of is not None}

@@ -45,14 +45,16 @@ class Compaction:
         return "; ".join(told) or "nothing new to move"
 
 
-def compact(history: History, store: Store, *, told: Progress | None = None) -> Compaction:
+def compact(
+    history: History, store: Store, *, told: Progress | None = None, patience: float = 0
+) -> Compaction:
     """Move what the store has received since the last time into the history; all of it, or nothing.
 
     Events that the history knows stay as they are. Changes of products and customers are laid over what is
     known, in the order in which they came: what a change does not say stays. Raises HistoryError where a
-    load is running, StoreError.
+    load is running for longer than `patience` seconds, StoreError.
     """
-    with history.loading() as staging, database(staging) as db:
+    with history.loading(patience) as staging, database(staging) as db:
         marks = store.marks()
         files: list[Staged] = []
         moved: dict[str, Moved] = {}

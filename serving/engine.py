@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from math import ceil, isnan
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -48,14 +49,7 @@ from serving.ranker import (
     score_columns,
 )
 from serving.rules import AtMost, Diverse, Filter, Include, Mover, Reserve, Rotate, Rule, Shelf, kept, label
-from serving.schemas import (
-    Because,
-    NeedAbout,
-    NeedsResponse,
-    Recommendation,
-    RecommendRequest,
-    RecommendResponse,
-)
+from serving.schemas import NeedAbout, NeedsResponse, RecommendRequest, RecommendResponse
 from serving.store import Store as Database
 from serving.wire import RequestError
 
@@ -64,6 +58,7 @@ Scores = NDArray[np.float32]
 REGULAR = 3  # purchases that make a favourite
 FEW = 64  # items taken out of the available
 BEST_SELLERS = 200
+QUARTER = 900  # seconds
 POOL = 100  # products that variety is chosen from, at least
 # what hangs on some columns of the catalogue alone; all else that is kept hangs on every column
 FOLLOWS = {
@@ -216,6 +211,7 @@ class Engine:
         self.pairs = replace(self.pairs, catalog=bundle.catalog, facts=bundle.facts)
         self.newcomers = replace(self.newcomers, models=bundle.models)
         self.order_of: dict[str, Array] = {}
+        self.told_of: dict[int, Product] = {}
         orders = np.bincount(self.history.item, minlength=len(self.catalog))
         self.indexes = {
             name: self.index_of(name, model, orders)
@@ -305,15 +301,15 @@ class Engine:
         ask = self.ask(row, request, when)
         chosen = self.choose(row, ask, explain=request.explain)
         products = self.products(chosen.items)
-        items = tuple(self.told(ask, chosen, n, product) for n, product in enumerate(products))
-        return RecommendResponse(
-            recommendation_id=self.recommendation_id(placement, request, when, ask),
-            model_version=self.version,
-            placement=placement,
-            items=items,
-            fallback_share=round(sum(chosen.filled) / max(len(items), 1), 4),
-            removed=self.removed(row, ask) if request.explain else None,
-        )
+        items = [self.told(ask, chosen, n, product) for n, product in enumerate(products)]
+        return RecommendResponse.model_validate({  # all of it at once, which is far sooner done
+            "recommendation_id": self.recommendation_id(placement, request, when, ask),
+            "model_version": self.version,
+            "placement": placement,
+            "items": items,
+            "fallback_share": round(sum(chosen.filled) / max(len(items), 1), 4),
+            "removed": self.removed(row, ask) if request.explain else None,
+        })  # fmt: skip
 
     def recommend_many(
         self, placement: str, requests: Iterable[RecommendRequest], *, at: datetime
@@ -348,10 +344,10 @@ class Engine:
         """The request in positions, as of `at` (missing: the end of what was learned from)."""
         when = at or self.data_until
         person = self.person(request.customer_id, when)
-        products = self.catalog.items.positions(request.product_ids)
-        products, cart = sorted_set(products[products >= 0]), person.cart if row.beside else NOTHING[0]
+        products = sorted_set(self.places(request.product_ids)) if request.product_ids else NOTHING[0]
+        cart = person.cart if row.beside else NOTHING[0]
         asked: Array = products if len(request.product_ids) else cart
-        exclude = self.catalog.items.positions(request.exclude)
+        exclude: Array = self.places(request.exclude) if request.exclude else NOTHING[0]
         only = row.complements_only if request.complements_only is None else request.complements_only
         rules = (*row.policy, *request.rules)
         return Ask(
@@ -359,7 +355,7 @@ class Engine:
             person=person,
             owned=sorted_set(person.items),
             products=asked,
-            exclude=np.concatenate([exclude[exclude >= 0], cart]),
+            exclude=np.concatenate([exclude, cart]) if len(cart) else exclude,
             limit=request.limit or row.limit,
             complements_only=only,
             rules=rules,
@@ -390,6 +386,11 @@ class Engine:
         if not days or not customer_id or not self.live or self.live.erased(customer_id):
             return NOTHING
         return self.live.shown(customer_id, at - timedelta(days=days), at)
+
+    def places(self, product_ids: Sequence[str]) -> Array:
+        """Items of the catalogue, of those ids that it knows."""
+        found = self.catalog.items.positions(product_ids)
+        return found[found >= 0].astype(np.int64)
 
     def position(self, customer_id: str | None) -> int:
         return -1 if customer_id is None else int(self.history.customers.positions([customer_id])[0])
@@ -738,20 +739,19 @@ class Engine:
 
     # --- telling --------------------------------------------------------------------------------------
 
-    def told(self, ask: Ask, chosen: Chosen, place: int, product: Product) -> Recommendation:
+    def told(self, ask: Ask, chosen: Chosen, place: int, product: Product) -> dict[str, Any]:
+        """A Recommendation, as it is read from a wire."""
         item, source = chosen.items[place], chosen.sources[place]
         because = self.because(source, item, ask)
-        return Recommendation(
+        return {
             **vars(product),
-            score=round(chosen.scores[place], 6),
-            source=source.model,
-            story=self.story(source, item, because, ask),
-            because=tuple(
-                Because(product_id=self.product_id(b), title=self.catalog.title[b]) for b in because
-            ),
-            filled=chosen.filled[place],
-            parts=chosen.parts[place],
-        )
+            "score": round(chosen.scores[place], 6),
+            "source": source.model,
+            "story": self.story(source, item, because, ask),
+            "because": [{"product_id": self.product_id(b), "title": self.catalog.title[b]} for b in because],
+            "filled": chosen.filled[place],
+            "parts": chosen.parts[place],
+        }
 
     def product_id(self, item: int) -> str:
         return self.catalog.items.at([item])[0]
@@ -760,20 +760,23 @@ class Engine:
         return self.products([item])[0]
 
     def products(self, items: Sequence[int]) -> list[Product]:
-        title, currency = self.catalog.title, self.store.currency
-        url, image_url = self.links["url"], self.links["image_url"]
-        ids, prices = self.catalog.items.at(items), self.catalog.price[items].tolist() if items else []
-        return [
-            Product(
-                name,
-                title[item],
-                None if isnan(price) else round(price, 2),
-                currency,
-                url[item],
-                image_url[item],
-            )
-            for item, name, price in zip(items, ids, prices, strict=True)
-        ]
+        """What is told of these items, worked out once for each."""
+        known = self.told_of
+        for item in items:
+            if item not in known:
+                known[item] = self.described(item)
+        return [known[item] for item in items]
+
+    def described(self, item: int) -> Product:
+        price = float(self.catalog.price[item])
+        return Product(
+            self.product_id(item),
+            self.catalog.title[item],
+            None if isnan(price) else round(price, 2),
+            self.store.currency,
+            self.links["url"][item],
+            self.links["image_url"][item],
+        )
 
     @cached_property
     def links(self) -> dict[str, list[str | None]]:
@@ -807,11 +810,12 @@ class Engine:
     def story(self, source: Source, item: int, because: list[int], ask: Ask) -> str:
         key, slots = source.story, dict[str, str]()
         if key == "again":  # what is put forward so was bought: see `stored`
-            bought = ask.person.at[ask.person.items == item]
-            key = "regular" if len(bought) >= REGULAR else "again"
-            slots["times"] = str(len(bought))
+            own = ask.person.items == item
+            times = int(np.count_nonzero(own))
+            key = "regular" if times >= REGULAR else "again"
+            slots["times"] = str(times)
             if key == "again":
-                slots["last"] = self.day(int(bought.max()))
+                slots["last"] = self.day(int(ask.person.at[own].max()))
         if key == "same_need":
             slots["category"] = self.need(item)
         if key == "popular":
@@ -841,8 +845,7 @@ class Engine:
         return name.title() if name.isupper() else name
 
     def day(self, at: int) -> str:
-        local = moment(at).astimezone(self.zone)
-        return f"{local.day} {local:%B %Y}"
+        return day_of(at - at % QUARTER, self.zone)  # no zone's day begins within a quarter of an hour
 
     # --- looking up -----------------------------------------------------------------------------------
 
@@ -912,6 +915,12 @@ class Engine:
         code = int(self.catalog.need[item])
         by, start = self.members
         return by[start[code] : start[code + 1]] if code >= 0 else np.array([item])
+
+
+@lru_cache(maxsize=10_000)
+def day_of(at: int, zone: ZoneInfo) -> str:
+    local = moment(at).astimezone(zone)
+    return f"{local.day} {local:%B %Y}"
 
 
 def latest_order(person: Person) -> int:

@@ -23,6 +23,15 @@ WIDGET_HEADERS = {  # a page of any shop may load it, and need not ask for it on
     "Cross-Origin-Resource-Policy": "cross-origin",
     "Content-Security-Policy": "default-src 'none'",
 }
+REPLY_HEADERS = {  # of pages that a message leads to
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Robots-Tag": "noindex, nofollow",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+}
 REDIRECT_HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",

@@ -4,7 +4,8 @@ An id names what was last said of it. Whatever is read is resolved then, so that
 back is no more than saying again what was said before.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ from features.history import History, canonical
 from features.judge import Row
 from features.schema import ID_LENGTH, RECEIVED
 from serving.lines import cell
-from serving.store import Store
+from serving.store import Record, Store
 from serving.wire import RequestError
 
 ERASED = "the customer was erased: nothing is taken of them any more"
@@ -32,14 +33,39 @@ def an_id(field: str, text: str) -> str:
 
 
 def said_now(store: Store, history: History | None, until: datetime | None = None) -> dict[str, str]:
-    """What each alias was last said to name, by the history and by what the store was told since, before `until`."""
-    said = dict(history.identities()) if history else {}
-    after = store.reached("identities", history.manifest.marks if history else {})
-    for page in store.read("identities", after, store.marks()["identities"].seq):
+    """What each alias was last said to name, by the history and by what the store was told since, before `until`.
+
+    Of merges on record that is so wherever they lie by now. What a file told carries no time, and counts at any.
+    """
+    said, marks = history.at_once(lambda h: (h.identities(), h.manifest.marks)) if history else ({}, {})
+    after = store.reached("identities", marks)
+    for page in store.read("identities", after, store.ends("identities")["identities"]):
         said |= {
             row["alias"]: row["customer_id"] for row in page if until is None or row[RECEIVED.name] < until
         }
-    return said
+    return said if until is None else unmerged(said, (m for m in merges(store) if m[RECEIVED.name] >= until))
+
+
+def unmerged(said: Mapping[str, str], since: Iterable[Row]) -> dict[str, str]:
+    """What was said before these merges, given oldest first; one that something else has overruled stays so."""
+    names = dict(said)
+    for row in reversed(list(since)):
+        alias, before = row["alias"], row["formerly"]
+        if names.get(alias) == row["customer_id"]:
+            names[alias] = before or alias
+    return names
+
+
+@contextmanager
+def settled(store: Store, history: History | None) -> Iterator[tuple[dict[str, str], Record]]:
+    """(what each alias names, what records rows): nobody says otherwise, in any process, before the rows are on disk.
+
+    All is read before others are kept waiting; only where somebody wrote meanwhile it is read again.
+    """
+    seen = store.ends("identities")
+    said = said_now(store, history)
+    with store.alone() as record:
+        yield said if store.ends("identities") == seen else said_now(store, history), record
 
 
 def identities_now(store: Store, history: History | None, until: datetime | None = None) -> dict[str, str]:
@@ -72,14 +98,15 @@ def merge(
 ) -> Row:
     """Make `other`, with all its ids, one customer with `customer_id`; the record of it. Raises RequestError."""
     customer_id, other = an_id("customer_id", customer_id), an_id("alias", other)
-    said = said_now(store, history)
-    aliases = canonical(said)
-    own, alias = (aliases.get(name, name) for name in (customer_id, other))
-    if own == alias:
-        raise RequestError("alias", f"{other} and {customer_id} are one customer already")
-    if store.buried({own, alias, customer_id, other}):
-        raise RequestError("customer_id", ERASED, 410)
-    return kept(store, naming(said, [alias], own, by=by, at=at))
+    with settled(store, history) as (said, record):
+        aliases = canonical(said)
+        own, alias = (aliases.get(name, name) for name in (customer_id, other))
+        if own == alias:
+            raise RequestError("alias", f"{other} and {customer_id} are one customer already")
+        if store.buried({own, alias, customer_id, other}):
+            raise RequestError("customer_id", ERASED, 410)
+        record(rows := naming(said, [alias], own, by=by, at=at))
+    return rows["merges"][0]
 
 
 def undo(store: Store, history: History | None, alias: str, *, by: str | None, at: datetime) -> Row:
@@ -87,22 +114,32 @@ def undo(store: Store, history: History | None, alias: str, *, by: str | None, a
 
     The id, and those that name it, are what they were before. Undone once more, they are one again.
     """
-    said = said_now(store, history)
-    if store.buried(ids_of(alias, canonical(said))):
-        raise RequestError("customer_id", ERASED, 410)
+    with settled(store, history) as (said, record):
+        if store.buried(ids_of(alias, canonical(said))):
+            raise RequestError("customer_id", ERASED, 410)
+        last = last_merge(store, said, alias)
+        record(rows := naming(said, [last["alias"]], last["formerly"] or last["alias"], by=by, at=at))
+    return rows["merges"][0]
+
+
+def last_merge(store: Store, said: Mapping[str, str], alias: str) -> Row:
+    """The last merge that made this id, or what it names, another customer's. Raises RequestError."""
     name, seen = alias, set[str]()
     while name not in seen:
         seen.add(name)
         last = next((row for row in reversed(store.of("merges", [name])) if row["alias"] == name), None)
         if last and last["customer_id"] == said.get(name, name):
-            return kept(store, naming(said, [name], last["formerly"] or name, by=by, at=at))
+            return last
         name = said.get(name, name)
     raise RequestError("alias", f"no merge of {alias} is on record")
 
 
-def kept(store: Store, rows: Mapping[str, list[Row]]) -> Row:
-    store.record(rows)
-    return rows["merges"][0]
+def buried(store: Store, history: History | None, customer_id: str, *, at: datetime) -> set[str]:
+    """Bury a customer under all their ids, which it gives. Doing it again changes nothing."""
+    with settled(store, history) as (said, record):
+        names = {*ids_of(customer_id, canonical(said)), customer_id}
+        record(store.graves_of(names, at=at))
+    return names
 
 
 def merges(store: Store) -> list[Row]:

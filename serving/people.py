@@ -19,11 +19,12 @@ from starlette.responses import Response
 from features.history import History, canonical
 from features.judge import Row
 from features.schema import CHANNELS, CONSENTS, CUSTOMERS, IDENTITIES, PURPOSES, RECEIVED, Table
+from serving.addresses import subjects_of, suppress
 from serving.body import read_body
-from serving.changes import judge_of, keep
+from serving.changes import judge_of
 from serving.door import caller
 from serving.headers import JSON, NDJSON
-from serving.identities import ERASED, an_id, identities_now, ids_of, naming, said_now
+from serving.identities import ERASED, an_id, buried, identities_now, ids_of, naming, settled
 from serving.lines import Line, Text, Word, line_of, lines_of, wire_model
 from serving.openapi import Operation
 from serving.profile import Everybody, by_history, by_model, profile
@@ -37,6 +38,14 @@ Told = TypeVar("Told", bound=Wire)
 MAX_CUSTOMERS = 1_000  # in one request
 MOST = 100  # other ids, and consents, in one request
 ORDERS = ("order", "return")
+LETTERS = (
+    "decisions",
+    "deliveries",
+    "pauses",
+    "alerts",
+    "vouchers",
+    "redeemed",
+)  # what is told as it lies there
 SAID = (CUSTOMERS, IDENTITIES, CONSENTS)
 log = logging.getLogger("osclms.service")
 
@@ -47,6 +56,8 @@ class Consent(Wire):
     granted: bool = Field(strict=True)
     at: Moment | None = Field(None, description="missing: now")
     source: Text = Field(None, description="where it was given: a form, a till")
+    text: Text = Field(None, description="what the person read then, word for word")
+    version: Text = Field(None, description="of that text")
 
 
 MORE: Mapping[str, Any] = {
@@ -70,7 +81,9 @@ class CustomersRequest(Sent):
 class CustomerQuery(Wire):
     at: Moment | None = Field(
         None,
-        description="as of this moment, now at the latest: nothing that happened at or after it is told; missing: all",
+        description="as of this moment, now at the latest: nothing that happened at or after it is told, nor any merge "
+        "of ids on record since then; what files said of ids and facts has no time, and is told as it is now. Missing: "
+        "all. Without a history no moment before the end of what the model learned",
     )
 
 
@@ -159,14 +172,14 @@ def take(
     store: Store, history: History | None, customer_id: str, said: Any, at: datetime, by: str | None = None
 ) -> Stored:
     """Store what was said, all or nothing; `by` is the key that said it. Raises RequestError by the first fault."""
-    names = said_now(store, history)
-    own = ids_of(customer_id, canonical(names))[0]
-    if store.buried({own, customer_id, *said.identities}):
-        raise RequestError("customer_id", ERASED, 410)
-    made = rows_of(own, vars(said), at)
-    for fault in filter(None, faults([made])):
-        raise RequestError(*fault)
-    recorded(store, [made], names, by)
+    with settled(store, history) as (names, record):
+        own = ids_of(customer_id, canonical(names))[0]
+        if store.buried({own, customer_id, *said.identities}):
+            raise RequestError("customer_id", ERASED, 410)
+        made = rows_of(own, vars(said), at)
+        for fault in filter(None, faults([made])):
+            raise RequestError(*fault)
+        record(all_of([made], names, by))
     counts = {table.name: len(of) for table, of in made.items()}
     facts = sum(said_of(vars(said), name) for name in CUSTOMERS.names)
     return Stored(customer_id=own, facts=facts, identities=counts["identities"], consents=counts["consents"])
@@ -176,16 +189,16 @@ def take_all(
     store: Store, history: History | None, lines: Sequence[Line], at: datetime, by: str | None = None
 ) -> CustomersAnswer:
     """Store what was said of those customers of whom all is well; `by` is the key that said it."""
-    names, gone = said_now(store, history), store.graves()
-    aliases = canonical(names)
     rows = [line.row for line in lines if line.row is not None]
-    own = [aliases.get(row["customer_id"], row["customer_id"]) for row in rows]
-    made = [rows_of(name, row, at) for name, row in zip(own, rows, strict=True)]
-    errors = [
-        error_of(name, row, gone, fault) for name, row, fault in zip(own, rows, faults(made), strict=True)
-    ]
-    fine = [tables for tables, error in zip(made, errors, strict=True) if error is None]
-    recorded(store, fine, names, by)
+    with settled(store, history) as (names, record):
+        aliases, gone = canonical(names), store.graves()
+        own = [aliases.get(row["customer_id"], row["customer_id"]) for row in rows]
+        made = [rows_of(name, row, at) for name, row in zip(own, rows, strict=True)]
+        errors = [
+            error_of(name, row, gone, fault) for name, row, fault in zip(own, rows, faults(made), strict=True)
+        ]
+        fine = [tables for tables, error in zip(made, errors, strict=True) if error is None]
+        record(all_of(fine, names, by))
     rest = iter(errors)
     told = tuple(
         CustomerAnswer(
@@ -222,16 +235,16 @@ def rows_of(own: str | None, said: Mapping[str, Any], at: datetime) -> dict[Tabl
     return {table: [{**row, RECEIVED.name: at} for row in of] for table, of in rows.items()}
 
 
-def recorded(
-    store: Store, made: Sequence[Mapping[Table, list[Row]]], names: Mapping[str, str], by: str | None
-) -> None:
-    """Store what was said of these customers, and on record what ids it made another's than `names` says."""
+def all_of(
+    made: Sequence[Mapping[Table, list[Row]]], names: Mapping[str, str], by: str | None
+) -> dict[str, list[Row]]:
+    """What was said of these customers, and the record of what ids it made another's than `names` says."""
     said, told = dict(names), list[Row]()
     for row in (row for tables in made for row in tables[IDENTITIES]):
         told += naming(said, [row["alias"]], row["customer_id"], by=by, at=row[RECEIVED.name])["merges"]
         said[row["alias"]] = row["customer_id"]
     rows = {table.name: [row for tables in made for row in tables[table]] for table in SAID}
-    keep(store, rows | ({"merges": told} if told else {}))
+    return rows | {"merges": told}
 
 
 def said_of(said: Mapping[str, Any], fact: str) -> bool:
@@ -312,6 +325,10 @@ def held(
         orders=tuple(orders_of(happened)),
         events=tuple(told("events", row) for row in happened if row["event_type"] not in ORDERS),
         sends=tuple(told("sends", row) for row in sends),
+        ledgers={
+            name: tuple(told(name, row) for row in store.of(name, ids) if row[RECEIVED.name] < end)
+            for name in LETTERS
+        },
         profile=seen if anything else None,
     )
 
@@ -329,7 +346,10 @@ def history_rows(history: History | None, table: str, ids: Sequence[str]) -> lis
 def facts_of(store: Store, history: History | None, ids: Sequence[str]) -> dict[str, Any]:
     """What was said last of each fact, in the history and then live: of the first of the ids, which is the customer's
     own, and what is lacking there of the others in their order."""
-    rows = (*history_rows(history, "customers", ids), *store.of("customers", ids))
+    return facts_in((*history_rows(history, "customers", ids), *store.of("customers", ids)), ids)
+
+
+def facts_in(rows: Iterable[Row], ids: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row in sorted(
         rows, key=lambda row: -ids.index(row["customer_id"])
@@ -340,7 +360,10 @@ def facts_of(store: Store, history: History | None, ids: Sequence[str]) -> dict[
 
 def consent_records(store: Store, history: History | None, ids: Sequence[str]) -> list[Row]:
     """Every record, oldest first, as it was received last."""
-    rows = (*history_rows(history, "consents", ids), *store.of("consents", ids))
+    return records_in((*history_rows(history, "consents", ids), *store.of("consents", ids)))
+
+
+def records_in(rows: Iterable[Row]) -> list[Row]:
     known = {
         tuple(row[name] for name in CONSENTS.key[1:]): row for row in rows
     }  # whichever id it was given by
@@ -391,10 +414,15 @@ def erase(store: Store, history: History | None, customer_id: str, at: datetime)
             "OSCLMS_HOME holds it, or there `osclms erase CUSTOMER`",
             409,
         )
-    ids = ids_of(customer_id, identities_now(store, history))
-    for name in {*ids, customer_id}:
-        store.bury(name, at=at)
-    return Erased(erased=len({*ids, customer_id}))
+    ids = buried(store, history, customer_id, at=at)
+    bar(store, history, sorted(ids), at)
+    return Erased(erased=len(ids))
+
+
+def bar(store: Store, history: History | None, ids: Sequence[str], at: datetime) -> None:
+    """Never write again to any address that is known of these ids, whoever it is said to be of later."""
+    rows = (*history_rows(history, "customers", ids), *store.of("customers", ids)) if ids else ()
+    suppress(store, subjects_of(store, rows), "erased", at=at, received_at=at)
 
 
 async def asked(act: Callable[..., Told], *of: Any) -> Told:

@@ -8,8 +8,8 @@ catalogue that answers.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from functools import cached_property
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, partial
 from threading import Lock
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -19,18 +19,23 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from features.behaviour import Usual
 from features.catalog import Catalog
 from features.customers import BANDS, Norms, Orders, facts, favourite, month_ends, price_thirds
 from features.interactions import DAY, EVENT_COLUMNS, Interactions, distinct, moment, seconds
 from features.judge import Row
 from features.replenishment import LIKELY, Renewal, due
 from features.schema import EVENTS
-from serving.schemas import DueAbout, Favourites, OrdersAbout, Profile, Rfm
+from serving.schemas import CategoryAbout, DueAbout, Favourites, OrdersAbout, Profile, Rfm, ScoresAbout
+from serving.scores import CATEGORIES, CHURN, SPEND, Scores
+from serving.wire import RequestError
 
 T = TypeVar("T")
 DUE = 10  # products that are told as due next
+LIKELIEST = 5  # main categories that are told
 SCHEMA = pa.schema([EVENTS.schema.field(name) for name in EVENT_COLUMNS])
 PURCHASES = ("order", "return")
+BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 KEPT = 128  # moments of which what was usual is kept
 YEARS = timedelta(days=3 * 366)  # before the moment, told by month
 
@@ -44,6 +49,8 @@ class Everybody:
     zone: str
     kept: dict[int, Norms] = field(default_factory=dict)
     renewals: dict[int, Renewal] = field(default_factory=dict)
+    scores: Callable[[], Scores | None] = lambda: None  # those to tell, as they are now
+    usuals: dict[str, dict[int, Usual]] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)
 
     def norms(self, until: int) -> Norms:
@@ -53,6 +60,15 @@ class Everybody:
     def renewal(self, until: int) -> Renewal:
         """How products were bought again until a moment, likewise."""
         return self.made(self.renewals, until, Renewal.of)
+
+    def usual(self, until: int, scores: Scores) -> Usual:
+        """What these scores hold a customer against, likewise; of the latest that were asked for."""
+        version = scores.manifest.version
+        if version not in self.usuals:
+            self.usuals.clear()
+        norms, renewal = self.norms(until), self.renewal(until)
+        make = partial(Usual.of, categories=scores.categories, norms=norms, renewal=renewal)
+        return self.made(self.usuals.setdefault(version, {}), until, make)
 
     def made(self, kept: dict[int, T], until: int, make: Callable[[Interactions, Catalog], T]) -> T:
         """What `make` makes of all before a moment: once, for whoever asks at the same time, and the last KEPT."""
@@ -71,9 +87,11 @@ class Everybody:
 
 @dataclass(frozen=True)
 class Life:
-    """What is known of one customer. rows: their events before `at`; bought: their purchases as of any moment."""
+    """What is known of one customer. rows: their events before `at`; bought: their purchases as of any moment from
+    `since` on, before which it is not known what they had not yet sent back."""
 
     at: datetime
+    since: datetime
     known_by: str
     rows: Sequence[Row]
     bought: Callable[[datetime], Interactions]
@@ -91,25 +109,36 @@ def by_history(everybody: Everybody, rows: Sequence[Row], at: datetime) -> Life:
         return Interactions.from_events(told, items=everybody.catalog.items, keep=keep, until=until)
 
     return Life(
-        at, "history", rows, bought, Interactions.from_events(told, items=items, keep=every, until=at)
+        at,
+        BEGINNING,
+        "history",
+        rows,
+        bought,
+        Interactions.from_events(told, items=items, keep=every, until=at),
     )
 
 
 def by_model(everybody: Everybody, names: Sequence[str], rows: Sequence[Row], at: datetime) -> Life:
-    """Of one whose purchases are those that a model learned, and what came in live since then."""
-    data = everybody.data
+    """Of one whose purchases are those that a model learned, and what came in live since then.
+
+    Raises RequestError for a moment before the end of what it learned: it took back what was returned until then.
+    """
+    data, since = everybody.data, moment(everybody.data.until)
+    if at < since:
+        raise RequestError(
+            "at",
+            f"{at.isoformat()} is before {since.isoformat()}, up to which the model learned, and there is no history: "
+            "ask for a later moment, or a service whose OSCLMS_HOME holds the history",
+        )
     rows = [row for row in rows if row["occurred_at"] < at]
     places = data.customers.positions(list(names))
     own, *others = [*places[places >= 0].tolist(), -1][: max(1, int((places >= 0).sum()))]
     new = table([row for row in rows if seconds(row["occurred_at"]) >= data.until])
 
     def bought(until: datetime) -> Interactions:
-        whole = data.of_one(
-            own, new, keep=everybody.catalog.eligible, until=max(until, moment(data.until)), others=others
-        )
-        return whole.before(seconds(until))
+        return data.of_one(own, new, keep=everybody.catalog.eligible, until=until, others=others)
 
-    return Life(at, "model", rows, bought, bought(at))
+    return Life(at, since, "model", rows, bought, bought(at))
 
 
 def table(rows: Sequence[Row]) -> pa.Table:
@@ -135,6 +164,7 @@ def profile(everybody: Everybody, life: Life, sends: Sequence[Row]) -> Profile:
         rfm=None if known.empty else rfm(known.iloc[0]),
         favourites=favourites(everybody, data, life.rows),
         due=tuple(due_next(everybody, data)),
+        scores=scores_about(everybody, data),
     )
 
 
@@ -154,6 +184,8 @@ def stages_by_month(everybody: Everybody, life: Life) -> Iterator[tuple[str, str
     if not len(now):
         return
     for name, end in month_ends(max(moment(now.at.min()), life.at - YEARS), life.at, everybody.zone):
+        if end < life.since:
+            continue
         then = facts(life.bought(end), everybody.catalog, everybody.norms(seconds(end)))
         yield name, "prospect" if then.empty else str(then["stage"].iloc[0])
 
@@ -196,3 +228,28 @@ def due_next(everybody: Everybody, data: Interactions) -> Iterator[DueAbout]:
             product_id=catalog.items.at([row["item"]])[0], title=catalog.title[row["item"]], due=at,
             chance=round(float(row["chance"]), 3),
         )  # fmt: skip
+
+
+def scores_about(everybody: Everybody, data: Interactions) -> ScoresAbout | None:
+    """What the scores say; nothing of a moment before the end of what they were learned from."""
+    scores = everybody.scores()
+    if scores is None or not len(data) or data.until < seconds(scores.manifest.data_until):
+        return None
+    told = scores.of(data, everybody.catalog, everybody.usual(data.until, scores))
+    chance = np.zeros(len(told.categories)) if told.buys is None else told.buys[0]
+    best = np.argsort(-chance, kind="stable")
+    new = best[~told.had[0, best]]
+    return ScoresAbout(
+        version=scores.manifest.version,
+        churn=None if told.churn is None else round(float(told.churn[0]), 4), churn_days=scores.horizon(CHURN),
+        spend=None if told.spend is None else round(float(told.spend[0]), 2), spend_days=scores.horizon(SPEND),
+        categories=listed(told.categories, chance, best), additions=listed(told.categories, chance, new),
+        category_days=scores.horizon(CATEGORIES),
+    )  # fmt: skip
+
+
+def listed(names: Sequence[str], chance: Any, places: NDArray[np.int64]) -> tuple[CategoryAbout, ...]:
+    return tuple(
+        CategoryAbout(category=names[n], chance=round(float(chance[n]), 4))
+        for n in places[:LIKELIEST].tolist()
+    )

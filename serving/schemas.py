@@ -209,6 +209,28 @@ class DueAbout(Wire):
     chance: float = Field(description="that they buy it within 60 days")
 
 
+class CategoryAbout(Wire):
+    category: str = Field(description="a main category: the one above the finest")
+    chance: float = Field(description="that they buy of it within `category_days`")
+
+
+class ScoresAbout(Wire):
+    """What models fitted by `osclms scores fit` say; a score that was refused for want of data is null, or empty."""
+
+    version: str
+    churn: float | None = Field(description="how likely they make no order within `churn_days`")
+    churn_days: int | None
+    spend: float | None = Field(
+        description="expected within `spend_days`, in the store's currency, of what may be recommended"
+    )
+    spend_days: int | None
+    categories: tuple[CategoryAbout, ...] = Field(description="the most likely, best first")
+    additions: tuple[CategoryAbout, ...] = Field(
+        description="the most likely of those that they never bought of, best first"
+    )
+    category_days: int | None
+
+
 class Profile(Wire):
     as_of: datetime
     known_by: str = Field(
@@ -222,11 +244,15 @@ class Profile(Wire):
     last_message: datetime | None
     stage: str = Field(description="by orders of what may be recommended, as the model knows the products")
     stages: dict[str, str] = Field(
-        description="by month of the store, as it was at the month's end, the last three years at most"
+        description="by month of the store, as it was at the month's end, the last three years at most; without a "
+        "history of the months alone that ended since the model learned"
     )
     rfm: Rfm | None
     favourites: Favourites
     due: tuple[DueAbout, ...] = Field(description="what they will want again, soonest first")
+    scores: ScoresAbout | None = Field(
+        None, description="null where none were fitted, or they were learned from what came after the moment"
+    )
 
 
 class CustomerAbout(Wire):
@@ -246,6 +272,9 @@ class CustomerAbout(Wire):
     )
     events: tuple[dict[str, Any], ...] = Field(description="all else that happened, oldest first")
     sends: tuple[dict[str, Any], ...] = Field(description="the lists that were shown or sent")
+    ledgers: dict[str, tuple[dict[str, Any], ...]] = Field(
+        {}, description="by name the rows of what was decided, delivered, paused, alerted, given and redeemed"
+    )
     profile: Profile | None = Field(None, description="what it comes to; missing, where nothing is held")
 
 

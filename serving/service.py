@@ -42,10 +42,10 @@ from lifecycle.fragments import Part
 from lifecycle.layouts import LAYOUTS, layout
 from lifecycle.messages import About, Message, NotSent
 from lifecycle.previews import preview
-from lifecycle.programs import Program
+from lifecycle.programs import Policy, Program, policy
 from lifecycle.programs import programs as programs_in
 from lifecycle.yamls import FileError
-from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people
+from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people, replies
 from serving.body import read_body
 from serving.bundle import BundleError, Edition, edition
 from serving.delivery import NO_PLACEMENT
@@ -68,6 +68,7 @@ from serving.schemas import (
     RecommendRequest,
     RecommendResponse,
 )
+from serving.scores import readable
 from serving.settings import Settings, SettingsError
 from serving.store import Store, StoreError
 from serving.swap import watch
@@ -185,6 +186,7 @@ OPERATIONS = (
         },
     ),
     *delivery.OPERATIONS,
+    *replies.OPERATIONS,
     Operation("widget", "GET", "/v1/widget.js", "The widget's script", also=("text/javascript",), scope=OPEN),
     Operation(
         "products",
@@ -231,6 +233,7 @@ class Site:
         clicked: delivery.Clicked | None = None,
         sent: delivery.Sent | None = None,
         turns: Turns | None = None,
+        rules: Policy | None = None,
         programs: Mapping[str, Program] | None = None,
         clock: Callable[[], datetime] = now,
     ) -> None:
@@ -238,12 +241,13 @@ class Site:
         self.turns, self.lists = turns or Turns(), 0
         self.engine, self.as_of, self.clock, self.intake = engine, as_of, clock, intake
         self.tokens, self.links, self.clicked = tokens, links, clicked
-        self.sent = sent
+        self.sent, self.rules = sent, rules or Policy()
         self.programs = shipped() if programs is None else programs
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
         zone = (self.history.store if self.history else engine.store).time_zone
-        self.everybody = Everybody(engine.bundle.catalog, engine.bundle.interactions, zone)
+        scores = partial(readable, history.parent if history else None)
+        self.everybody = Everybody(engine.bundle.catalog, engine.bundle.interactions, zone, scores=scores)
         self.follower = overlay.Follower(engine.bundle, intake.store, self.history) if intake else None
         self.model = metrics.Model(
             engine.version, engine.data_until.timestamp(), engine.placements, engine.n_available
@@ -252,6 +256,10 @@ class Site:
     def close(self) -> None:
         if self.intake:
             self.intake.store.close()
+        self.drop()
+
+    def drop(self) -> None:
+        """Close what no other site holds."""
         if self.engine.live:
             self.engine.live.close()
 
@@ -421,6 +429,29 @@ class Site:
 
     async def follow(self, request: Request) -> Response:
         return await delivery.follow_answer(self.engine, self.links, request, self.clicked, now=self.clock())
+
+    async def unsubscribe_page(self, request: Request) -> Response:
+        return replies.unsubscribe_page(request, self.tokens, self.engine.store.name, at=self.clock())
+
+    async def unsubscribe(self, request: Request) -> Response:
+        name = self.engine.store.name
+        return await replies.unsubscribe(
+            request, self.tokens, name, self.store, self.history, at=self.clock()
+        )
+
+    async def rate_page(self, request: Request) -> Response:
+        return replies.rate_page(request, self.tokens, self.engine.store.name, at=self.clock())
+
+    async def rate(self, request: Request) -> Response:
+        store, kept = self.store, self.clicked or (lambda event: None)
+        return await replies.rate(
+            request, self.tokens, self.engine.store.name, store, kept, self.rules, at=self.clock()
+        )
+
+    async def redeem(self, request: Request) -> Response:
+        return await replies.redeemed(
+            request, self.store, self.engine.store.currency, at=self.at(None), now=self.clock()
+        )
 
     async def widget(self, _: Request) -> Response:
         return asset("widget")
@@ -785,12 +816,17 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
         clicked=intake.keep if intake else None,
         sent=partial(intake.store.append, "sends") if intake else None,
         turns=Turns(settings.waiting),
+        rules=policy(settings.programs()),
         programs=programs_in(settings.programs()),
     )
     if intake:
         in_a_hurry = Store(intake.store.url, hurry=True)
         engine.follow(in_a_hurry, aliases=site.aliases, clock=now)
-    warm_up(site)
+    try:
+        warm_up(site)
+    except Exception:
+        site.drop()
+        raise
     return site.caught_up() or site
 
 
@@ -920,6 +956,7 @@ class Service:
             find=settings().folder,
             make=partial(load, settings(), self.intake),
             use=use,
+            drop=Site.drop,
             ended=self.ended,
         )
 

@@ -31,6 +31,8 @@ from serving.turns import WAITING
 PREFIX = "OSCLMS_"
 CARRIED = Path(__file__).parent.parent / "bundle"  # beside the packages in a bento
 WEB = re.compile(r"https?://[^\s<>\"\\?#]+", re.IGNORECASE)
+SMTP = re.compile(r"smtps?://(?:[^\s/@]+@)?(?:[\w.-]+|\[[0-9a-fA-F:]+\])(?::\d{1,5})?/?")
+SENDER = re.compile(r"(?:[^<>@\r\n]* )?<[^<>@\s]+@[\w.-]+>|[^<>@\s]+@[\w.-]+")
 DEFAULT_HOME = Path(".osclms")
 
 
@@ -65,6 +67,18 @@ def web(url: str | None) -> str | None:
     return url
 
 
+def smtp(secret: SecretStr | None) -> SecretStr | None:
+    if secret is not None and not SMTP.fullmatch(secret.get_secret_value()):
+        raise ValueError("must be an address such as smtp://host:25 or smtps://user:password@host")
+    return secret
+
+
+def sender(text: str | None) -> str | None:
+    if text is not None and not SENDER.fullmatch(text):
+        raise ValueError("must be an address such as Corner Shop <hello@shop.example>")
+    return text
+
+
 def rate(text: str) -> str:
     try:
         shared(text, 1)
@@ -84,7 +98,8 @@ class Settings(BaseModel):
     tokens, and with OSCLMS_PUBLIC_URL and OSCLMS_SHOP_URL for the links of mails. OSCLMS_ASK_KEYS asks for keys on
     loopback too; OSCLMS_RATE_SECRET and OSCLMS_RATE_PUBLISHABLE say how often; OSCLMS_WAITING how many requests may
     wait for a worker, OSCLMS_DRAIN how many seconds one goes on that is to end, OSCLMS_LOG_REQUESTS that each request
-    is logged, OSCLMS_TRACE_SHARE what share of them is traced, and OSCLMS_TRACE_TO where to."""
+    is logged, OSCLMS_TRACE_SHARE what share of them is traced, and OSCLMS_TRACE_TO where to. Messages leave from
+    OSCLMS_MAIL_FROM by OSCLMS_SMTP_URL, or by OSCLMS_WEBHOOK_URL, signed with OSCLMS_WEBHOOK_SECRET."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -96,6 +111,10 @@ class Settings(BaseModel):
     secret: Annotated[SecretStr | None, AfterValidator(keys)] = None
     public_url: Annotated[str | None, AfterValidator(web)] = None
     shop_url: Annotated[str | None, AfterValidator(web)] = None
+    mail_from: Annotated[str | None, AfterValidator(sender)] = None
+    smtp_url: Annotated[SecretStr | None, AfterValidator(smtp)] = None
+    webhook_url: Annotated[str | None, AfterValidator(web)] = None
+    webhook_secret: Annotated[SecretStr | None, Field(min_length=16)] = None
     ask_keys: bool = False
     rate_secret: Annotated[str, AfterValidator(rate)] = RATES[SECRET]
     rate_publishable: Annotated[str, AfterValidator(rate)] = RATES[PUBLISHABLE]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
@@ -27,7 +27,7 @@ from features.history import Marks
 from features.judge import Row
 from features.schema import EVENTS, FLAG, PATH, REAL, RECEIVED, TABLES, TEXT, TIME, WORD, Column, Table
 
-HEAD = "r0004"  # the last of the migrations: the tables that this version reads and writes
+HEAD = "r0005"  # the last of the migrations: the tables that this version reads and writes
 FILE = "store.db"
 MIGRATIONS = Path(__file__).parent / "migrations"
 PATIENCE = 30  # seconds that a writer waits for the one before it
@@ -38,6 +38,7 @@ LIVE = ("events", "products", "customers", "identities", "consents")  # the tabl
 WATCHED = ("products", "customers", "identities", "consents", "tombstones")
 EPOCH, FOREVER = datetime(1970, 1, 1, tzinfo=UTC), 1 << 62
 T = TypeVar("T")
+Record = Callable[[Mapping[str, Sequence[Row]]], None]  # stores rows of several tables
 
 SENDS = Table(
     "sends",
@@ -76,7 +77,9 @@ DECISIONS = Table(
         Column("outcome", TEXT, True, "message, holdout, or why there is none"),
         Column("detail", TEXT, about="what the outcome hangs on"),
         Column("channel", TEXT, True),
-        Column("message_id", TEXT, about="of a message or of one held back: names neither customer nor occasion"),
+        Column(
+            "message_id", TEXT, about="of a message or of one held back: names neither customer nor occasion"
+        ),
         Column("send_at", TIME, about="when it may go out, or would have"),
         Column("local_day", TEXT, about="the customer's own day then, which caps count"),
         Column("kind", TEXT, True, "marketing or transactional"),
@@ -91,9 +94,22 @@ DELIVERIES = Table(
     columns=(
         Column("message_id", TEXT, True),
         Column("customer_id", TEXT, True),
-        Column("state", TEXT, True, "sent, dropped, failed or dead"),
+        Column("state", TEXT, True, "taken, failed; or, for good: sent, dropped, dead"),
         Column("at", TIME, True),
         Column("detail", TEXT, about="why; no address is in it"),
+        Column("subject", TEXT, about="HMAC of the channel and address that it went to"),
+    ),
+)
+RUNS = Table(
+    "runs",
+    key=("run_at", "program"),
+    columns=(
+        Column("run_at", TIME, True),
+        Column("program", TEXT, True),
+        Column("found", REAL, True, "occasions that the trigger found"),
+        Column("members", REAL, True, "of these, of customers in the audience"),
+        Column("fallback", REAL, about="the share of fill in what was shown"),
+        Column("stopped", TEXT, about="why the program did not run"),
     ),
 )
 PAUSES = Table(
@@ -106,6 +122,22 @@ PAUSES = Table(
         Column("at", TIME, True),
         Column("reason", TEXT, True),
         Column("by", TEXT),
+        Column("ends", TIME, about="missing: when a later record ends it"),
+    ),
+)
+ALERTS = Table(
+    "alerts",
+    key=("alert_id", "open"),
+    columns=(
+        Column("alert_id", TEXT, True),
+        Column("open", FLAG, True, "one row opens it, another closes it"),
+        Column("kind", TEXT, True, "low_rating …"),
+        Column("program", TEXT),
+        Column("customer_id", TEXT, about="whom somebody should look after"),
+        Column("message_id", TEXT),
+        Column("at", TIME, True),
+        Column("detail", TEXT),
+        Column("by", TEXT, about="who closed it"),
     ),
 )
 VOUCHERS = Table(
@@ -143,7 +175,7 @@ SUPPRESSED = Table(
 TOMBSTONES = Table("tombstones", key=("subject",), columns=(Column("subject", TEXT, True),))
 PERSONAL = (
     *("events", "customers", "identities", "consents", "sends", "merges"),
-    *("decisions", "deliveries", "pauses", "vouchers", "redeemed"),
+    *("decisions", "deliveries", "pauses", "alerts", "vouchers", "redeemed"),
 )
 WHO = ("customer_id", "alias", "formerly")  # the columns that name a customer
 KEYS = Table(
@@ -158,10 +190,8 @@ KEYS = Table(
         Column("ends", TIME, about="when it stops; missing: never"),
     ),
 )
-OUTGOING = (DECISIONS, DELIVERIES, PAUSES, VOUCHERS, REDEEMED, SUPPRESSED)
-LEDGERS = {
-    t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, MERGES, TOMBSTONES, KEYS, *OUTGOING)
-}
+OUTGOING = (RUNS, DECISIONS, DELIVERIES, PAUSES, ALERTS, VOUCHERS, REDEEMED, SUPPRESSED)
+LEDGERS = {t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, MERGES, TOMBSTONES, KEYS, *OUTGOING)}
 RECENT = {"events": "occurred_at", "sends": "at"}  # tables asked for a customer's latest, and by which time
 
 
@@ -248,6 +278,11 @@ DATA = {name: ledger(table) for name, table in LEDGERS.items()}
 ABOUT = sa.Table("about", METADATA, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", sa.Text))
 sa.Index("events_by_id", DATA["events"].c.event_id, unique=True)
 sa.Index("events_by_customer", DATA["events"].c.customer_id, DATA["events"].c.occurred_at)
+_ABOUT_MESSAGE = DATA["events"].c.message_id.is_not(None)
+sa.Index(
+    "events_by_message", DATA["events"].c.message_id, DATA["events"].c.occurred_at,
+    sqlite_where=_ABOUT_MESSAGE, postgresql_where=_ABOUT_MESSAGE,
+)  # fmt: skip
 sa.Index("consents_by_customer", DATA["consents"].c.customer_id)
 sa.Index("sends_by_customer", DATA["sends"].c.customer_id, DATA["sends"].c.at)
 _D = DATA["decisions"].c
@@ -258,7 +293,10 @@ sa.Index(
     unique=True, sqlite_where=_MADE, postgresql_where=_MADE,
 )  # fmt: skip
 sa.Index("messages_by_id", _D.message_id, unique=True, sqlite_where=_MADE, postgresql_where=_MADE)
+sa.Index("runs_by_program", DATA["runs"].c.run_at, DATA["runs"].c.program, unique=True)
 sa.Index("deliveries_by_message", DATA["deliveries"].c.message_id)
+sa.Index("deliveries_by_subject", DATA["deliveries"].c.subject)
+sa.Index("alerts_by_id", DATA["alerts"].c.alert_id, DATA["alerts"].c.open, unique=True)
 sa.Index("vouchers_by_code", DATA["vouchers"].c.code, unique=True)
 sa.Index("redeemed_by_code", DATA["redeemed"].c.code, unique=True)
 sa.Index("suppressed_by_subject", DATA["suppressed"].c.subject, unique=True)
@@ -387,18 +425,31 @@ class Store:
 
     def record(self, tables: Mapping[str, Sequence[Row]]) -> None:
         """`append` to several tables: all of it is on disk before this returns, or nothing is stored."""
-        if EVENTS.name in tables:
-            raise ValueError("events are added by `add`")
-        with self._told(), self._writing() as db:
-            for table, rows in tables.items():
-                _insert(db, table, rows)
+        with self.alone() as record:
+            record(tables)
+
+    @contextmanager
+    def alone(self) -> Iterator[Record]:
+        """`record`, for who reads first: no other writer, of any process, comes between what is read meanwhile and
+        what is then recorded, which is on disk when this ends, or not stored at all. Keep it short: others wait."""
+        with self.writing() as db:
+            yield partial(_record, db)
+
+    def select(self, wanted: "sa.Select[Any]") -> list[Any]:
+        """The rows that a question of SQLAlchemy finds, by the tables of DATA."""
+        with self._told(), self._engine.connect() as db:
+            return list(db.execute(wanted))
 
     def bury(self, customer_id: str, *, at: datetime) -> None:
         """Record that a customer was erased, without saying who it was."""
-        subject, grave = self.subject(customer_id), DATA["tombstones"]
-        with self._told(), self._writing() as db:
-            if db.scalar(sa.select(grave.c.seq).where(grave.c.subject == subject)) is None:
-                _insert(db, "tombstones", [{"subject": subject, "received_at": at}])
+        with self.alone() as record:
+            record(self.graves_of([customer_id], at=at))
+
+    def graves_of(self, customer_ids: Iterable[str], *, at: datetime) -> dict[str, list[Row]]:
+        """The tombstones that these customers have not got yet, for who is `alone`."""
+        names = set(customer_ids)
+        missing = sorted(map(self.subject, names - self.buried(names)))
+        return {"tombstones": [{"subject": subject, RECEIVED.name: at} for subject in missing]}
 
     def buried(self, customer_ids: Iterable[str]) -> set[str]:
         """Those of these customers who were erased."""
@@ -578,6 +629,12 @@ class Store:
             after = rows[-1]["seq"]
 
     @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """For SQL of one's own over DATA, as one transaction: what is read in it stays so until its end."""
+        with self._told(), self._writing() as db:
+            yield db
+
+    @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         """A transaction that no other writer runs beside, in any process; on disk at its end, or undone."""
         with self._engine.connect() as db:
@@ -596,7 +653,7 @@ class Store:
         with self._writing() as db:
             stored = db.execute(sa.select(events).where(events.c.event_id.in_(ids))).mappings()
             known: dict[str, Row] = {row["event_id"]: dict(row) for row in stored}
-            _insert(db, "events", [candidates[name] for name in ids if name not in known])
+            insert(db, "events", [candidates[name] for name in ids if name not in known])
         return known
 
     def _again(self, write: Callable[[], T]) -> T:
@@ -745,11 +802,19 @@ def _subject(key: str, customer_id: str) -> str:
     return hmac.new(bytes.fromhex(key), customer_id.encode(), hashlib.sha256).hexdigest()
 
 
-def _insert(db: sa.Connection, table: str, rows: Sequence[Row]) -> None:
+def insert(db: sa.Connection, table: str, rows: Sequence[Row]) -> None:
+    """Append rows by the columns of a table, each with its `received_at`; what a row does not name is empty."""
     if not rows:
         return
     names = (*LEDGERS[table].names, RECEIVED.name)
     db.execute(sa.insert(DATA[table]), [{name: row.get(name) for name in names} for row in rows])
+
+
+def _record(db: sa.Connection, tables: Mapping[str, Sequence[Row]]) -> None:
+    if EVENTS.name in tables:
+        raise ValueError("events are added by `add`")
+    for table, rows in tables.items():
+        insert(db, table, rows)
 
 
 def _read(db: sa.Connection, table: str, after: int, upto: int, limit: int) -> list[dict[str, Any]]:

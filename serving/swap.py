@@ -25,14 +25,15 @@ def watch(
     find: Callable[[], Path],
     make: Callable[[Path], Made],
     use: Callable[[Made], None],
+    drop: Callable[[Made], None] = lambda _: None,
     ended: Event,
     every: float = EVERY,
 ) -> None:
     """Look for another champion than the one served, until `ended` is set; make it, and only then use it. One that was
     written anew, as erasure does, is another.
 
-    One that cannot be made stays unserved until another takes its place: the old one goes on, and
-    osclms_champion_refused says so. Where the database is away it is tried again.
+    What was made and is not used after all is dropped. One that cannot be made stays unserved until another takes its
+    place: the old one goes on, and osclms_champion_refused says so. Where the database is away it is tried again.
     """
     refused: Edition | None = None
     while not ended.wait(every):
@@ -43,7 +44,7 @@ def watch(
         if found in (served, refused, Edition(served.folder)):  # the last is just being put in its place
             continue
         try:
-            use(made_of(found, make))  # and keep no hold on it
+            use(made_of(found, make, drop))  # and keep no hold on it
         except (StoreError, Rewritten):
             continue  # the database is away, which is not the champion's fault; or it is another by now
         except Exception as error:  # whatever is wrong with it, what is served goes on
@@ -60,10 +61,13 @@ def watch(
             served, refused = found, None
 
 
-def made_of(found: Edition, make: Callable[[Path], Made]) -> Made:
+def made_of(found: Edition, make: Callable[[Path], Made], drop: Callable[[Made], None]) -> Made:
     """What is made of a bundle that lay there all the while. Raises Rewritten, and what `make` raises."""
     try:
-        return make(found.folder)
-    finally:
-        if edition(found.folder) != found:
-            raise Rewritten
+        made = make(found.folder)
+    except Exception as error:
+        raise error if edition(found.folder) == found else Rewritten from error
+    if edition(found.folder) != found:
+        drop(made)
+        raise Rewritten
+    return made

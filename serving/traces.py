@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from serving.schemas import RecommendResponse
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 LOG = "log"  # a JSON line for each span, where logs go
 GROUP = "opentelemetry_traces_exporter"  # under which exporters are installed
+PATIENCE = 2.0  # seconds that the last spans may take to be exported
 
 
 def known() -> dict[str, Callable[[], Any]]:
@@ -45,7 +47,7 @@ class Traces:
         from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
         about = Resource.create({"service.name": "osclms"})
-        self.provider = TracerProvider(sampler=TraceIdRatioBased(share), resource=about)
+        self.provider = TracerProvider(TraceIdRatioBased(share), about, shutdown_on_exit=False)
         self.provider.add_span_processor(BatchSpanProcessor(exporter))
         self.tracer = self.provider.get_tracer("osclms")
 
@@ -64,6 +66,8 @@ class Traces:
         began = ended - round(seconds * 1e9)
         self.tracer.start_span(route, attributes=about, start_time=began).end(ended)
 
-    def close(self) -> None:
-        """What was recorded is exported."""
-        self.provider.shutdown()
+    def close(self, patience: float = PATIENCE) -> None:
+        """What was recorded is exported, as far as that is done in `patience` seconds: a collector may be away."""
+        ending = Thread(target=self.provider.shutdown, daemon=True)
+        ending.start()
+        ending.join(patience)

@@ -87,6 +87,18 @@ def shop_home(shared: Callable[[str, Callable[[Path], None]], Path], loaded_home
     return shared("shop", make)
 
 
+@pytest.fixture(scope="session")
+def written_home(shared: Callable[[str, Callable[[Path], None]], Path], shop_home: Path) -> Path:
+    """The same, with made-up contacts and consents. Read, do not write: other tests share it."""
+    from features.synthetic import lay_over
+
+    def make(folder: Path) -> None:
+        shutil.copytree(shop_home, folder, dirs_exist_ok=True)
+        lay_over(History(folder / "history"), seed=7, rejects_dir=folder / "rejects")
+
+    return shared("written", make)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     from chrome import chrome  # few tests need it

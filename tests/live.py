@@ -240,14 +240,69 @@ def compact_into(url: str, home: str, last: int | None = None) -> None:
     compact(History(Path(home) / "history"), Store(sa.make_url(url)))
 
 
+def deliver_instants(url: str, bundle: str, home: str, instants: Sequence[tuple[int, float]]) -> list[int]:
+    """Workers one after the other send into a home; each is killed so many seconds after there were so many files. The
+    clock of each begins where the lease of the one before it has ended."""
+    codes = list[int]()
+    for number, (files, wait) in enumerate(instants):
+        pid = fork(lambda number=number: send_all(url, bundle, home, number))  # type: ignore[misc]
+        while len(list(Path(home).glob("outbox/*/*/*"))) < files:
+            time.sleep(0.001)
+        time.sleep(wait)
+        os.kill(pid, signal.SIGKILL)
+        codes.append(ended(pid))
+    return codes
+
+
+def send_all(url: str, bundle: str, home: str, number: int) -> None:
+    from posted import HOUR, sending
+
+    from serving.engine import Engine
+    from serving.outgoing import LEASE
+
+    at = NOW + HOUR + LEASE * number
+    with Store(sa.make_url(url)) as store:
+        sending(store, Engine.load(Path(bundle)), Path(home), clock=lambda: at)
+    time.sleep(60)  # until it is killed
+
+
+def decide(home: str, url: str, at: str) -> None:
+    """The run of the home's own programs alone."""
+    from lifecycle.run import OWN, run
+
+    moment, own = datetime.fromisoformat(at), [path.stem for path in (Path(home) / OWN).glob("*.yaml")]
+    run(Path(home), url, moment, now=moment, only=own)
+
+
+def decide_instants(home: str, urls: Mapping[str, float], whole: str, at: str) -> list[int]:
+    """Children make one run each into a database; each is killed after this part of the time that one took whole."""
+    began = time.perf_counter()
+    assert ended(fork(lambda: decide(home, whole, at))) == 0
+    took, codes = time.perf_counter() - began, []
+    for url, part in urls.items():
+        pid = fork(lambda url=url: decide(home, url, at))  # type: ignore[misc]
+        time.sleep(part * took)
+        os.kill(pid, signal.SIGKILL)
+        codes.append(ended(pid))
+    return codes
+
+
+def decide_at_once(home: str, url: str, at: str, children: int) -> list[int]:
+    """Children make the same run into one database, all at once."""
+    return [ended(pid) for pid in [fork(lambda: decide(home, url, at)) for _ in range(children)]]
+
+
 ASKS: dict[str, Callable[..., Any]] = {
     "listen": listen,
     "serve": serve,
     "ended": ended,
     "add": add,
     "open": open_at_once,
+    "deliver instants": deliver_instants,
     "compact steps": compact_steps,
     "compact instants": compact_instants,
+    "decide instants": decide_instants,
+    "decide at once": decide_at_once,
 }
 
 if __name__ == "__main__":
@@ -258,6 +313,7 @@ if __name__ == "__main__":
     import uvicorn  # noqa: F401
     from alembic import command  # noqa: F401
 
+    import lifecycle.run  # noqa: F401
     import serving.events  # noqa: F401
 
     for line in sys.stdin:

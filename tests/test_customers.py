@@ -1,5 +1,5 @@
 from collections import defaultdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from features.customers import (
     stages_at,
 )
 from features.history import History
-from features.interactions import DAY, Interactions
+from features.interactions import DAY, Interactions, pasts
 from training.split import Data, known
 
 
@@ -212,6 +212,37 @@ def test_one_customer_is_told_as_among_all() -> None:
         told = facts(alone, data.catalog, norms)
         assert told.iloc[0].tolist() == every.iloc[place].tolist()
         assert mine is None or mine.iloc[0].tolist() == every.iloc[place].tolist()
+
+
+def test_scores_of_few_or_equal_customers() -> None:
+    """A figure that all have alike tells nothing of anybody; two who differ are the best and the last."""
+    alone = of(Event("ann", "milk", "o1", 1), until=2)
+    alike = of(Event("ann", "milk", "o1", 1), Event("bob", "milk", "o2", 1), until=2)
+    two = of(Event("ann", "milk", "o1", 1), Event("bob", "milk", "o2", 2, quantity=2), until=3)
+    for found in (alone, alike):
+        assert found[["r", "f", "m"]].to_numpy().tolist() == [[2, 2, 2]] * len(found)
+        assert set(found["group"]) == {"Needs Attention"}
+    assert two[["r", "f", "m"]].to_numpy().tolist() == [[1, 2, 1], [3, 2, 3]]
+
+
+def test_whoever_is_held_against_equal_customers_or_none() -> None:
+    data = shop(Event("ann", "milk", "o1", 1), Event("bob", "milk", "o2", 1), until=2)
+    more = shop(Event("ann", "milk", "o1", 1.5), Event("ann", "milk", "o2", 1.7), until=2)
+    norms = Norms.of(data.interactions, data.catalog)
+    assert facts(more.interactions, data.catalog, norms)[["r", "f", "m"]].to_numpy().tolist() == [[3, 3, 3]]
+    none = Norms.of(shop(until=2).interactions, data.catalog)
+    assert facts(more.interactions, data.catalog, none)[["r", "f", "m"]].to_numpy().tolist() == [[2, 2, 2]]
+    assert facts(shop(until=2).interactions, data.catalog).empty
+
+
+def test_a_moment_within_a_second_is_exact() -> None:
+    """An event half a second past is seen at seven tenths, and not at three."""
+    past = (Event("ann", "milk", "o1", 1), Event("ann", "milk", "o2", 2 + 0.5 / DAY))
+    moments = [day(2) + timedelta(seconds=part) for part in (0.3, 0.5, 0.7, 1)]
+    items, keep = shop(*past, until=3).catalog.items, np.ones(1, bool)
+    for of_them in (moments, moments[:2], moments[2:]):
+        counts = [len(data) for data in pasts(events(*past), items=items, keep=keep, moments=of_them)]
+        assert counts == [1 if at <= moments[1] else 2 for at in of_them]
 
 
 # --- the real shop ------------------------------------------------------------------------------------------

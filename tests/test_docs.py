@@ -23,7 +23,9 @@ PAGES = (
     "docs/data.md",
     "docs/decisions.md",
     "docs/messages.md",
+    "docs/outbox.md",
     "docs/replenishment.md",
+    "docs/scores.md",
     "docs/widget.md",
     "docs/worlds.md",
 )

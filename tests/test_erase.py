@@ -13,21 +13,24 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 from live import event
+from posted import decision
 from test_compact import put
 from tiny import GROCER, UNTIL, bundle
 
 from features.history import History
 from features.mapping import Mapping
 from features.sources import load
+from serving.addresses import is_suppressed, subject
 from serving.bulk import everybody
 from serving.bundle import Bundle, Manifest
 from serving.compact import compact
 from serving.engine import Engine
+from serving.outgoing import DEAD, OUTBOX
 from serving.people import erase, held
 from serving.placements import PLACEMENTS
 from serving.ranker import PUBLISHED, RANKED
 from serving.schemas import RecommendRequest
-from serving.store import Store
+from serving.store import PERSONAL, Store
 from training.erase import blanked, finish
 from training.publish import Registry
 
@@ -81,6 +84,7 @@ def fill_home(home: Path) -> None:
         file.unlink()  # the sources are not ours
     publish(home)
     lists = (json.dumps({"customer_id": who, "rank": 1}) for who in (WHO, "zoe"))
+    fill_outbox(home)
     (home / "lists.ndjson").write_text("".join(f"{line}\n" for line in lists))
 
 
@@ -115,6 +119,41 @@ def fill(store: Store, history: History) -> None:
     store.append("identities", [{"alias": f"web-{CARD}", "customer_id": CARD, "received_at": NOW}])
     sent = {"at": NOW, "product_ids": ["milk"], "received_at": NOW}
     store.append("sends", [{"customer_id": name, **sent} for name in ("zoe", WHO)])
+    fill_letters(store)
+
+
+def fill_letters(store: Store) -> None:
+    """Of each of two customers a message that went out, one that never will, a pause, an alert and a voucher used."""
+    at = {"at": NOW, "received_at": NOW}
+    for name, number in (("zoe", 1), (WHO, 2)):
+        who = {"customer_id": name, "program": "hello"}
+        about = {**who, "message_id": f"m{number}"}
+        store.append("decisions", [decision(f"m{number}", name), decision(f"d{number}", name)])
+        store.append("deliveries", [{**about, "state": "sent", **at}])
+        store.append("pauses", [{**who, "paused": True, "reason": "low", **at}])
+        store.append(
+            "alerts", [{**about, "alert_id": f"a{number}", "open": True, "kind": "low_rating", **at}]
+        )
+        store.append(
+            "vouchers", [{**about, "code": f"c{number}", "worth": 5.0, "ends": NOW, "received_at": NOW}]
+        )
+        store.append("redeemed", [{**who, "code": f"c{number}", **at}])
+
+
+def fill_outbox(home: Path) -> None:
+    """The files of these messages, one of them half written by a worker that was killed."""
+    folder = home / OUTBOX / "2026-03-05" / "hello"
+    folder.mkdir(parents=True)
+    for name, who in (
+        ("m1.eml", "z"),
+        ("m2.eml", WHO),
+        (".m2.eml.4711", WHO),
+        ("d2.json", WHO),
+        ("m22.eml", "z"),
+    ):
+        (folder / name).write_text(f"To: {who}@b.c\n")
+    lines = (json.dumps({"message_id": name, "why": "given up"}) for name in ("d1", "d2"))
+    (home / OUTBOX / DEAD).write_text("".join(f"{line}\n" for line in lines) + "cut\n")
 
 
 # --- where an id may lie ------------------------------------------------------------------------------------
@@ -146,9 +185,7 @@ def read(path: Path) -> Iterator[bytes]:
 
 
 def rows_of(store: Store, *names: str) -> int:
-    return sum(
-        len(store.of(table, names)) for table in ("events", "customers", "identities", "consents", "sends")
-    )
+    return sum(len(store.of(table, names)) for table in PERSONAL if table != "merges")
 
 
 # --- what becomes of it -------------------------------------------------------------------------------------
@@ -175,10 +212,11 @@ def test_no_file_holds_the_erased_and_all_others_are_answered_as_before(home: Pa
         "history/consents",
         "rejects",
         "lists",
+        "outbox/2026-03-05/hello/m2.eml",
     )
     for place in (*wanted, "bundles/1/customers.npy", "bundles/1/orders.npy", "mlruns"):
         assert any(name.startswith(place) for name in in_files), place
-    assert rows_of(store, *ids) == 6
+    assert rows_of(store, *ids) == 13
     assert any(name.startswith("store.db") for name in in_files) == (store.url.get_backend_name() == "sqlite")
     assert erase(store, history, CARD, NOW).erased == 3
     engine = Engine.load(home / "bundles" / "1")
@@ -186,7 +224,7 @@ def test_no_file_holds_the_erased_and_all_others_are_answered_as_before(home: Pa
     engine.follow(store, aliases={}, clock=lambda: NOW)
     assert WHO not in dict(everybody(engine, None)) and WHO not in engine.sample().customers
     done = finish(home, store, at=NOW)
-    assert (done.bundles, done.rows, done.lines) == (2, 6, 2) and done.files >= 5
+    assert (done.bundles, done.rows, done.lines) == (2, 13, 6) and done.files >= 5
     assert holding(home, WHO, CARD) == {} and rows_of(store, *ids) == 0
     assert finish(home, store, at=NOW).as_dict() == {
         "ids": 0,
@@ -197,12 +235,23 @@ def test_no_file_holds_the_erased_and_all_others_are_answered_as_before(home: Pa
     }
     assert answers(home) == before
     assert (home / "lists.ndjson").read_text().count("\n") == 1 and store.buried(ids) == set(ids)
+    assert left_of(home) == ["d1", "m1.eml", "m22.eml"] and rows_of(store, "zoe") == 11
+    gone = [subject(store, "email", f"{WHO}@b.c"), subject(store, "email", "z@b.c")]
+    assert [is_suppressed(store, one) for one in gone] == ["erased", None]
     zoe = held(store, history, "zoe")
+    assert {name: len(rows) for name, rows in zoe.ledgers.items()}["decisions"] == 2
     assert (zoe.facts, len(zoe.orders), len(zoe.events), len(zoe.sends)) == (
         {"email": "z@b.c", "region": "x"}, 1, 1, 1,
     )  # fmt: skip
     check_bundles(home)
     check_marks(history, store)
+
+
+def left_of(home: Path) -> list[str]:
+    """The messages among the dead, and the files of others."""
+    lines = (home / OUTBOX / DEAD).read_text().splitlines()
+    dead = [json.loads(line)["message_id"] for line in lines if line.startswith("{")]
+    return dead + sorted(path.name for path in (home / OUTBOX).glob("*/*/*"))
 
 
 def check_bundles(home: Path) -> None:

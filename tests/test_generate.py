@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from worlds import Event, shop
 
 from benchmarks.likeness import figures, purchases, table
 from features import lives
@@ -352,6 +353,15 @@ def test_it_is_like_a_shop(loaded: tuple[History, list[Any]]) -> None:
     said: list[str] = []
     table([loaded[0].folder.parent], said.append)
     assert said[0] == "| | home |" and len(said) == 2 + len(found)
+
+
+def test_a_shop_of_guests_or_of_nothing_has_figures_too() -> None:
+    guests, empty = (shop(*lines, until=5).interactions for lines in ([Event(None, "milk", "o1", 1)], []))
+    for data, lines in ((guests, 1), (empty, 0)):
+        found = figures(data, np.zeros(len(data.items), np.int32))
+        assert (found["customers"], found["purchase lines"]) == (0, lines)
+        assert np.isnan(found["customers with a second order"])
+    assert figures(guests, np.zeros(1, np.int32))["products bought once"] == 1
 
 
 def test_popularity_falls_as_a_power_of_the_rank(folder: Path) -> None:

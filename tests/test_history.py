@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -411,3 +412,16 @@ def test_killed_at_any_instant_it_is_as_before_or_as_after(tmp_path: Path, histo
     tries = killed(tmp_path, history, "instants", [f"at_{instant:.12f}" for instant in instants])
     assert [code for code, _ in tries].count(-9) >= 3
     check_all_or_nothing(tmp_path, history, tries)
+
+
+def test_a_file_of_before_a_column_came_is_read_and_added_to(history: History) -> None:
+    """As one of consents, which once did not tell what the person read."""
+    put(history, "who,channel,granted,at\nanna,email,yes,2017-01-01\n", "consents")
+    before, old = history.manifest, pq.read_table(history.files("consents")[0], partitioning=None)
+    pq.write_table(old.drop_columns(["text", "version"]), history.files("consents")[0])
+    assert history.table("consents").to_pylist()[0]["text"] is None
+    assert len(history.table("consents", where=pc.field("customer_id") == "anna")) == 1
+    put(history, "who,channel,granted,at\nanna,email,no,2017-01-01\nbert,email,no,2017-02-01\n", "consents")
+    found = history.table("consents")
+    assert found["granted"].to_pylist() == [False, False] and found.schema == TABLES["consents"].schema
+    assert history.manifest != before

@@ -1,8 +1,10 @@
 """Several ids of one customer: said to be one, taken back, and what lists make of it; over both databases."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -12,12 +14,13 @@ from test_people import Shop, grocer, shop  # noqa: F401 - fixtures
 
 from features.history import History
 from serving.compact import compact
-from serving.identities import identities_now, merge, merges, said_now, undo
+from serving.identities import buried, identities_now, merge, merges, said_now, undo
+from serving.people import CustomerChange, take
 from serving.store import Store
 from serving.wire import RequestError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
-AT = datetime(2026, 3, 5, tzinfo=UTC)
+AT, DAY = datetime(2026, 3, 5, tzinfo=UTC), timedelta(days=1)
 
 
 @pytest.fixture
@@ -59,6 +62,76 @@ def test_whole_customers_are_merged_and_parted(store: Store) -> None:
     assert identities_now(store, None) == before == {"device": "anna", "card": "bert"}
     with pytest.raises(RequestError, match="no merge of nobody"):
         undo(store, None, "nobody", by=None, at=AT)
+
+
+def test_what_is_merged_meanwhile_is_seen(store: Store, url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between reading and writing somebody else writes: by what each read, both would be right."""
+    alone = store.alone
+
+    def late() -> Any:
+        monkeypatch.setattr(store, "alone", alone)
+        with Store(url) as other:
+            merge(other, None, "bert", "anna", by="first", at=AT)
+        return alone()
+
+    monkeypatch.setattr(store, "alone", late)
+    with pytest.raises(RequestError, match="one customer already"):
+        merge(store, None, "anna", "bert", by="second", at=AT)
+    monkeypatch.setattr(store, "alone", late)
+    with pytest.raises(RequestError, match="one customer already"):
+        merge(store, None, "bert", "anna", by="third", at=AT)
+    assert identities_now(store, None) == {"anna": "bert"}
+
+
+def test_of_two_who_merge_at_once_one_is_refused(store: Store, url: sa.URL) -> None:
+    ready = Barrier(2)
+
+    def act(one: str, other: str) -> int:
+        with Store(url) as own:
+            refused = 0
+            for n in range(8):
+                ready.wait(60)
+                try:
+                    merge(own, None, f"{one}{n}", f"{other}{n}", by=one, at=AT)
+                except RequestError:
+                    refused += 1
+            return refused
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sum(pool.map(act, ("a", "b"), ("b", "a"))) == 8
+    assert len(merges(store)) == len(identities_now(store, None)) == 8
+
+
+def test_facts_of_a_customer_who_is_erased_meanwhile_are_not_taken(
+    store: Store, url: sa.URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = store.alone
+
+    def late() -> Any:
+        with Store(url) as other:
+            buried(other, None, "anna", at=AT)
+        return alone()
+
+    monkeypatch.setattr(store, "alone", late)
+    with pytest.raises(RequestError, match="erased"):
+        take(store, None, "anna", CustomerChange(region="North"), AT)
+    assert store.of("customers", ["anna"]) == []
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_who_was_who_before_a_merge_is_known_although_it_was_moved(store: Store, tmp_path: Path) -> None:
+    history = History(tmp_path / "history")
+    put(history, "identities", {"alias": "card", "customer_id": "anna"})
+    first = identities_now(store, history)
+    merge(store, history, "bert", "card", by=None, at=AT)
+    merge(store, history, "bert", "web", by=None, at=AT + DAY)
+    undo(store, history, "web", by=None, at=AT + 2 * DAY)
+    for _ in range(2):
+        seen = [identities_now(store, history, AT + n * DAY) for n in range(4)]
+        both = {"card": "bert", "anna": "bert"}
+        assert seen == [first, both, {**both, "web": "bert"}, both]
+        compact(history, store)
+    assert said_now(store, history, AT)["card"] == "anna" == history.identities()["card"]
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

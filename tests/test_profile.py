@@ -20,6 +20,7 @@ from lifecycle.pages import counts_page, customer_page
 from serving.profile import KEPT, Everybody, by_model, profile
 from serving.schemas import Profile
 from serving.store import Store, address
+from serving.wire import RequestError
 from training.split import known
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
@@ -192,8 +193,25 @@ def test_without_a_history_the_model_tells_purchases(shop: Shop, url: sa.URL) ->
     own = data.rows(int(data.customers.positions(["carl"])[0]))
     assert (told.known_by, told.orders.count, told.events) == ("model", 3, {"order": 1})
     assert told.orders.spend == pytest.approx(float(data.paid[own].sum()) + 1)
-    assert told.stages["2026-01"] == "new" and by_model(everybody, ["nobody"], [], at).whole.until
+    assert list(told.stages) == ["2026-02", "2026-03"] and by_model(everybody, ["nobody"], [], at).whole.until
     assert profile(everybody, by_model(everybody, ["nobody"], [], at), []).stage == "prospect"
+    early = datetime(
+        2026, 1, 15, tzinfo=UTC
+    )  # what was sent back since then is gone from what the model learned
+    with pytest.raises(RequestError, match="up to which the model learned"):
+        by_model(everybody, ["carl"], live, early)
+
+
+def test_without_a_history_a_later_return_is_not_seen(shop: Shop) -> None:  # noqa: F811
+    sold, back = datetime(2026, 3, 5, tzinfo=UTC), datetime(2026, 3, 20, tzinfo=UTC)
+    row = {"order_id": "o9", "product_id": "milk", "quantity": 1.0, "unit_price": 1.0}
+    live = [
+        {**row, "event_type": kind, "occurred_at": at, "event_id": kind}
+        for kind, at in (("order", sold), ("return", back))
+    ]
+    for at, count in ((back, 1), (back + timedelta(microseconds=1), 0)):
+        told = profile(shop.site.everybody, by_model(shop.site.everybody, ["nobody"], live, at), [])
+        assert told.orders.count == count and told.events == {"order": 1} | ({} if count else {"return": 1})
 
 
 def test_everybody_is_seen_as_of_the_moment_and_worked_out_once(tmp_path: Path) -> None:

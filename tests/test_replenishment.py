@@ -122,22 +122,34 @@ def test_figures_are_probabilities_and_days_within_the_horizon() -> None:
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        ("16 oz", (16, "oz")),
-        ("12 pk/12 oz", (144, "oz")),
-        ("1.5 L", (1.5, "l")),
+        ("16 OZ", (16 * 28.35, "g")),
+        ("12 pk/12 oz", (144 * 28.35, "g")),
+        ("1.5 L", (1500, "ml")),
+        ("6 x 1,5 l", (9000, "ml")),
+        ("1,000 g", (1000, "g")),
+        ("1,250 kg", (1_250_000, "g")),
+        ("1 kg", (1000, "g")),
+        ("1 lb", (453.6, "g")),
+        ("33cl", (330, "ml")),
+        ("8 fl. oz", (8 * 29.574, "ml")),
+        (".5 l", (500, "ml")),
+        ("1 dz", (12, "ct")),
+        ("20 ct", (20, "ct")),
+        ("1.2.3 g", (0, "")),
         ("pt", (0, "")),
         (None, (0, "")),
     ],
 )
 def test_sizes_are_read(size: str | None, expected: tuple[float, str]) -> None:
-    assert content(size) == expected
+    amount, unit = content(size)
+    assert unit == expected[1] and amount == pytest.approx(expected[0])
 
 
 def test_a_pack_is_told_beside_the_middle_one_of_its_need_and_unit() -> None:
     rows = [
         ("a", "tea", "100 g"),
         ("b", "tea", "200 g"),
-        ("c", "tea", "400 g"),
+        ("c", "tea", "0,4 kg"),
         ("d", "tea", "20 ct"),
         ("e", None, "5 g"),
     ]

@@ -143,7 +143,7 @@ def test_a_champion_waits_for_the_database() -> None:
 
 def test_a_champion_that_was_written_anew_is_taken_whole(tmp_path: Path) -> None:
     """Under the same name; one that is replaced while it is read is read again."""
-    folder, ended, made, used = tmp_path / "1", Event(), list[int](), list[int]()
+    folder, ended, made, used, dropped = tmp_path / "1", Event(), list[int](), list[int](), list[int]()
 
     def write() -> None:
         fresh = tmp_path / ".tmp-1"
@@ -169,8 +169,9 @@ def test_a_champion_that_was_written_anew_is_taken_whole(tmp_path: Path) -> None
     write()
     served = edition(folder)
     write()
-    swap.watch(served, find=lambda: folder, make=make, use=use, ended=ended, every=0.001)
+    swap.watch(served, find=lambda: folder, make=make, use=use, drop=dropped.append, ended=ended, every=0.001)
     assert (made, used) == ([0, 1, 2], [2]), "and then it is the one that is served"
+    assert dropped == [1], "what was made of half of it is let go"
 
 
 def test_a_champion_that_is_just_being_replaced_is_waited_for(tmp_path: Path) -> None:

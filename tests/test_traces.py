@@ -1,7 +1,10 @@
 """Sampled traces: what a span says of a request, and that it says nothing else."""
 
 import json
+import time
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -55,6 +58,24 @@ def test_the_log_gets_a_line_for_each_span(capsys: pytest.CaptureFixture[str]) -
     traces.close()
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["attributes"]["http.response.status_code"] for line in lines] == [200, 503]
+
+
+def test_a_collector_that_is_away_holds_up_nobody() -> None:
+    called, let_go = Event(), Event()
+
+    class Away(InMemorySpanExporter):
+        def export(self, spans: Any) -> Any:
+            called.set()
+            let_go.wait(60)
+            return super().export(spans)
+
+    traces = Traces(1.0, away := Away())
+    traces.record("recommend", "trending", 200, 0.25, None)
+    started = time.monotonic()
+    traces.close(patience=0.05)
+    assert called.wait(30) and time.monotonic() - started < 20
+    let_go.set()
+    assert away.get_finished_spans() == () or len(away.get_finished_spans()) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -213,14 +213,21 @@ def card_html(card: Card) -> str:
         "Code": card.git_revision,
         "Fingerprint of the data": card.fingerprint,
     }
-    words = {
-        "title": f"{card.store}: version {card.version}",
-        "promoted": promoted,
-        "reason": card.verdict.reason,
-        "about": [list(pair) for pair in about.items()],
-        "sections": [section_words(section) for section in sections(card)],
-    }
-    return template().render(**words)
+    title = f"{card.store}: version {card.version}"
+    return page_html(title, card.verdict.reason, about, sections(card), promoted=promoted)
+
+
+def page_html(
+    title: str, reason: str, about: Mapping[str, str], of: Iterable[Section], *, promoted: str = ""
+) -> str:
+    """A page of sections that needs nothing else; `promoted` is the word beside its title."""
+    return template().render(
+        title=title,
+        promoted=promoted,
+        reason=reason,
+        about=[list(pair) for pair in about.items()],
+        sections=[section_words(section) for section in of],
+    )
 
 
 @cache

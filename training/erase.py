@@ -27,6 +27,8 @@ from features.history import History
 from features.interactions import Ids, used
 from serving.bundle import IDS, ROWS, read_manifest, sha256
 from serving.identities import identities_now, ids_of
+from serving.outgoing import DEAD, OUTBOX, messages_of, stem_of
+from serving.people import bar
 from serving.ranker import RANKED_SUFFIX
 from serving.store import LIVE, Mark, Store
 from training.publish import (
@@ -49,7 +51,7 @@ Gone = Callable[[str], bool]
 @dataclass(frozen=True)
 class Finished:
     """What was removed: ids of the erased that were found, files of the history and bundles written anew, rows of the
-    database, lines of rejects and of lists."""
+    database, lines of rejects and of lists, messages in files."""
 
     ids: int = 0
     files: int = 0
@@ -77,7 +79,9 @@ def finish(home: Path, store: Store, *, at: datetime) -> Finished:
             bury_all_ids(store, history, at)
             buried = store.graves()
             ids = sorted(filter(buried, everyone(home, history, store)))
-            lines = sum(cleaned(path, buried) for path in loose(home))
+            bar(store, history, ids, at)
+            lines = outbox_without(home, messages_of(store, ids)) if ids else 0
+            lines += sum(cleaned(path, buried) for path in loose(home))
             bundles = sum(forgotten_by(folder, set(ids)) for folder in bundles_of(home))
             files = forgotten_in(history, store, ids, staging) if ids else 0
             rows = store.forget(ids) if ids else 0
@@ -233,6 +237,31 @@ def loose(home: Path) -> list[Path]:
     """Rejects, and lists that were laid into the home."""
     own = [*(home / "rejects").glob("*.csv")]
     return [*own, *(p for kind in (".ndjson", ".parquet") for p in home.glob(f"*{kind}"))]
+
+
+def outbox_without(home: Path, messages: set[str]) -> int:
+    """Remove the files of these messages, and their lines among the dead; how many. What a killed worker has left half
+    written has the message's name, too."""
+    stems, gone = {stem_of(name) for name in messages}, 0
+    for path in (home / OUTBOX).glob("*/*/*"):
+        if path.name.lstrip(".").split(".")[0] in stems:
+            path.unlink()
+            gone += 1
+    dead = home / OUTBOX / DEAD
+    lines = dead.read_text(encoding="utf-8").splitlines() if dead.exists() else []
+    kept = [line for line in lines if named_in(line) not in messages]
+    if len(kept) < len(lines):
+        write_atomically(dead, "".join(f"{line}\n" for line in kept))
+    return gone + len(lines) - len(kept)
+
+
+def named_in(line: str) -> str | None:
+    """The message of a line of the dead; one that a killed worker cut has none."""
+    try:
+        found: str | None = json.loads(line).get("message_id")
+    except ValueError:
+        return None
+    return found
 
 
 def cleaned(path: Path, gone: Gone) -> int:

@@ -1,5 +1,6 @@
 """How sure a mean is: intervals by bootstrap over customers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -102,17 +103,35 @@ def auc_interval(
 ) -> Interval:
     """How often a right question has a higher score than a wrong one, ties being half, and its 95 % interval by
     drawing customers with all of their questions. 0.5 where only right or only wrong ones are known."""
-    _, level = np.unique(_checked(scores), return_inverse=True)
+    return auc_intervals({"": scores}, right, customer, seed=seed, resamples=resamples)[""]
+
+
+def auc_intervals(
+    scores: Mapping[str, ArrayLike],
+    right: ArrayLike,
+    customer: ArrayLike,
+    *,
+    seed: int,
+    resamples: int = 2000,
+) -> dict[str, Interval]:
+    """The AUC of each of these scores of the same questions, as `auc_interval` has it, and by "FIRST − OTHER" how much
+    higher the first one's is than each other's, by the same draws."""
+    levels = [np.unique(_checked(of), return_inverse=True)[1] for of in scores.values()]
     place, is_right = clusters(np.asarray(customer)), np.asarray(right, bool)
-    rng, drawn = np.random.default_rng(seed), np.ones(place.max() + 1)
-    found = [auc(level, is_right, drawn[place])]
-    for _ in range(resamples):
-        drawn = np.bincount(rng.integers(len(drawn), size=len(drawn)), minlength=len(drawn)).astype(
-            np.float64
+    rng, n = np.random.default_rng(seed), int(place.max()) + 1
+    draws = (np.bincount(rng.integers(n, size=n), minlength=n).astype(np.float64) for _ in range(resamples))
+    found = np.array(
+        [[auc(level, is_right, drawn[place]) for level in levels] for drawn in (np.ones(n), *draws)]
+    )
+    first, *others = scores
+    columns = dict(zip(scores, found.T, strict=True))
+    return {
+        name: Interval(float(of[0]), *map(float, np.quantile(of[1:], [0.025, 0.975])))
+        for name, of in (
+            *columns.items(),
+            *((f"{first} − {other}", columns[first] - columns[other]) for other in others),
         )
-        found.append(auc(level, is_right, drawn[place]))
-    low, high = np.quantile(found[1:], [0.025, 0.975])
-    return Interval(found[0], float(low), float(high))
+    }
 
 
 def auc(level: NDArray[np.int64], right: NDArray[np.bool_], weight: NDArray[np.float64]) -> float:

@@ -88,6 +88,36 @@ def reliability(bins: Sequence[tuple[float, float, int]], *, title: str) -> Figu
     return figure
 
 
+def calibrated(bins: Sequence[tuple[float, float, int]], *, title: str, about: str, truth: str) -> Figure:
+    """Mean score and mean truth of each bin; where scores come true the dots lie on the line."""
+    figure, axes = _canvas(height=4.6)
+    predicted, actual = ([b[place] for b in bins] for place in (0, 1))
+    room = 1.05 * _room([*predicted, *actual])
+    axes.plot([0, room], [0, room], color=ORANGE, linestyle="--", linewidth=1)
+    axes.plot(predicted, actual, marker="o", color=BLUE)
+    axes.set(xlim=(0, room), ylim=(0, room))
+    axes.set_xlabel(f"{about}, mean of the tenth")
+    axes.set_ylabel(truth)
+    axes.set_title(f"{title}: does it come true?", loc="left")
+    _light(axes, grid="y")
+    return figure
+
+
+def lift(bins: Sequence[tuple[float, float, int]], *, title: str, truth: str) -> Figure:
+    """Mean truth by tenths of the score, the highest first; the dashed line is everybody's mean."""
+    actual, n = (np.array([b[place] for b in bins][::-1], dtype=np.float64) for place in (1, 2))
+    figure, axes = _canvas(height=4.2)
+    at = np.arange(1, len(actual) + 1)
+    axes.bar(at, actual, color=BLUE)
+    axes.axhline(float(actual @ n / n.sum()), color=ORANGE, linestyle="--", linewidth=1)
+    axes.set_xticks(at)
+    axes.set_xlabel("tenths by the score, the highest first")
+    axes.set_ylabel(truth)
+    axes.set_title(f"{title}: lift by decile", loc="left")
+    _light(axes, grid="y")
+    return figure
+
+
 def _canvas(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8, height), dpi=120, layout="constrained")
     return figure, figure.add_subplot()

@@ -7,6 +7,7 @@ The one file that imports mlflow. Everything lives below one folder, `$OSCLMS_HO
     cards/<version>.html   a version's model card, for people
     champions.jsonl        who was champion, when and why: what `previous` reads
     champion               the version to serve: what serving reads at start; follows the alias
+    scores/<version>/      customers' fitted scores, and `scores/current`, which names those to tell
 
 A file of a bundle and its artifact are one file by two names where the file system can: no file in either
 place is ever written to again.
@@ -268,6 +269,20 @@ class Registry:
         except (MlflowException, OSError):
             return {}
         return dict(json.loads(Path(path).read_text()))
+
+    def keep_scores(self, folder: Path, keep: int = 5) -> Path:
+        """Move fitted scores to where serving finds them, by the version that their manifest names, and point at them;
+        the newest so many stay. Readers have the ones before or these."""
+        scores = self.home / "scores"
+        target = scores / bundle_version(folder)
+        with self._lock:
+            scores.mkdir(exist_ok=True)
+            fsync_tree(folder)
+            replace(folder, target)
+            write_atomically(scores / "current", f"{target.name}\n")
+            for old in sorted(scores.glob("[0-9]*"), key=lambda p: int(p.name))[:-keep]:
+                _remove(old)
+        return target
 
     # The champion
 

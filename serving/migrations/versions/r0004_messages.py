@@ -35,6 +35,10 @@ TABLES: dict[str, tuple[set[str], dict[str, Any]]] = {
             "probability": REAL,
         },
     ),
+    "runs": (
+        {"fallback", "stopped"},
+        {"run_at": TIME, "program": TEXT, "found": REAL, "members": REAL, "fallback": REAL, "stopped": TEXT},
+    ),
     "deliveries": (
         {"detail"},
         {"message_id": TEXT, "customer_id": TEXT, "state": TEXT, "at": TIME, "detail": TEXT},
@@ -58,6 +62,7 @@ TABLES: dict[str, tuple[set[str], dict[str, Any]]] = {
     "suppressed": (set(), {"subject": TEXT, "channel": TEXT, "reason": TEXT, "at": TIME}),
 }
 UNIQUE = {
+    "runs_by_program": ("runs", ["run_at", "program"]),
     "decisions_by_run": ("decisions", ["run_at", "customer_id", "program", "occasion"]),
     "vouchers_by_code": ("vouchers", ["code"]),
     "redeemed_by_code": ("redeemed", ["code"]),

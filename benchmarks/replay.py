@@ -1,0 +1,183 @@
+"""A shop's days, one after the other, as they would have gone: what came in, the run, what it sent; was all kept?
+
+Each day knows its past alone: the model is refitted at each month's start, what happened since comes in live. At the
+end everything is counted again from the rows, by other code than the run's own. A bench and a long test call it.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from features.history import History
+from features.schema import EVENTS
+from lifecycle.programs import policy
+from lifecycle.run import OWN, Ran, moment_of, run
+from osclms import bar
+from serving.bundle import champion, read_manifest
+from serving.store import DATA, DECISIONS, Store, address
+
+FED = ("order", "return", "view", "cart", "remove", "rating")
+AT_ONCE = 5_000  # events stored in one transaction
+Told = Callable[[str, int, int | None], None]
+Refit = Callable[[Path, datetime], Any]
+
+
+@dataclass
+class Replayed:
+    """What a replay came to. faults: in words, none where all was kept. seconds: of each day's run."""
+
+    days: int = 0
+    messages: int = 0
+    eligible: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    programs: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "seconds": {"median": float(np.median(self.seconds)), "most": max(self.seconds)}
+        }
+
+
+def replay(
+    home: Path, days: Sequence[date], *, refit: Refit, only: Sequence[str] = (),
+    told: Told = lambda what, done, of: None,
+) -> Replayed:  # fmt: skip
+    """Run these days in a home whose history holds them; its database is to be empty. `refit` makes a champion as of a
+    moment: it is called for the first day and for the first of each month."""
+    done, before = Replayed(), None
+    for number, day in enumerate(days, 1):
+        at = moment_of(home, day.isoformat())
+        if before is None or day.day == 1:
+            refit(home, at)
+        before = before or read_manifest(champion(home)).data_until
+        with Store(address(home, None)) as store:
+            feed(store, History(home / "history"), before, at)
+        began = time.perf_counter()
+        ran = run(home, None, at, now=at, only=only)
+        done.seconds.append(time.perf_counter() - began)
+        noted(done, ran)
+        before = at
+        told("days", number, len(days))
+    done.faults += faults(home)
+    return done
+
+
+def noted(done: Replayed, ran: Ran) -> None:
+    done.days += 1
+    done.messages += ran.messages
+    done.eligible += ran.eligible
+    for name, of in ran.outcomes.items():
+        done.outcomes.update(of)
+        done.programs[name] += of.get("message", 0)
+
+
+def feed(store: Store, history: History, since: datetime, until: datetime) -> None:
+    """Let what happened in a time come in live."""
+    rows = history.events(since=since, until=until, types=FED).select(EVENTS.names)
+    for start in range(0, rows.num_rows, AT_ONCE):
+        store.add([{**row, "received_at": until} for row in rows.slice(start, AT_ONCE).to_pylist()])
+
+
+# --- counted again ----------------------------------------------------------------------------------------
+
+
+def faults(home: Path) -> list[str]:
+    """What was not kept, in words."""
+    rows = decided(home)
+    made = rows[rows["message_id"].notna()]
+    return [*doubles(made), *broken_caps(home, made), *without_consent(home, made), *unsaid(rows)]
+
+
+def decided(home: Path) -> pd.DataFrame:
+    with Store(address(home, None)) as store:
+        names = [name for name in DECISIONS.names if name != "content"]
+        rows = store.select(sa.select(*(DATA["decisions"].c[name] for name in names)))
+    return pd.DataFrame(rows, columns=names)
+
+
+def doubles(made: pd.DataFrame) -> Iterator[str]:
+    twice = made.duplicated(["customer_id", "program", "occasion"]).sum()
+    if twice:
+        yield f"{twice} messages are about an occasion that another was about"
+
+
+def broken_caps(home: Path, made: pd.DataFrame) -> Iterator[str]:
+    marketing = made[made["kind"] == "marketing"]
+    number = pd.to_datetime(marketing["local_day"]).to_numpy().astype("datetime64[D]").astype(np.int64)
+    for channel, caps in policy(home / OWN).caps.items():
+        rows = (marketing["channel"] == channel).to_numpy()
+        for who, days in pd.Series(number[rows]).groupby(marketing["customer_id"].to_numpy()[rows]):
+            ordered = np.sort(days.to_numpy())
+            for cap in caps:
+                held = np.searchsorted(ordered, ordered + cap.days) - np.arange(len(ordered))
+                if held.max(initial=0) > cap.most:
+                    yield f"{who} got {held.max()} by {channel} where {cap} are allowed"
+
+
+def without_consent(home: Path, made: pd.DataFrame) -> Iterator[str]:
+    """Messages of marketing to whom the last record before the run says no, or there is none."""
+    records = History(home / "history").table("consents").to_pandas()
+    records = records[records["purpose"] == "marketing"].sort_values("at")
+    asked = made[(made["outcome"] == "message") & (made["kind"] == "marketing")]
+    by: dict[Any, pd.DataFrame] = dict(iter(records.groupby(["customer_id", "channel"])))
+    none = 0
+    for row in asked[["customer_id", "channel", "run_at"]].itertuples(index=False):
+        of = by.get((row.customer_id, row.channel))
+        earlier = of[of["at"] < row.run_at] if of is not None else None
+        none += earlier is None or not len(earlier) or not bool(earlier["granted"].iloc[-1])
+    if none:
+        yield f"{none} messages without consent"
+
+
+def unsaid(rows: pd.DataFrame) -> Iterator[str]:
+    """Rows that are neither a message nor say why they are none."""
+    missing = rows["outcome"].isna() | (rows["outcome"] == "")
+    odd = rows["message_id"].notna() != rows["outcome"].isin(("message", "holdout"))
+    if missing.any() or odd.any():
+        yield f"{int(missing.sum())} decisions without an outcome, {int(odd.sum())} with a wrong one"
+
+
+# --- the command ------------------------------------------------------------------------------------------
+
+
+def quick(home: Path, at: datetime) -> None:
+    """A champion that has learned until a moment, whatever the one before was worth."""
+    from training.publish import Registry
+    from training.rank import QUICK
+    from training.train import train
+
+    outcome = train(home, until=at, rankings=QUICK, compared=False)
+    if not outcome.verdict.promote:
+        Registry(home).promote(outcome.version, force=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--home", type=Path, required=True, help="with a history that holds these days")
+    parser.add_argument("--first", type=date.fromisoformat, required=True)
+    parser.add_argument("--last", type=date.fromisoformat, required=True)
+    given = parser.parse_args()
+    days = [given.first + timedelta(days=n) for n in range((given.last - given.first).days + 1)]
+    with bar() as told:
+        done = replay(given.home, days, refit=quick, told=told)
+    print(json.dumps(done.as_dict(), indent=2))
+    sys.exit(1 if done.faults else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Who belongs to which arm of an experiment: by hashing alone, so that nothing is kept and nobody moves.
+
+FNV-1a (https://datatracker.ietf.org/doc/draft-eastlake-fnv/) over the seed, and over its result and the id, into
+BUCKETS: hashed once, ids that differ in their last characters alone would lie side by side.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+BUCKETS = 10_000
+OFFSET, PRIME, MASK = 0xCBF29CE484222325, 0x100000001B3, (1 << 64) - 1
+
+
+def fnv1a(data: bytes, start: int = OFFSET) -> int:
+    """64 bits."""
+    code = start
+    for byte in data:
+        code = ((code ^ byte) * PRIME) & MASK
+    return code
+
+
+def bucket(seed: str, name: str) -> int:
+    """0 to BUCKETS − 1."""
+    first = fnv1a(f"{seed}|{name}".encode())
+    return fnv1a(f"{first:016x}|{name}".encode()) % BUCKETS
+
+
+def held_back(seed: str, names: Sequence[str], share: float) -> NDArray[np.bool_]:
+    """Whether each of these is of the control group: `share` of all names are."""
+    limit = round(share * BUCKETS)
+    return np.array([limit > 0 and bucket(seed, name) < limit for name in names], bool)

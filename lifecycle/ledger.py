@@ -1,0 +1,159 @@
+"""What was decided and sent, as the database has it: read in bulk, written once."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+import sqlalchemy as sa
+
+from features.judge import Row
+from serving.addresses import normal
+from serving.store import DATA, DECISIONS, Store
+
+MESSAGE, HOLDOUT = "message", "holdout"
+MADE = (MESSAGE, HOLDOUT)  # outcomes that count against caps, and end an occasion
+AT_ONCE = 400  # customers asked about at a time
+D = DATA[DECISIONS.name].c
+PAUSED, RAN = DATA["pauses"].c, DATA["runs"].c
+
+
+@dataclass
+class Past:
+    """What a customer got, or would have got, before: (program, occasion) of messages, their days by channel where they
+    count against caps, when each program wrote last, and the products that mails showed lately."""
+
+    occasions: set[tuple[str, str]] = field(default_factory=set)
+    days: dict[str, list[date]] = field(default_factory=dict)
+    last: dict[str, datetime] = field(default_factory=dict)
+    shown: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The past of customers, and the number of the last decision that it holds."""
+
+    upto: int
+    past: Mapping[str, Past]
+
+
+def seen(store: Store, customers: Sequence[str], *, shown_since: datetime) -> Seen:
+    upto = store.ends(DECISIONS.name)[DECISIONS.name]
+    past = {name: Past() for name in customers}
+    for names in parts(customers):
+        wanted = sa.select(
+            D.customer_id, D.program, D.occasion, D.channel, D.kind, D.local_day, D.send_at
+        ).where(D.customer_id.in_(names), D.message_id.is_not(None))
+        for name, program, occasion, channel, kind, day, at in store.select(wanted):
+            of = past[name]
+            of.occasions.add((program, occasion))
+            of.last[program] = max(at, of.last.get(program, at))
+            if kind == "marketing":
+                of.days.setdefault(channel, []).append(date.fromisoformat(day))
+        for name, products in shown(store, names, shown_since):
+            past[name].shown += products
+    return Seen(upto, past)
+
+
+def shown(store: Store, customers: Sequence[str], since: datetime) -> Iterator[tuple[str, list[str]]]:
+    """What was shown or sent to these customers since a moment, the latest first."""
+    sends = DATA["sends"].c
+    wanted = sa.select(sends.customer_id, sends.product_ids).where(
+        sends.customer_id.in_(customers), sends.at >= since
+    )
+    yield from store.select(wanted.order_by(sends.at.desc()))
+
+
+def decided(store: Store, run_at: datetime) -> set[str]:
+    """The customers of whom all is decided in a run."""
+    return {name for (name,) in store.select(sa.select(D.customer_id).where(D.run_at == run_at).distinct())}
+
+
+def keep(store: Store, tables: Mapping[str, Sequence[Row]], customers: Sequence[str], upto: int) -> set[str]:
+    """Store what was decided for these customers, but for those of whom more was decided meanwhile: who they are."""
+    with store.alone() as record:
+        late = {
+            name for (name,) in store.select(
+                sa.select(D.customer_id).where(D.seq > upto, D.customer_id.in_(customers)).distinct()
+            )
+        }  # fmt: skip
+        record(
+            {table: [row for row in rows if row["customer_id"] not in late] for table, rows in tables.items()}
+        )
+    return late
+
+
+def note(store: Store, run_at: datetime, rows: Sequence[Row]) -> None:
+    """Put on record that a run was made, once for each program."""
+    with store.alone() as record:
+        known = {name for (name,) in store.select(sa.select(RAN.program).where(RAN.run_at == run_at))}
+        record({"runs": [row for row in rows if row["program"] not in known]})
+
+
+def parts(customers: Sequence[str], size: int = AT_ONCE) -> Iterator[Sequence[str]]:
+    for start in range(0, len(customers), size):
+        yield customers[start : start + size]
+
+
+# --- runs and pauses --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pauses:
+    """Why programs, customers, and programs for customers are paused; `None` as the program: all that is marketing."""
+
+    reasons: Mapping[tuple[str | None, str | None], str]
+
+    def of(self, program: str, customer: str | None = None, *, marketing: bool = True) -> str | None:
+        """The reason, None where nothing is paused."""
+        whole = [(None, None), (None, customer)] if marketing else []
+        for key in ((program, None), (program, customer), *whole):
+            if key in self.reasons:
+                return self.reasons[key]
+        return None
+
+    @property
+    def customers(self) -> set[str]:
+        return {name for _, name in self.reasons if name is not None}
+
+
+def pauses(store: Store, at: datetime) -> Pauses:
+    """What is paused at a moment: the latest record before it of a program and customer counts, until it ends."""
+    wanted = sa.select(PAUSED.program, PAUSED.customer_id, PAUSED.paused, PAUSED.reason, PAUSED.ends)
+    found: dict[tuple[str | None, str | None], str] = {}
+    for program, customer, paused, reason, ends in store.select(
+        wanted.where(PAUSED.at <= at).order_by(PAUSED.at, PAUSED.seq)
+    ):
+        found.pop((program, customer), None)
+        if paused and (ends is None or at < ends):
+            found[program, customer] = reason
+    return Pauses(found)
+
+
+def sizes(store: Store, since: datetime, until: datetime) -> dict[str, list[float]]:
+    """By program the sizes of its audience in the runs of a time, oldest first."""
+    wanted = sa.select(RAN.program, RAN.members).where(RAN.run_at >= since, RAN.run_at < until)
+    found: dict[str, list[float]] = {}
+    for program, members in store.select(wanted.order_by(RAN.run_at)):
+        found.setdefault(program, []).append(members)
+    return found
+
+
+def last_run(store: Store, until: datetime) -> datetime | None:
+    found = store.select(sa.select(sa.func.max(RAN.run_at)).where(RAN.run_at < until))
+    value: datetime | None = found[0][0]
+    return value
+
+
+def suppressed(store: Store) -> set[str]:
+    return {subject for (subject,) in store.select(sa.select(DATA["suppressed"].c.subject))}
+
+
+def subject_of(channel: str, address: str) -> str:
+    """What a suppression is about, before it is hashed with the database's key: `Store.subject` of this."""
+    return f"{channel}:{normal(channel, address)}"
+
+
+def tally(store: Store, run_at: datetime) -> list[tuple[str, str, str | None, int]]:
+    """(program, outcome, detail, how many) of a run."""
+    wanted = sa.select(D.program, D.outcome, D.detail, sa.func.count()).where(D.run_at == run_at)
+    return store.select(wanted.group_by(D.program, D.outcome, D.detail))

@@ -1,0 +1,86 @@
+"""Programs' files checked before they run: their form, the texts in them, and whether what they name exists."""
+
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lifecycle.programs import POLICY, SHIPPED, Policy, Program, files
+from lifecycle.texts import faults
+from lifecycle.triggers import PRODUCTS, WORDS
+from lifecycle.yamls import FileError, line_of, lines_of, read
+
+EVERYWHERE = ("store", "first_name", "product", "price", "link", "products")  # names that every text may use
+
+
+class Fault(NamedTuple):
+    path: Path
+    line: int
+    says: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.says}"
+
+
+def all_files(own: Path) -> list[Path]:
+    """Files that ship, and those in a shop's own folder."""
+    folders = (SHIPPED, own)
+    return [
+        *(path for of in folders for path in files(of)),
+        *(p for of in folders if (p := of / POLICY).exists()),
+    ]
+
+
+def faults_in(paths: Iterable[Path], placements: Collection[str]) -> list[Fault]:
+    """Everything that is wrong with these files, by line."""
+    return [Fault(path, line, says) for path in paths for line, says in faults_of(path, placements)]
+
+
+def faults_of(path: Path, placements: Collection[str]) -> list[tuple[int, str]]:
+    try:
+        if path.name == POLICY:
+            read(path, Policy)
+            return []
+        program = read(path, Program)
+    except FileError as error:
+        return error.faults
+    lines = lines_of(path)
+    found = [
+        *faults(program, names(program)), *unknown_placements(program, placements), *about_nothing(program),
+        *([("name", f"is {program.name}, the file says {path.stem}")] if program.name != path.stem else ()),
+    ]  # fmt: skip
+    return sorted((line_of(place(where), lines), f"{where}: {says}") for where, says in found)
+
+
+def names(program: Program) -> tuple[str, ...]:
+    """What the texts of a program may name."""
+    own = tuple(WORDS[program.trigger.kind])
+    return (
+        *EVERYWHERE, *own, *(("more_lines",) if "lines" in own else ()), *(("voucher",) if program.voucher else ()),
+    )  # fmt: skip
+
+
+def unknown_placements(program: Program, known: Collection[str]) -> Iterator[tuple[str, str]]:
+    for number, shelf in enumerate(program.shelves):
+        if shelf.placement not in known:
+            yield (
+                f"shelves.{number}.placement",
+                f"there is no placement {shelf.placement!r}; known: {', '.join(known)}",
+            )
+
+
+def about_nothing(program: Program) -> Iterator[tuple[str, str]]:
+    """What asks for products of an occasion that has none."""
+    if program.trigger.kind in PRODUCTS:
+        return
+    why = f"an occasion of the kind {program.trigger.kind} is about no product; those that are: {', '.join(PRODUCTS)}"
+    for number, shelf in enumerate(program.shelves):
+        if shelf.about != "customer":
+            yield f"shelves.{number}.about", why
+    if program.products:
+        yield "products", why
+    if "ordered_product" in program.exit:
+        yield "exit", why
+
+
+def place(where: str) -> tuple[Any, ...]:
+    return tuple(int(part) if part.isdigit() else part for part in where.split("."))

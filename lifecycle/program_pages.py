@@ -1,0 +1,108 @@
+"""What the terminal shows of programs: all of them, their sizes by day, how they stand, one customer's preview."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lifecycle import ledger
+from lifecycle.audience import spoken
+from lifecycle.pages import bars
+from lifecycle.preview import Preview, Size
+from lifecycle.programs import Program
+from serving.store import Store
+
+
+def listed(programs: Mapping[str, Program]) -> list[dict[str, Any]]:
+    """What there is to tell of each program in a line."""
+    return [
+        {
+            "name": name, "enabled": of.enabled, "trigger": of.trigger.kind, "kind": of.kind, "channel": of.channel,
+            "priority": of.priority, "holdout": of.holdout, "locales": list(of.texts), "about": of.about,
+            "audience": [spoken(*condition) for condition in of.audience.items()], "version": of.version,
+        }
+        for name, of in programs.items()
+    ]  # fmt: skip
+
+
+def programs_page(programs: Mapping[str, Program]) -> Table:
+    table = Table("program", "", "trigger", "channel", "priority", "held out", "locales", "audience", "about")
+    for of in listed(programs):
+        table.add_row(
+            of["name"], "" if of["enabled"] else "off", of["trigger"], of["channel"], str(of["priority"]),
+            f"{of['holdout']:.0%}", " ".join(of["locales"]), Text("; ".join(of["audience"]) or "everybody"),
+            Text(of["about"]),
+        )  # fmt: skip
+    return table
+
+
+def size_page(program: Program, sizes: Sequence[Size]) -> Iterator[RenderableType]:
+    """Sizes by day, and a bar for each."""
+    table = Table("day", "occasions", "in audience", "may be written to", title=program.name)
+    for of in sizes:
+        table.add_row(of.day, *(f"{n:,}" for n in of[1:]))
+    table.add_row("all", *(f"{sum(column):,}" for column in list(zip(*sizes, strict=True))[1:]), style="bold")
+    yield table
+    yield bars("in audience, by day", {of.day: of.audience for of in sizes}, {})
+
+
+def preview_page(found: Preview) -> Table:
+    says = "would be written to" if found.written_to else "would not be written to"
+    table = Table("", "", "", title=Text(f"{found.program}: {found.customer_id} {says}, {found.at[:16]}"))
+    for step in found.steps:
+        table.add_row(
+            Text("yes", "green") if step.holds else Text("no", "red"), Text(step.asked), Text(step.says)
+        )
+    return table
+
+
+class Status(NamedTuple):
+    """paused: the reason, by hand or by the breaker in the last run. outcomes: of the last run."""
+
+    program: str
+    enabled: bool
+    paused: str | None
+    stopped: str | None
+    run_at: str | None
+    outcomes: dict[str, int]
+
+
+def status(store: Store, programs: Mapping[str, Program], *, at: datetime) -> list[Status]:
+    """How each program stands at a moment."""
+    pauses, last = ledger.pauses(store, at), ledger.last_run(store, at)
+    outcomes: dict[str, Counter[str]] = {}
+    for name, outcome, _, count in ledger.tally(store, last) if last else ():
+        outcomes.setdefault(name, Counter())[outcome] += count
+    stopped = breaks(store, last) if last else {}
+    return [
+        Status(
+            name, of.enabled, pauses.of(name, marketing=of.kind == "marketing"), stopped.get(name),
+            last.isoformat() if last and name in stopped else None, dict(outcomes.get(name, {})),
+        )
+        for name, of in programs.items()
+    ]  # fmt: skip
+
+
+def breaks(store: Store, run_at: datetime) -> dict[str, str | None]:
+    """By program that was part of a run what stopped it, None where nothing did."""
+    wanted = sa.select(ledger.RAN.program, ledger.RAN.stopped).where(ledger.RAN.run_at == run_at)
+    return dict(store.select(wanted))
+
+
+def status_page(found: Sequence[Status]) -> Table:
+    table = Table("program", "stands", "last run", "messages", "held out", "others")
+    for of in found:
+        why = {"paused": of.paused, "stopped": of.stopped}
+        stands = next((f"{how}: {reason}" for how, reason in why.items() if reason), "runs")
+        others = {name: n for name, n in of.outcomes.items() if name not in ledger.MADE}
+        table.add_row(
+            of.program, Text(stands if of.enabled else "off"), (of.run_at or "")[:16],
+            *(f"{of.outcomes.get(name, 0):,}" for name in ledger.MADE),
+            ", ".join(f"{name} {n:,}" for name, n in sorted(others.items())),
+        )  # fmt: skip
+    return table

@@ -1,0 +1,467 @@
+"""The daily run: from what is known at a moment to the messages that are to go out, and why there are no others.
+
+facts → occasions → audience → pauses, addresses, consent → caps → choice → lists → decisions. A customer is decided as
+a whole in one transaction, so that a run that was killed goes on where it was, and two at once decide nobody twice.
+What was decided is what `lifecycle.outbox` sends.
+"""
+
+import base64
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from features.experiments import held_back
+from features.history import History
+from features.interactions import DAY
+from features.judge import Row
+from lifecycle import ledger
+from lifecycle.audience import members
+from lifecycle.breaker import tripped
+from lifecycle.choice import POLICIES, Chosen, Rival, Stage, claims, full
+from lifecycle.day import ADDRESS, Day, day_of
+from lifecycle.drafts import Draft, draft, lacking
+from lifecycle.hours import local, local_day, opens
+from lifecycle.ledger import HOLDOUT, MESSAGE, Past, Pauses
+from lifecycle.occasions import Occasions
+from lifecycle.programs import Policy, Program, policy, programs
+from lifecycle.triggers import TRIGGERS
+from serving.compact import compact
+from serving.current import current
+from serving.engine import Engine
+from serving.store import Store, address
+
+log = logging.getLogger("osclms.run")
+OWN = "programs"  # the folder in a home with a shop's own
+PATIENCE = 600  # seconds that a load, or another run, may take that is there first
+SAMPLE = 30  # of an audience, whose lists tell how much of them is fill
+CHUNK = 250  # customers decided in one transaction
+USUAL = timedelta(days=28)  # of which runs the usual size of an audience is told
+LATEST = timedelta(days=14)  # the longest gap between runs that is caught up
+Told = Callable[[str, int, int | None], None]
+
+
+class RunError(ValueError):
+    """A run cannot be made; the message says why and what to do."""
+
+
+class Candidate(NamedTuple):
+    """An occasion of a customer who is in the audience."""
+
+    program: Program
+    person: int
+    key: str
+    ripe: float
+    products: tuple[str, ...]
+    words: Mapping[str, Any]
+
+
+class Decision(NamedTuple):
+    candidate: Candidate
+    outcome: str
+    detail: str | None = None
+    send_at: datetime | None = None
+    day: date | None = None
+    draft: Draft | None = None
+    policy: str | None = None
+    probability: float | None = None
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run came to. outcomes: by program how many of its eligible occasions came to what; messages are those that
+    are to be sent."""
+
+    at: datetime
+    found: Mapping[str, int]
+    members: Mapping[str, int]
+    outcomes: Mapping[str, Mapping[str, int]]
+    stopped: Mapping[str, str]
+
+    @property
+    def messages(self) -> int:
+        return sum(of.get(MESSAGE, 0) for of in self.outcomes.values())
+
+    @property
+    def eligible(self) -> int:
+        return sum(sum(of.values()) for of in self.outcomes.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "at": self.at.isoformat(), "messages": self.messages, "eligible": self.eligible,
+            "programs": {
+                name: {
+                    "found": self.found[name], "members": self.members[name], "stopped": self.stopped.get(name),
+                    "outcomes": dict(sorted(self.outcomes.get(name, {}).items())),
+                }
+                for name in self.found
+            },
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all steps of one run share."""
+
+    day: Day
+    store: Store
+    engine: Engine
+    programs: Mapping[str, Program]
+    policy: Policy
+    pauses: Pauses
+    now: datetime
+    names: list[str] = field(default_factory=list)  # customers, by person
+    reached: Mapping[str, np.ndarray] = field(
+        default_factory=dict
+    )  # channel -> by person, whether an address is known
+    shut: Mapping[str, np.ndarray] = field(default_factory=dict)  # likewise, whether it is suppressed
+
+    @property
+    def at(self) -> datetime:
+        return self.day.at
+
+    @property
+    def age(self) -> float:
+        """Days since the last event that is known."""
+        return (self.at - (self.day.last_event or self.at)).total_seconds() / DAY
+
+
+def run(
+    home: Path, database_url: str | None, at: datetime, *, now: datetime, only: Sequence[str] = (),
+    told: Told = lambda what, done, of: None,
+) -> Ran:  # fmt: skip
+    """Decide for everybody as of `at`; asked again it goes on where it was, and changes nothing of what was decided.
+
+    Raises FileError for a program that is not understood, and HistoryError, BundleError, StoreError.
+    """
+    history = History(home / "history")
+    rules, table = policy(home / OWN), programs(home / OWN)
+    chosen = {name: p for name, p in table.items() if p.enabled and (not only or name in only)}
+    with Store(address(home, database_url)) as store:
+        compact(history, store, told=told, patience=PATIENCE)
+        told("facts", 0, 1)
+        day = day_of(history, store, at)
+        told("facts", 1, 1)
+        with current(home, database_url, clock=lambda: at) as (engine, _):
+            if at < engine.data_until:
+                raise RunError(
+                    f"version {engine.version} has learned until {engine.data_until.isoformat()}, after the run's "
+                    f"{at.isoformat()}: `osclms train --until` that moment, or run as of a later one"
+                )
+            made = prepared(day, store, engine, table, rules, ledger.pauses(store, at), now)
+            return decide(made, chosen, told)
+
+
+def moment_of(home: Path, day: str) -> datetime:
+    """The moment at which the store's run of a day is made. Raises RunError."""
+    zone, clock = History(home / "history").store.time_zone, policy(home / OWN).run_at
+    try:
+        return local(date.fromisoformat(day), clock, ZoneInfo(zone))
+    except ValueError as error:
+        raise RunError(f"{day!r} is no day such as 2018-01-02") from error
+
+
+def prepared(
+    day: Day, store: Store, engine: Engine, table: Mapping[str, Program], rules: Policy, paused: Pauses, now: datetime
+) -> Run:  # fmt: skip
+    gone = ledger.suppressed(store)
+    known = {channel: day.people[column].notna().to_numpy() for channel, column in ADDRESS.items()}
+    shut = {
+        channel: np.array(
+            [bool(gone) and isinstance(of, str) and store.subject(ledger.subject_of(channel, of)) in gone
+             for of in day.people[column]], bool
+        )
+        for channel, column in ADDRESS.items()
+    }  # fmt: skip
+    return Run(
+        day, store, engine, table, rules, paused, now,
+        names=day.ids.at(range(len(day.ids))), reached=known, shut=shut,
+    )  # fmt: skip
+
+
+def decide(made: Run, chosen: Mapping[str, Program], told: Told) -> Ran:
+    looked: list[Row] = []
+    queue: dict[int, list[Candidate]] = {}
+    usual = ledger.sizes(made.store, made.at - USUAL, made.at)
+    last = ledger.last_run(made.store, made.at)
+    for place, (name, program) in enumerate(chosen.items(), 1):
+        occasions = looked_for(made.day, program, last)
+        own = list(candidates(program, occasions.where(members(made.day, program)[occasions.person])))
+        looked.append(looked_at(made, program, len(occasions), own, usual.get(name, ())))
+        for candidate in own:
+            queue.setdefault(candidate.person, []).append(candidate)
+        told("occasions", place, len(chosen))
+    stopped = {row["program"]: row["stopped"] for row in looked if row["stopped"]}
+    outcomes: dict[str, Counter[str]] = {name: Counter() for name in chosen}
+    for name, outcome, _, count in settled(made, queue, stopped, told):
+        outcomes.setdefault(name, Counter())[outcome] += count
+    ledger.note(made.store, made.at, looked)
+    found, inside = ({row["program"]: int(row[what]) for row in looked} for what in ("found", "members"))
+    return Ran(made.at, found, inside, outcomes, stopped)
+
+
+def looked_at(
+    made: Run, program: Program, found: int, own: Sequence[Candidate], usual: Sequence[float]
+) -> Row:
+    """What a run notes of a program, and why it does not run, if it does not."""
+    fill = filled(made, own)
+    paused = made.pauses.of(program.name, marketing=program.kind == "marketing")
+    return {
+        "run_at": made.at, "received_at": made.now, "program": program.name, "found": float(found),
+        "members": float(len(own)), "fallback": fill,
+        "stopped": paused or tripped(program, len(own), usual, made.age, fill),
+    }  # fmt: skip
+
+
+def looked_for(day: Day, program: Program, last: datetime | None) -> Occasions:
+    """What the trigger finds; of one that is caught up, since the last run."""
+    trigger = program.trigger
+    if program.missed == "catch_up" and last is not None:
+        since = min((day.at - last).total_seconds() / DAY, LATEST.days)
+        trigger = trigger.model_copy(update={"within": max(trigger.within, since)})
+    return TRIGGERS[trigger.kind](day, trigger)
+
+
+def filled(made: Run, own: Sequence[Candidate]) -> float | None:
+    """The share of fill in the lists of SAMPLE of these; None where there are none."""
+    step, shown = max(len(own) // SAMPLE, 1), list[bool]()
+    for candidate in own[::step][:SAMPLE] if own and own[0].program.shelves else ():
+        name = made.names[candidate.person]
+        try:
+            found = draft(
+                made.engine, candidate.program, name, candidate.products, {}, exclude=(), at=made.at
+            )
+        except Exception as error:  # what is wrong with one is told when that one is decided
+            log.warning("%s: a sampled list failed: %s", candidate.program.name, type(error).__name__)
+            continue
+        for shelf, held in zip(candidate.program.shelves, found.lists, strict=True):
+            shown += [item.filled for item in held.items[: shelf.limit]]
+    return float(np.mean(shown)) if shown else None
+
+
+def candidates(program: Program, occasions: Occasions) -> Iterator[Candidate]:
+    columns = (
+        occasions.person.tolist(),
+        occasions.key,
+        occasions.at.tolist(),
+        occasions.products,
+        occasions.words,
+    )
+    for row in zip(*columns, strict=True):
+        yield Candidate(program, *row)
+
+
+def settled(
+    made: Run, queue: Mapping[int, list[Candidate]], stopped: Mapping[str, str], told: Told
+) -> list[tuple[str, str, str | None, int]]:
+    """Decide customer by customer, and tell what the run came to, in this call and in those before it."""
+    before = ledger.decided(made.store, made.at)
+    people = [person for person in sorted(queue) if made.names[person] not in before]
+    done = len(queue) - len(people)
+    told("customers", done, len(queue))
+    while people:
+        chunk, people = people[:CHUNK], people[CHUNK:]
+        names = [made.names[person] for person in chunk]
+        known = ledger.seen(made.store, names, shown_since=made.at - timedelta(days=made.policy.repeat_days))
+        decisions = [
+            decision
+            for person, name in zip(chunk, names, strict=True)
+            for decision in of_one(made, name, queue[person], known.past[name], stopped)
+        ]
+        late = ledger.keep(made.store, tables(made, decisions), names, known.upto)
+        again = late - ledger.decided(made.store, made.at) if late else late
+        people = [person for person in chunk if made.names[person] in again] + people
+        done += len(chunk) - len(again)
+        told("customers", done, len(queue))
+    return ledger.tally(made.store, made.at)
+
+
+# --- one customer -----------------------------------------------------------------------------------------
+
+
+def of_one(
+    made: Run, name: str, own: Sequence[Candidate], past: Past, stopped: Mapping[str, str]
+) -> Iterator[Decision]:
+    """What becomes of each occasion of a customer that no message was about before."""
+    rivals: dict[str, list[Decision]] = {}
+    for (program, key), candidate in {(c.program.name, c.key): c for c in own}.items():
+        if (program, key) in past.occasions:
+            continue
+        decision = may_write(made, name, candidate, stopped)
+        if decision.outcome != MESSAGE:
+            yield decision
+        elif candidate.program.kind == "transactional":
+            yield written(made, name, decision._replace(policy="none", probability=1.0), past)
+        else:
+            rivals.setdefault(candidate.program.channel, []).append(decision)
+    for channel, several in rivals.items():
+        yield from contest(made, name, channel, several, past)
+
+
+def may_write(made: Run, name: str, candidate: Candidate, stopped: Mapping[str, str]) -> Decision:
+    """Whether a program may write to a customer at all, and when."""
+    program, person = candidate.program, candidate.person
+    marketing, channel = program.kind == "marketing", program.channel
+    if program.name in stopped:
+        return Decision(candidate, "stopped", stopped[program.name])
+    if why := made.pauses.of(program.name, name, marketing=marketing):
+        return Decision(candidate, "paused", why)
+    if not made.reached[channel][person]:
+        return Decision(candidate, "no_address", channel)
+    if made.shut[channel][person]:
+        return Decision(candidate, "suppressed", channel)
+    if marketing and not agreed(made.day, channel, person):
+        return Decision(candidate, "no_consent", channel)
+    code, zones = made.day.zones
+    zone = zones[code[person]]
+    send_at = opens(program, made.policy, made.at, zone)
+    if send_at is None:
+        return Decision(candidate, "no_window")
+    return Decision(candidate, MESSAGE, None, send_at, local_day(send_at, zone))
+
+
+def agreed(day: Day, channel: str, person: int) -> bool:
+    who = day.consents.get((channel, "marketing"))
+    if who is None:
+        return False
+    place = int(np.searchsorted(who, person))
+    return place < len(who) and int(who[place]) == person
+
+
+def contest(
+    made: Run, name: str, channel: str, several: Sequence[Decision], past: Past
+) -> Iterator[Decision]:
+    """Of the marketing that could be written on a channel, by the days on which it would go out: as much as caps leave,
+    by the shop's policy. A place that is not filled, for lack of products, goes to the next in line."""
+    caps, days = made.policy.caps.get(channel, ()), list(past.days.get(channel, ()))
+    stage = Stage(name, made.at, str(made.policy.seed), claims(made.programs, past, made.at))
+    left, won = list(several), dict[date, str]()
+    while left:
+        day = min(decision.day for decision in left if decision.day)
+        today = [decision for decision in left if decision.day == day]
+        rest = [decision for decision in left if decision.day != day]
+        cap = full(caps, days, day)
+        pick = None if cap else chosen(made, stage, today)
+        if pick is None:
+            outcome = "outranked" if won or not cap else "cap"
+            told = ", ".join(won.values()) or (str(cap) if cap else "claimed")
+            yield from (decision._replace(outcome=outcome, detail=told) for decision in today)
+            left = rest
+            continue
+        left.remove(today[pick.row])
+        best = today[pick.row]._replace(policy=made.policy.choice, probability=pick.probability)
+        decision = written(made, name, best, past)
+        yield decision
+        if decision.outcome in ledger.MADE:
+            days.append(day)
+            won[day] = decision.candidate.program.name
+
+
+def chosen(made: Run, stage: Stage, today: Sequence[Decision]) -> Chosen | None:
+    rivals = [Rival(place, d.candidate.program, d.candidate.ripe) for place, d in enumerate(today)]
+    return POLICIES[made.policy.choice](stage, rivals)
+
+
+def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
+    """The message with its lists, one held back, or why there is none. What goes wrong is this customer's alone."""
+    candidate, program = decision.candidate, decision.candidate.program
+    try:
+        found = draft(
+            made.engine, program, name, candidate.products, words(made, name, decision),
+            exclude=past.shown, at=made.at,
+        )  # fmt: skip
+    except Exception as error:
+        log.error("%s: a customer's lists failed: %s", program.name, type(error).__name__)
+        return decision._replace(outcome="failed", detail=type(error).__name__)
+    why = lacking(program, [held.items for held in found.lists])
+    if why:
+        return decision._replace(outcome="too_few", detail=why)
+    past.occasions.add((program.name, candidate.key))
+    arm = arm_of(made.policy, program, name)
+    if not arm:
+        past.shown = [*found.shown(program), *past.shown]
+    return decision._replace(outcome=HOLDOUT if arm else MESSAGE, detail=arm, draft=found)
+
+
+def arm_of(rules: Policy, program: Program, name: str) -> str | None:
+    """The control group that a customer is of; None for those who are written to."""
+    if program.kind == "transactional":
+        return None
+    if held_back(f"control|{rules.seed}", [name], rules.control)[0]:
+        return "control"
+    return "program" if held_back(f"{program.name}|{rules.seed}", [name], program.holdout)[0] else None
+
+
+def words(made: Run, name: str, decision: Decision) -> dict[str, Any]:
+    """What a message may say of its occasion, its voucher among it."""
+    said, program = dict(decision.candidate.words), decision.candidate.program
+    if program.voucher and decision.send_at:
+        ends = decision.send_at + timedelta(days=program.voucher.days)
+        said["voucher"] = {
+            "code": code_of(made.store, name, decision.candidate), "worth": program.voucher.worth,
+            "ends": ends.isoformat(),
+        }  # fmt: skip
+    return said
+
+
+def code_of(store: Store, name: str, candidate: Candidate) -> str:
+    """A code that nobody guesses: 10 letters and digits, the same whenever it is asked for."""
+    digest = bytes.fromhex(store.subject(f"voucher|{name}|{candidate.program.name}|{candidate.key}"))
+    return base64.b32encode(digest)[:10].decode()
+
+
+# --- rows -------------------------------------------------------------------------------------------------
+
+
+def tables(made: Run, decisions: Sequence[Decision]) -> dict[str, list[Row]]:
+    """The rows of these decisions, and of what they bring with them."""
+    rows: dict[str, list[Row]] = {"decisions": [], "sends": [], "vouchers": []}
+    for decision in decisions:
+        row = row_of(made, decision)
+        rows["decisions"].append(row)
+        if decision.outcome == MESSAGE:
+            rows["sends"] += send_rows(made, decision, row)
+            rows["vouchers"] += voucher_rows(made, decision, row)
+    return rows
+
+
+def row_of(made: Run, decision: Decision) -> Row:
+    candidate, program = decision.candidate, decision.candidate.program
+    name, is_made = made.names[candidate.person], decision.outcome in ledger.MADE
+    occasion = f"{name}|{program.name}|{candidate.key}"
+    return {
+        "run_at": made.at, "customer_id": name, "program": program.name, "version": program.version,
+        "occasion": candidate.key, "outcome": decision.outcome, "detail": decision.detail, "channel": program.channel,
+        "message_id": made.store.subject(f"message|{occasion}")[:24] if is_made else None,
+        "send_at": decision.send_at, "local_day": decision.day.isoformat() if decision.day else None,
+        "kind": program.kind, "content": decision.draft.model_dump_json() if decision.draft else None,
+        "policy": decision.policy, "probability": decision.probability, "received_at": made.now,
+    }  # fmt: skip
+
+
+def send_rows(made: Run, decision: Decision, row: Row) -> Iterator[Row]:
+    """What the message shows, for the ledger that lists are turned by."""
+    if decision.draft is None:
+        return
+    for shelf, held in zip(decision.candidate.program.shelves, decision.draft.lists, strict=True):
+        if held.items:
+            yield {
+                **{name: row[name] for name in ("customer_id", "channel", "message_id", "received_at")},
+                "at": row["send_at"], "placement": held.placement, "recommendation_id": held.recommendation_id,
+                "product_ids": [item.product_id for item in held.items[: shelf.limit]],
+            }  # fmt: skip
+
+
+def voucher_rows(made: Run, decision: Decision, row: Row) -> Iterator[Row]:
+    given = decision.draft.words.get("voucher") if decision.draft else None
+    if given:
+        yield {
+            **{name: row[name] for name in ("customer_id", "program", "message_id", "received_at")},
+            "code": given["code"], "worth": given["worth"], "ends": datetime.fromisoformat(given["ends"]),
+        }  # fmt: skip

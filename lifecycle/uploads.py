@@ -1,0 +1,42 @@
+"""Audiences for advertising platforms: hashes of the e-mail addresses of those who agreed to marketing by e-mail."""
+
+import hashlib
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from features.history import History
+from lifecycle.audience import members
+from lifecycle.channels import write_whole
+from lifecycle.day import Day, day_of
+from lifecycle.ledger import suppressed
+from lifecycle.programs import Program
+from serving import addresses
+from serving.compact import compact
+from serving.store import Store
+
+CONSENT, NOBODY = ("email", "marketing"), np.empty(0, np.int64)
+
+
+def write_audience(home: Path, store: Store, program: Program, file: Path, *, at: datetime) -> int:
+    """Write the addresses of a program's audience at a moment, a SHA-256 in hex a line; how many.
+
+    Raises HistoryError.
+    """
+    history = History(home / "history")
+    compact(history, store)
+    found = hashes(day_of(history, store, at), store, program)
+    write_whole(file, "".join(f"{line}\n" for line in found).encode())
+    return len(found)
+
+
+def hashes(day: Day, store: Store, program: Program) -> list[str]:
+    """Of addresses as platforms compare them: trimmed, in small letters. None of who took back their consent, nor of an
+    address that is never written to again."""
+    agreed = np.zeros(len(day.people), bool)
+    agreed[day.consents.get(CONSENT, NOBODY)] = True
+    mails = day.people["email"][members(day, program) & agreed].dropna()
+    gone = suppressed(store)
+    fine = {addresses.mail(one) for one in mails if addresses.subject(store, "email", one) not in gone}
+    return sorted(hashlib.sha256(one.encode()).hexdigest() for one in fine)

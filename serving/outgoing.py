@@ -1,0 +1,168 @@
+"""Messages on their way, as the database knows them: due, taken by a worker, done; and vouchers, alerts.
+
+A message is a row of `decisions` whose outcome is `message`; what became of it are rows of `deliveries`, the last of
+which counts. A worker takes messages before it handles them. Who dies loses them: after LEASE another takes them.
+"""
+
+import hashlib
+import re
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from features.judge import Row
+from serving.store import DATA, Store, insert
+from serving.wire import RequestError
+
+OUTBOX, DEAD = "outbox", "dead.ndjson"  # the folder in a home, and in it the list of what never went
+PLAIN = re.compile(r"[\w-]{1,100}", re.ASCII)
+FINAL = ("sent", "dropped", "dead")
+LEASE = timedelta(minutes=5)  # so long a message is its taker's alone
+BACKOFF = tuple(timedelta(minutes=m) for m in (1, 5, 30, 120, 360, 720, 1440))  # after each failure
+
+
+class Taken(NamedTuple):
+    """A message that is ours to send: its row, and how often it has failed before."""
+
+    row: Row
+    failures: int
+
+
+# --- messages ---------------------------------------------------------------------------------------------
+
+
+def due(store: Store, channels: Collection[str], now: datetime) -> list[int]:
+    """The numbers of decisions whose message is due at `now` and not done, in the order of sending."""
+    d, done = DATA["decisions"].c, DATA["deliveries"].c
+    final = sa.exists().where(done.message_id == d.message_id, done.state.in_(FINAL))
+    wanted = sa.select(d.seq).where(
+        d.outcome == "message", d.send_at <= now, d.channel.in_(channels), d.message_id.is_not(None), ~final
+    )
+    return [number for (number,) in store.select(wanted.order_by(d.send_at, d.seq))]
+
+
+def take(store: Store, numbers: Sequence[int], *, at: datetime) -> list[Taken]:
+    """Those of these messages that nobody else has at `at` (the clock's), and that need wait no longer: ours now."""
+    d = DATA["decisions"]
+    with store.writing() as db:
+        rows = [
+            dict(row)
+            for row in db.execute(
+                sa.select(d).where(d.c.seq.in_(numbers)).order_by(d.c.send_at, d.c.seq)
+            ).mappings()
+        ]
+        past = pasts(db, [row["message_id"] for row in rows])
+        free = [Taken(row, failures(past[row["message_id"]])) for row in rows]
+        free = [one for one in free if is_free(past[one.row["message_id"]], at)]
+        insert(db, "deliveries", [delivery(one.row, "taken", at=at, received_at=at) for one in free])
+    return free
+
+
+def pasts(db: sa.Connection, messages: Sequence[str]) -> dict[str, list[Row]]:
+    """What became of each of these messages, oldest first."""
+    table = DATA["deliveries"]
+    found: dict[str, list[Row]] = {name: [] for name in messages}
+    rows = db.execute(sa.select(table).where(table.c.message_id.in_(messages)).order_by(table.c.seq))
+    for row in rows.mappings():
+        found[row["message_id"]].append(dict(row))
+    return found
+
+
+def failures(past: Sequence[Row]) -> int:
+    return sum(row["state"] == "failed" for row in past)
+
+
+def is_free(past: Sequence[Row], at: datetime) -> bool:
+    """Whether a message may be taken. Leases and pauses between tries go by when a row was received: by the clock."""
+    if not past:
+        return True
+    state, since = past[-1]["state"], past[-1]["received_at"]
+    rest = {"taken": LEASE, "failed": BACKOFF[min(failures(past), len(BACKOFF)) - 1]}
+    return state in rest and at >= since + rest[state]
+
+
+def delivery(
+    row: Row, state: str, *, at: datetime, received_at: datetime, detail: str | None = None, subject: str | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """What became of a message, as a row of `deliveries`."""
+    about = {"message_id": row["message_id"], "customer_id": row["customer_id"], "state": state, "at": at}
+    return {**about, "detail": detail, "subject": subject, "received_at": received_at}
+
+
+def message_of(store: Store, message_id: str) -> Row | None:
+    """The decision that a message came of."""
+    table = DATA["decisions"]
+    found = store.select(sa.select(table).where(table.c.message_id == message_id))
+    return dict(found[0]._mapping) if found else None
+
+
+def messages_of(store: Store, customer_ids: Sequence[str]) -> set[str]:
+    """The ids of all messages to these customers."""
+    tables = ("decisions", "deliveries")
+    return {row["message_id"] for name in tables for row in store.of(name, customer_ids)} - {None}
+
+
+def stem_of(message_id: str) -> str:
+    """What its file is called; an id that is no plain name, as another system may give it, by its hash."""
+    return message_id if PLAIN.fullmatch(message_id) else hashlib.sha256(message_id.encode()).hexdigest()[:32]
+
+
+# --- vouchers ---------------------------------------------------------------------------------------------
+
+
+def redeem(store: Store, code: str, *, order_id: str | None, at: datetime, received_at: datetime) -> Row:
+    """Use a voucher, once; the voucher. The same order may ask again, as after a lost answer. Raises RequestError."""
+    given = DATA["vouchers"]
+    with store.writing() as db:
+        names = (code.strip(), code.strip().upper())
+        found = db.execute(sa.select(given).where(given.c.code.in_(names))).mappings().first()
+        if found is None:
+            raise RequestError("code", "there is no such voucher", 404)
+        used = DATA["redeemed"]
+        before = db.execute(sa.select(used).where(used.c.code == found["code"])).mappings().first()
+        if before and not (order_id and before["order_id"] == order_id):
+            raise RequestError("code", "the voucher was redeemed before", 409)
+        if before is None:
+            if found["ends"] <= at:
+                raise RequestError("code", f"the voucher ended on {found['ends']:%Y-%m-%d}", 410)
+            row = {"code": found["code"], "customer_id": found["customer_id"], "order_id": order_id, "at": at}
+            insert(db, "redeemed", [{**row, "received_at": received_at}])
+    return dict(found)
+
+
+# --- alerts -----------------------------------------------------------------------------------------------
+
+
+def alert_id(kind: str, about: str) -> str:
+    return hashlib.blake2b(f"{kind}:{about}".encode(), digest_size=4).hexdigest()
+
+
+def open_alert(store: Store, alert: Row, pauses: Iterable[Row] = ()) -> bool:
+    """Open an alert, and pause what it is about; whether it was not known yet. Doing it again changes nothing."""
+    table = DATA["alerts"].c
+    with store.writing() as db:
+        if db.scalar(sa.select(table.seq).where(table.alert_id == alert["alert_id"])):
+            return False
+        insert(db, "alerts", [{**alert, "open": True}])
+        insert(db, "pauses", list(pauses))
+    return True
+
+
+def alerts(store: Store) -> list[Row]:
+    """Those that are open, oldest first."""
+    table = DATA["alerts"]
+    rows = [dict(row._mapping) for row in store.select(sa.select(table).order_by(table.c.seq))]
+    closed = {row["alert_id"] for row in rows if not row["open"]}
+    return [row for row in rows if row["alert_id"] not in closed]
+
+
+def close_alert(store: Store, name: str, *, by: str | None, at: datetime) -> Row:
+    """Close an alert. Raises RequestError where none of this name is open."""
+    found = next((row for row in alerts(store) if row["alert_id"] == name), None)
+    if found is None:
+        raise RequestError("alert_id", f"no alert {name} is open; `osclms alerts` names them", 404)
+    closed = {**found, "open": False, "by": by, "at": at, "received_at": at}
+    store.append("alerts", [closed])
+    return closed

@@ -1,0 +1,342 @@
+"""What readers of a message answer: no more of this, or stars; and the till, that a voucher was used.
+
+Who only follows a link changes nothing, as scanners and previews follow links too: a page comes, whose button posts.
+It needs neither scripts nor cookies. Mailboxes post by themselves where their reader wants out (RFC 8058). Neither link
+nor page says who it is: whom a message went to is looked up in the database.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from functools import cache, partial
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+import sqlalchemy as sa
+from anyio import to_thread
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from features.history import History
+from lifecycle.programs import Policy
+from serving.body import read_body
+from serving.headers import HTML, JSON, REPLY_HEADERS
+from serving.identities import identities_now, ids_of
+from serving.keys import OPEN
+from serving.mailed import Kind, Mailed, Rate, Unsubscribe, opened
+from serving.openapi import Operation
+from serving.outgoing import alert_id, message_of, open_alert, redeem
+from serving.people import consent_records, consents_now
+from serving.schemas import Id
+from serving.store import DATA, Store, StoreError
+from serving.tokens import Expired, TokenError, Tokens
+from serving.wire import RequestError, Wire
+
+LONGEST = 10_000  # bytes of a form
+STARS = range(1, 6)
+LOW = "low_rating"  # the kind of an alert
+ONE_CLICK = ("List-Unsubscribe", "One-Click")
+Kept = Callable[[Mapping[str, Any]], None]  # keeps an event of the contract
+log = logging.getLogger("osclms.service")
+
+
+class Redeem(Wire):
+    code: str = Field(min_length=1, max_length=100)
+    order_id: Id | None = Field(None, description="the order that it pays for; it may ask again")
+
+
+class Redeemed(Wire):
+    code: str
+    worth: float
+    currency: str
+    program: str
+    ends: datetime
+    customer_id: str = Field(description="whom it was given to")
+    order_id: str | None
+
+
+GONE = {404: "none of our links", 410: "the link is too old"}
+OPERATIONS = (
+    Operation(
+        "unsubscribe_page", "GET", "/u/{token}", "A page that asks whether these messages shall end; it changes none",
+        also=("text/html",), statuses={200: "the page", **GONE}, scope=OPEN,
+    ),
+    Operation(
+        "unsubscribe", "POST", "/u/{token}", "End these messages: the page's button, or a mailbox (RFC 8058)",
+        also=("text/html",), statuses={200: "ended, now or before", **GONE}, scope=OPEN,
+    ),
+    Operation(
+        "rate_page", "GET", "/rate/{token}", "A page that asks for stars; it counts nothing",
+        also=("text/html",), statuses={200: "the page", **GONE}, scope=OPEN,
+    ),
+    Operation(
+        "rate", "POST", "/rate/{token}", "Give one to five stars; the first of a message count",
+        also=("text/html",), statuses={200: "counted, now or before", 400: "no stars from 1 to 5", **GONE}, scope=OPEN,
+    ),
+    Operation(
+        "redeem", "POST", "/v1/vouchers/redeem", "Use a voucher, once",
+        answer=Redeemed, body=Redeem, example={"code": "K7PQ2M4XRA", "order_id": "till-3-0815"},
+        statuses={
+            200: "it is used, now or before by the same order", 404: "there is no such voucher",
+            409: "it was used before", 410: "it has ended",
+        },
+    ),
+)  # fmt: skip
+
+
+# --- what the pages say ------------------------------------------------------------------------------------
+
+
+class Words(NamedTuple):
+    """A language's. Of what asks for a decision the version is kept with it: who changes the text gives it another."""
+
+    version: str
+    leave: str
+    asks: str
+    button: str
+    left: str
+    rate: str
+    stars: str
+    send: str
+    thanks: str
+    unknown: str
+    old: str
+    email: str = "e-mail"
+    sms: str = "SMS"
+    push: str = "push"
+
+
+WORDS: Mapping[str, Words] = {
+    "en": Words(
+        "unsubscribe-en-1", "Unsubscribe",
+        "Stop offers and recommendations from {store} by {channel}. Messages about your orders still come.",
+        "Unsubscribe", "Done: you get no more offers and recommendations from {store} by {channel}.",
+        "How was it?", "Your stars for {store}", "Send", "Thank you. {store} has your rating.",
+        "This link is none of ours, or not all of it came.", "This link is too old.",
+    ),
+    "es": Words(
+        "unsubscribe-es-1", "Darse de baja",
+        "No recibir más ofertas ni recomendaciones de {store} por {channel}. "
+        "Los mensajes sobre sus pedidos siguen llegando.",
+        "Darme de baja", "Hecho: ya no recibirá ofertas ni recomendaciones de {store} por {channel}.",
+        "¿Qué le pareció?", "Sus estrellas para {store}", "Enviar", "Gracias. {store} tiene su valoración.",
+        "Este enlace no es nuestro o está incompleto.", "Este enlace ha caducado.", "correo electrónico",
+    ),
+    "fr": Words(
+        "unsubscribe-fr-1", "Se désabonner",
+        "Ne plus recevoir d’offres ni de recommandations de {store} par {channel}. Les messages sur vos commandes "
+        "continuent d’arriver.",
+        "Me désabonner", "C’est fait : vous ne recevrez plus d’offres ni de recommandations de {store} par {channel}.",
+        "Qu’en pensez-vous ?", "Vos étoiles pour {store}", "Envoyer", "Merci. {store} a reçu votre note.",
+        "Ce lien n’est pas le nôtre ou est incomplet.", "Ce lien est trop ancien.", "e-mail",
+    ),
+}  # fmt: skip
+USUAL = "en"
+
+
+def language(request: Request, form: Mapping[str, str] | None = None) -> str:
+    """The one that the page was in, else what the browser wants most of those known."""
+    wanted = [(form or {}).get("language", "")]
+    wanted += [
+        part.split(";")[0].strip()[:2] for part in request.headers.get("accept-language", "").split(",")
+    ]
+    return next((one for one in wanted if one in WORDS), USUAL)
+
+
+def filled(text: str, store: str, said: Mailed, words: Words) -> str:
+    return text.format(store=store, channel=getattr(words, said.channel, said.channel))
+
+
+@cache
+def template() -> Template:
+    return Template((Path(__file__).parent / "reply.html").read_text(encoding="utf-8"))
+
+
+def page(of: str, title: str, says: str, form: str = "", status: int = 200) -> Response:
+    body = template().substitute(language=of, title=escape(title), says=escape(says), form=form)
+    return Response(body, status, headers=REPLY_HEADERS, media_type=HTML)
+
+
+def button(of: str, says: str, inside: str = "") -> str:
+    """A form that posts to where it stands."""
+    hidden = f'<input type="hidden" name="language" value="{of}">'
+    return f'<form method="post">{hidden}{inside}<button type="submit">{escape(says)}</button></form>'
+
+
+def star(n: int, chosen: bool) -> str:
+    checked = " checked" if chosen else ""
+    name = f"{n} {'★' * n}"
+    return f'<label><input type="radio" name="stars" value="{n}" required{checked}> {name}</label>'
+
+
+# --- requests ---------------------------------------------------------------------------------------------
+
+
+def read(request: Request, tokens: Tokens | None, kind: type[Kind], of: str, at: datetime) -> Kind | Response:
+    """What the link says, or the page that says why it says nothing."""
+    words = WORDS[of]
+    try:
+        if tokens is None:
+            raise TokenError
+        return opened(tokens, request.path_params["token"], kind, at=at)
+    except Expired:
+        return page(of, words.old, "", status=410)
+    except TokenError:
+        return page(of, words.unknown, "", status=404)
+
+
+async def form_of(request: Request) -> dict[str, str]:
+    """A form's fields, by which RFC 8058 tells a mailbox's request. What is too long, or none, has none."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LONGEST:
+            return {}
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        return dict([ONE_CLICK]) if ONE_CLICK[1].encode() in body else {}
+    return dict(parse_qsl(body.decode("latin-1")))
+
+
+async def done(act: Callable[..., Any], *of: Any) -> Any:
+    """What `act` gives, off the event loop. Raises RequestError where the database cannot be used."""
+    try:
+        return await to_thread.run_sync(act, *of)
+    except StoreError as error:
+        log.error("replies: %s", error)
+        raise RequestError("database", "it cannot be used now: ask again", 503) from None
+
+
+# --- no more ----------------------------------------------------------------------------------------------
+
+
+def unsubscribe_page(request: Request, tokens: Tokens | None, store: str, *, at: datetime) -> Response:
+    of = language(request)
+    said = read(request, tokens, Unsubscribe, of, at)
+    if isinstance(said, Response):
+        return said
+    words = WORDS[of]
+    return page(of, words.leave, filled(words.asks, store, said, words), button(of, words.button))
+
+
+async def unsubscribe(
+    request: Request, tokens: Tokens | None, name: str, store: Store, history: History | None, *, at: datetime
+) -> Response:
+    form = await form_of(request)
+    of = language(request, form)
+    said = read(request, tokens, Unsubscribe, of, at)
+    if isinstance(said, Response):
+        return said
+    words = WORDS[of]
+    shown = {
+        "source": "unsubscribe page",
+        "text": filled(words.asks, name, said, words),
+        "version": words.version,
+    }
+    clicked = {"source": "one-click unsubscribe", "text": "List-Unsubscribe=One-Click", "version": "RFC 8058"}
+    how = shown if "language" in form else clicked
+    await done(partial(withdraw, store, history, said, how, at=at))
+    return page(of, words.leave, filled(words.left, name, said, words))
+
+
+def withdraw(
+    store: Store, history: History | None, said: Unsubscribe, how: Mapping[str, str], *, at: datetime
+) -> bool:
+    """Put on record that whom the message went to wants no more of its channel; whether that was not so yet."""
+    message = message_of(store, said.unsubscribe)
+    if message is None or store.buried([message["customer_id"]]):
+        return False
+    ids = ids_of(message["customer_id"], identities_now(store, history))
+    last = consents_now(consent_records(store, history, ids)).get((said.channel, "marketing"))
+    if last and not last["granted"]:
+        return False
+    about = {"customer_id": ids[0], "channel": said.channel, "purpose": "marketing", "granted": False}
+    at = (
+        max(at, last["at"] + timedelta(microseconds=1)) if last else at
+    )  # after a consent that is dated ahead, too
+    store.append("consents", [{**about, **how, "at": at, "received_at": at}])
+    return True
+
+
+# --- stars ------------------------------------------------------------------------------------------------
+
+
+def rate_page(
+    request: Request, tokens: Tokens | None, store: str, *, at: datetime, status: int = 200
+) -> Response:
+    of = language(request)
+    said = read(request, tokens, Rate, of, at)
+    if isinstance(said, Response):
+        return said
+    words, chosen = WORDS[of], request.query_params.get("stars")
+    rows = "".join(star(n, str(n) == chosen) for n in STARS)
+    inside = f"<fieldset>{rows}</fieldset>"
+    return page(
+        of, words.rate, filled(words.stars, store, said, words), button(of, words.send, inside), status
+    )
+
+
+async def rate(
+    request: Request,
+    tokens: Tokens | None,
+    name: str,
+    store: Store,
+    kept: Kept,
+    rules: Policy,
+    *,
+    at: datetime,
+) -> Response:
+    form = await form_of(request)
+    of = language(request, form)
+    said = read(request, tokens, Rate, of, at)
+    if isinstance(said, Response):
+        return said
+    stars = form.get("stars", "")
+    if stars not in map(str, STARS):
+        return rate_page(request, tokens, name, at=at, status=400)
+    await done(partial(counted, store, kept, rules, said, int(stars), at=at))
+    return page(of, WORDS[of].rate, filled(WORDS[of].thanks, name, said, WORDS[of]))
+
+
+def counted(store: Store, kept: Kept, rules: Policy, said: Rate, stars: int, *, at: datetime) -> None:
+    """Keep a rating as an event, the first of a message; of a low one somebody is told, and no promotion goes out."""
+    message = message_of(store, said.rate)
+    if message is None or store.buried([message["customer_id"]]):
+        return
+    customer, event_id = message["customer_id"], f"rating-{said.rate}"
+    about = {"customer_id": customer, "message_id": said.rate}
+    event = {"event_id": event_id, "event_type": "rating", "occurred_at": at, "value": float(stars)}
+    kept({**event, **about, "channel": said.channel})
+    events = DATA["events"].c
+    stored = store.select(sa.select(events.value).where(events.event_id == event_id))
+    value = stored[0][0] if stored else None
+    if value is None or value > rules.low_rating:
+        return
+    detail = f"{value:g} of {STARS[-1]} stars"
+    alert = {
+        "alert_id": alert_id(LOW, said.rate),
+        "kind": LOW,
+        "program": said.program,
+        "at": at,
+        "detail": detail,
+    }
+    pause = {
+        "customer_id": customer, "paused": True, "at": at, "reason": detail, "by": "rating",
+        "ends": at + timedelta(days=rules.rating_days), "received_at": at,
+    }  # fmt: skip
+    open_alert(store, {**alert, **about, "received_at": at}, [pause])
+
+
+# --- vouchers ---------------------------------------------------------------------------------------------
+
+
+async def redeemed(request: Request, store: Store, currency: str, *, at: datetime, now: datetime) -> Response:
+    body, _ = await read_body(request)
+    asked = Redeem.model_validate_json(body or b"{}")
+    found = await done(partial(redeem, store, asked.code, order_id=asked.order_id, at=at, received_at=now))
+    told = {name: found[name] for name in ("code", "worth", "program", "ends", "customer_id")}
+    answer = Redeemed(**told, currency=currency, order_id=asked.order_id)
+    return Response(answer.model_dump_json(), media_type=JSON, headers={"Cache-Control": "no-store"})

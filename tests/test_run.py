@@ -1,0 +1,282 @@
+"""The daily run, on the sample shop with made-up contacts."""
+
+import json
+import random
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from conftest import END
+from live import new_database, nursery, place_postgres, postgres, spelled
+
+from features.history import History
+from lifecycle import run as module
+from lifecycle.ledger import HOLDOUT, MADE, MESSAGE
+from lifecycle.programs import policy
+from lifecycle.run import OWN, Ran, RunError, moment_of
+from lifecycle.run import run as decide
+from serving.engine import Engine
+from serving.store import DATA, DECISIONS, Store, address
+
+AT = END + timedelta(hours=11)
+LETTER = {"subject": "s", "title": "t", "body": "b"}
+PROGRAMS: Mapping[str, Mapping[str, Any]] = {
+    "thanks": {
+        "trigger": {"kind": "order", "within": 12}, "kind": "transactional",
+        "window": {"start": "00:00", "end": "23:59"}, "shelves": [{"placement": "cross_sell", "about": "occasion"}],
+    },
+    "news": {
+        "trigger": {"kind": "broadcast", "on": "2018-01-01", "within": 30}, "holdout": 0.2,
+        "shelves": [{"placement": "next_best", "limit": 3, "minimum": 1}],
+    },
+    "after": {"trigger": {"kind": "order", "within": 20}, "priority": 70, "shelves": [{"placement": "discover"}]},
+    "lavish": {
+        "trigger": {"kind": "order", "within": 9}, "priority": 80,
+        "shelves": [{"placement": "cross_sell", "about": "occasion", "limit": 12, "minimum": 12,
+                     "fallback_below": 0.0}],
+    },
+}  # fmt: skip
+
+
+def with_programs(home: Path, programs: Mapping[str, Mapping[str, Any]] = PROGRAMS, **rules: Any) -> Path:
+    """Programs of the home's own, beside those that ship."""
+    (home / OWN).mkdir(exist_ok=True)
+    for name, said in programs.items():
+        texts = {"en": {**LETTER, "shelves": ["h"] * len(said["shelves"])}}
+        (home / OWN / f"{name}.yaml").write_text(
+            json.dumps({"name": name, "about": "for a test", "texts": texts, **said}), encoding="utf-8"
+        )
+    own = json.loads(policy(None).model_dump_json()) | rules
+    (home / OWN / "policy.yaml").write_text(json.dumps(own), encoding="utf-8")
+    return home
+
+
+@pytest.fixture
+def home(tmp_path: Path, written_home: Path) -> Path:
+    """One of its own: bundles and history are shared, as they are only read."""
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    for name in ("bundles", "champion"):
+        (folder / name).symlink_to(written_home / name)
+    shutil.copytree(written_home / "history", folder / "history")
+    return with_programs(folder)
+
+
+def run(home: Path, url: str | None, at: datetime, *, now: datetime) -> Ran:
+    return decide(home, url, at, now=now, only=tuple(PROGRAMS))
+
+
+def decisions(where: Path | str) -> list[dict[str, Any]]:
+    """All of them, in an order that does not hang on who decided them first."""
+    url = address(where, None) if isinstance(where, Path) else sa.make_url(where)
+    with Store(url) as store:
+        names = [name for name in DECISIONS.names if name != "received_at"]
+        rows = store.select(sa.select(*(DATA["decisions"].c[name] for name in names)))
+    found = [dict(zip(names, row, strict=True)) for row in rows]
+    return sorted(found, key=lambda row: (row["run_at"], row["customer_id"], row["program"], row["occasion"]))
+
+
+def same(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> bool:
+    """But for what each database calls its messages."""
+    return [{**row, "message_id": None} for row in a] == [{**row, "message_id": None} for row in b]
+
+
+def outcomes(ran: Ran) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for of in ran.outcomes.values():
+        found.update(of)
+    return found
+
+
+def test_everybody_eligible_is_written_to_or_it_is_said_why_not(home: Path) -> None:
+    ran = run(home, None, AT, now=AT)
+    rows = decisions(home)
+    found = outcomes(ran)
+    assert ran.eligible == sum(ran.members.values()) == len(rows)
+    assert {"message", "holdout", "no_address", "no_consent", "outranked", "too_few"} <= set(found)
+    assert found[MESSAGE] == ran.messages == sum(row["outcome"] == MESSAGE for row in rows)
+    assert all((row["message_id"] is not None) == (row["outcome"] in MADE) for row in rows)
+    agreed = with_consent(home)
+    written = [row for row in rows if row["outcome"] in MADE]
+    assert {row["customer_id"] for row in written if row["kind"] == "marketing"} <= agreed
+    assert any(row["customer_id"] not in agreed for row in written)  # thanks need none
+
+
+def with_consent(home: Path) -> set[str]:
+    """Who agreed to marketing by mail, by the last record each."""
+    last: dict[str, bool] = {}
+    for row in sorted(History(home / "history").table("consents").to_pylist(), key=lambda row: row["at"]):
+        if (row["channel"], row["purpose"]) == ("email", "marketing") and row["at"] < AT:
+            last[row["customer_id"]] = row["granted"]
+    return {name for name, yes in last.items() if yes}
+
+
+def test_a_run_made_again_decides_nothing_anew(home: Path) -> None:
+    first = run(home, None, AT, now=AT)
+    before = decisions(home)
+    again = run(home, None, AT, now=AT + timedelta(hours=1))
+    assert decisions(home) == before and again.as_dict() == first.as_dict()
+
+
+def test_the_next_day_writes_about_nothing_twice_and_keeps_every_cap(home: Path) -> None:
+    with_programs(home, caps={"email": [{"most": 1, "days": 2}, {"most": 2, "days": 6}]})
+    for day in range(6):
+        at = AT + timedelta(days=day)
+        run(home, None, at, now=at)
+    made = [row for row in decisions(home) if row["outcome"] in MADE]
+    about = [(row["customer_id"], row["program"], row["occasion"]) for row in made]
+    assert len(about) == len(set(about))
+    days: dict[str, list[datetime]] = {}
+    for row in made:
+        if row["kind"] == "marketing":
+            days.setdefault(row["customer_id"], []).append(datetime.fromisoformat(row["local_day"]))
+    assert max(map(len, days.values())) == 2
+    for of in days.values():
+        assert all(abs((a - b).days) >= 2 for a, b in zip(sorted(of)[1:], sorted(of), strict=False))
+    assert "cap" in {row["outcome"] for row in decisions(home)}
+
+
+def test_a_list_shows_nothing_that_the_last_mail_showed(home: Path) -> None:
+    for day in range(4):
+        at = AT + timedelta(days=day)
+        run(home, None, at, now=at)
+    with Store(address(home, None)) as store:
+        sends = [row for page in store.read("sends", 0, store.ends("sends")["sends"]) for row in page]
+    by_customer: dict[str, list[set[str]]] = {}
+    for row in sends:
+        by_customer.setdefault(row["customer_id"], []).append(set(row["product_ids"]))
+    several = [of for of in by_customer.values() if len(of) > 1]
+    assert len(several) > 20
+    assert all(not a & b for of in several for n, a in enumerate(of) for b in of[:n])
+
+
+def test_who_is_held_back_is_not_written_to_and_moves_nowhere(home: Path) -> None:
+    run(home, None, AT, now=AT)
+    arms: dict[str, set[str]] = {}
+    for row in decisions(home):
+        if row["program"] == "news" and row["outcome"] in MADE:
+            arms.setdefault(row["outcome"], set()).add(row["customer_id"])
+    assert 0.1 < len(arms[HOLDOUT]) / (len(arms[HOLDOUT]) + len(arms[MESSAGE])) < 0.4  # 0.05 + 0.95 × 0.2
+    with Store(address(home, None)) as store:
+        sends = [row for page in store.read("sends", 0, store.ends("sends")["sends"]) for row in page]
+    ghosts = {row["message_id"] for row in decisions(home) if row["outcome"] == HOLDOUT}
+    assert ghosts and not ghosts & {row["message_id"] for row in sends}
+
+
+def test_what_goes_wrong_for_one_customer_is_theirs_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = Engine.recommend
+    broken = next(
+        row["customer_id"] for row in dry(home) if row["program"] == "news" and row["outcome"] == MESSAGE
+    )
+
+    def failing(self: Engine, placement: str, request: Any, *, at: datetime) -> Any:
+        if request.customer_id == broken:
+            raise ZeroDivisionError(f"secret of {broken}")
+        return whole(self, placement, request, at=at)
+
+    monkeypatch.setattr(Engine, "recommend", failing)
+    run(home, None, AT, now=AT)
+    failed = [row for row in decisions(home) if row["outcome"] == "failed"]
+    assert {row["customer_id"] for row in failed} == {broken}
+    assert all(row["detail"] == "ZeroDivisionError" for row in failed)
+    assert "secret" not in caplog.text and "ZeroDivisionError" in caplog.text
+
+
+def dry(home: Path) -> list[dict[str, Any]]:
+    """What a run would decide, in a database that is thrown away."""
+    url = f"sqlite:///{home.parent / 'dry.db'}"
+    run(home, url, AT, now=AT)
+    return decisions(url)
+
+
+def test_what_happens_later_changes_nothing(home: Path, tmp_path: Path) -> None:
+    before = dry(home)
+    with Store(address(home, None)) as store:
+        customers = sorted({row["customer_id"] for row in before})[:40]
+        store.add([
+            {
+                **dict.fromkeys((*DATA["events"].c.keys(),)), "event_id": f"later{n}", "customer_id": name,
+                "event_type": "order", "product_id": "1029743", "order_id": f"later{n}", "quantity": 50.0,
+                "unit_price": 1.0, "discount": 0.0, "occurred_at": AT + timedelta(minutes=n), "received_at": AT,
+            }
+            for n, name in enumerate(customers)
+        ])  # fmt: skip
+        store.append("consents", [
+            {"customer_id": name, "channel": "email", "purpose": "marketing", "granted": False,
+             "at": AT + timedelta(hours=1), "source": "test", "received_at": AT}
+            for name in customers
+        ])  # fmt: skip
+    run(home, None, AT, now=AT)
+    assert same(decisions(home), before)
+
+
+def test_a_model_that_knows_more_than_the_run_is_refused(home: Path) -> None:
+    with pytest.raises(RunError, match="osclms train --until"):
+        run(home, None, END - timedelta(days=1), now=AT)
+
+
+def test_a_day_is_the_stores_own(home: Path) -> None:
+    assert moment_of(home, "2018-01-02") == datetime(2018, 1, 2, 11, tzinfo=UTC)  # 06:00 in New York
+    assert moment_of(home, "2018-07-02") == datetime(2018, 7, 2, 10, tzinfo=UTC)
+    with pytest.raises(RunError, match="2018-01-02"):
+        moment_of(home, "yesterday")
+
+
+# --- killed, and at once ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def databases(request: pytest.FixtureRequest, tmp_path: Path, shared: Any) -> Iterator[str]:
+    """Addresses of empty databases of one kind."""
+    numbers = iter(range(10_000))
+
+    def fresh() -> Iterator[str]:
+        while True:
+            if request.param == "sqlite":
+                yield f"sqlite:///{tmp_path / f'{next(numbers)}.db'}"
+            else:
+                yield spelled(address(None, new_database(postgres(shared("postgres", place_postgres)))))
+
+    return fresh()
+
+
+def killed(home: Path, databases: Iterator[str], tries: int, seed: int) -> None:
+    print(f"seed {seed}")
+    draw = random.Random(seed)
+    whole, urls = next(databases), {next(databases): draw.random() for _ in range(tries)}
+    codes = nursery().ask("decide instants", str(home), urls, whole, AT.isoformat())
+    assert codes.count(-9) >= tries // 2
+    expected = decisions(whole)
+    assert sum(row["outcome"] == MESSAGE for row in expected) > 50
+    for url in urls:
+        run(home, url, AT, now=AT)
+        assert same(decisions(url), expected)
+
+
+def test_killed_and_resumed_a_run_decides_the_same(
+    home: Path, databases: Iterator[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(home, databases, tries=3, seed=random.SystemRandom().randrange(10**6))
+
+
+@pytest.mark.long
+def test_killed_at_many_instants(home: Path, databases: Iterator[str]) -> None:
+    killed(home, databases, tries=50, seed=random.SystemRandom().randrange(10**6))
+
+
+def test_two_runs_at_once_decide_nobody_twice(home: Path, databases: Iterator[str]) -> None:
+    whole, url = next(databases), next(databases)
+    run(home, whole, AT, now=AT)
+    assert nursery().ask("decide at once", str(home), url, AT.isoformat(), 2) == [0, 0]
+    assert same(decisions(url), decisions(whole))
+
+
+def test_chunks_are_of_several_customers() -> None:
+    assert 50 <= module.CHUNK <= 1_000
