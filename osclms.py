@@ -1325,6 +1325,7 @@ EXPECTED = (
     ("serving.keys", "KeysError"),
     ("serving.settings", "SettingsError"),
     ("serving.bulk", "BulkError"),
+    ("lifecycle.messages", "NotSent"),
     ("lifecycle.yamls", "FileError"),
     ("lifecycle.run", "RunError"),
     ("lifecycle.preview", "PreviewError"),
