@@ -3,10 +3,12 @@
 import asyncio
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from http.client import HTTPConnection
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -86,10 +88,10 @@ def served(tmp_path: Path) -> Iterator[tuple[Web, uvicorn.Server, int]]:
         listening.bind(("127.0.0.1", 0))
         listening.listen()  # so that who comes first waits
         server = uvicorn.Server(uvicorn.Config(front, lifespan="off", log_config=None))
-        running = Thread(target=server.run, args=([listening],))
+        running = Thread(target=server.run, args=([listening],), daemon=True)
         running.start()
         yield web, server, listening.getsockname()[1]
-        server.should_exit = True
+        server.should_exit = server.force_exit = True
         running.join(30)
     web.close()
     assert not running.is_alive()
@@ -163,20 +165,24 @@ def test_a_crowd_is_refused_in_part_at_once_and_then_it_recovers(
     web.turns.most = 4
     recommend = web.site.engine.recommend
 
-    def slow(*args: Any, **about: Any) -> RecommendResponse:
-        time.sleep(0.02)
+    all_are_here = Event()
+
+    def held(*args: Any, **about: Any) -> RecommendResponse:
+        all_are_here.wait(60)
         return recommend(*args, **about)
 
-    monkeypatch.setattr(web.site.engine, "recommend", slow)
-    crowd = [connected(port) for _ in range(40)]
+    monkeypatch.setattr(web.site.engine, "recommend", held)
+    crowd = [HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(40)]
     for one in crowd:
-        one.sendall(request("trending", b"{}"))
-    told = [one.recv(1 << 16) for one in crowd]
-    assert {part.split()[1] for part in told} == {b"200", b"503"}
-    assert all(b"retry-after: 1" in part.lower() for part in told if part.split()[1] == b"503")
-    for one in crowd:
-        one.sendall(request("trending", b"{}"))
-        assert one.recv(1 << 16).split()[1] == b"200"
+        one.request("POST", "/v1/recommend/trending")
+    all_are_here.set()
+    told = [one.getresponse() for one in crowd]
+    assert Counter(answer.status for answer in told).keys() == {200, 503}
+    assert {answer.getheader("Retry-After") for answer in told if answer.status == 503} == {"1"}
+    for one, answer in zip(crowd, told, strict=True):
+        answer.read()
+        one.request("POST", "/v1/recommend/trending")
+        assert one.getresponse().status == 200
         one.close()
 
 
