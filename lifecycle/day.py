@@ -1,7 +1,7 @@
 """All that a run knows of everybody at its moment: who they are, where they stand, what they did. Nothing of what
 happened at or after the moment is in it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from features.catalog import Catalog
 from features.customers import Norms, Orders, facts, favourite, mains
 from features.history import History, HistoryError
-from features.interactions import Ids, Interactions, seconds
+from features.interactions import Ids, Interactions, compact, seconds
 from features.replenishment import due
 from features.schema import RECEIVED
 from serving.scores import Scores
@@ -36,7 +36,7 @@ class Day:
     """The store at a moment.
 
     people: a row a customer, in the order of `ids`: what `features.customers.facts` tells (NaN without an order, the
-    stage prospect), category and outlet (names of favourites), CONTACTS (None unknown), agreed_at (seconds of the first
+    stage prospect), category (of most purchases), CONTACTS (None unknown), agreed_at (seconds of the first
     consent to marketing, NaN none), and the scores where there are any (churn, expected_spend).
     person: by customer of `data` the row of people. acts: events of ACTS within LOOK, oldest first, of known customers:
     person, event_type, product (item of the catalogue, −1), at (seconds), value, order_id, message_id, event_id.
@@ -101,8 +101,7 @@ def day_of(history: History, store: Store, at: datetime, scores: Scores | None =
 
     Raises HistoryError without events.
     """
-    span = history.span()
-    if span is None:
+    if history.span() is None:
         raise HistoryError(
             f"{history.folder} holds no events: run `osclms load` first, or name another --home"
         )
@@ -110,17 +109,21 @@ def day_of(history: History, store: Store, at: datetime, scores: Scores | None =
     pa.default_memory_pool().release_unused()
     catalog = Catalog.of(history.table("products"), events, until=at)
     data = Interactions.from_events(events, items=catalog.items, keep=catalog.eligible, until=at)
+    last_event = pc.max(events["occurred_at"]).as_py()
     del events  # of a large shop half a gigabyte
     pa.default_memory_pool().release_unused()
+    gone = store.graves()
+    data = without(data, gone)
     acts = history.events(until=at, since=at - LOOK, types=ACTS)
     consents = history.table("consents").to_pandas()
     consents = consents[consents["at"] < at].sort_values("at", kind="stable")
     contacts = known_contacts(history)
-    everybody = Ids.of(
-        {*data.customers.at(range(len(data.customers))), *contacts.index, *consents["customer_id"].unique(),
-         *(name for name in pc.unique(acts["customer_id"]).to_pylist() if name is not None)}
-        - store_erased(store, contacts.index)
-    )  # fmt: skip
+    named = {
+        *data.customers.at(range(len(data.customers))), *contacts.index, *consents["customer_id"].unique(),
+        *(name for name in pc.unique(acts["customer_id"]).to_pylist() if name is not None),
+    }  # fmt: skip
+    everybody = Ids.of(name for name in named if not gone(name))
+    consents = consents[everybody.positions(consents["customer_id"].tolist()) >= 0]
     person = everybody.positions(data.customers.at(range(len(data.customers)))).astype(np.int64)
     zone = history.store.time_zone
     known = Day(
@@ -128,7 +131,7 @@ def day_of(history: History, store: Store, at: datetime, scores: Scores | None =
         people=people_of(data, catalog, everybody, person, contacts, consents),
         acts=acts_of(acts, everybody, catalog), changes=changes_of(store, catalog, at),
         consents=agreeing(consents, everybody), asked=asked_of("personalisation", consents, everybody),
-        last_event=min(span[1], at),
+        last_event=last_event,
     )  # fmt: skip
     return known if scores is None else scored(known, scores)
 
@@ -147,9 +150,10 @@ def scored(day: Day, scores: Scores) -> Day:
     return replace(day, people=people, scores=chances)
 
 
-def store_erased(store: Store, names: Collection[str]) -> set[str]:
-    gone = store.graves()
-    return {name for name in names if gone(name)}
+def without(data: Interactions, gone: Callable[[str], bool]) -> Interactions:
+    """The same with nobody who is gone: what they bought is nobody's."""
+    lost = [place for place, name in enumerate(data.customers.at(range(len(data.customers)))) if gone(name)]
+    return compact(data.unnamed(np.isin(data.customer, lost))) if lost else data
 
 
 def known_contacts(history: History) -> pd.DataFrame:

@@ -1,8 +1,9 @@
 """What was decided and sent, as the database has it: read in bulk, written once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import cached_property
 
 import sqlalchemy as sa
 
@@ -20,12 +21,34 @@ PAUSED, RAN = DATA["pauses"].c, DATA["runs"].c
 @dataclass
 class Past:
     """What a customer got, or would have got, before: (program, occasion) of messages, their days by channel where they
-    count against caps, when each program wrote last, and the products that mails showed lately."""
+    count against caps, when each program wrote last, and the products that mails showed lately. decided: in this very
+    run."""
 
     occasions: set[tuple[str, str]] = field(default_factory=set)
     days: dict[str, list[date]] = field(default_factory=dict)
     last: dict[str, datetime] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)
+    decided: set[tuple[str, str]] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Names:
+    """Customers by all their ids: what was written to an id that is another customer's now was written to that one."""
+
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def others(self) -> Mapping[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for alias, own in self.aliases.items():
+            found.setdefault(own, []).append(alias)
+        return found
+
+    def own(self, name: str) -> str:
+        return self.aliases.get(name, name)
+
+    def all(self, customers: Iterable[str]) -> list[str]:
+        return [name for own in customers for name in (own, *self.others.get(own, ()))]
 
 
 @dataclass(frozen=True)
@@ -36,21 +59,42 @@ class Seen:
     past: Mapping[str, Past]
 
 
-def seen(store: Store, customers: Sequence[str], *, shown_since: datetime) -> Seen:
+def seen(
+    store: Store,
+    customers: Sequence[str],
+    *,
+    shown_since: datetime,
+    run_at: datetime,
+    names: Names | None = None,
+) -> Seen:
+    """What was decided of these customers before, under whichever id; and what in the run of `run_at`."""
+    names = names or Names()
     upto = store.ends(DECISIONS.name)[DECISIONS.name]
     past = {name: Past() for name in customers}
-    for names in parts(customers):
+    for ids in parts(names.all(customers)):
         wanted = sa.select(
-            D.customer_id, D.program, D.occasion, D.channel, D.kind, D.local_day, D.send_at
-        ).where(D.customer_id.in_(names), D.message_id.is_not(None))
-        for name, program, occasion, channel, kind, day, at in store.select(wanted):
-            of = past[name]
+            D.customer_id,
+            D.program,
+            D.occasion,
+            D.channel,
+            D.kind,
+            D.local_day,
+            D.send_at,
+            D.message_id,
+            D.run_at,
+        ).where(D.customer_id.in_(ids), sa.or_(D.message_id.is_not(None), D.run_at == run_at))
+        for name, program, occasion, channel, kind, day, at, message, when in store.select(wanted):
+            of = past[names.own(name)]
+            if when == run_at:
+                of.decided.add((program, occasion))
+            if message is None:
+                continue
             of.occasions.add((program, occasion))
             of.last[program] = max(at, of.last.get(program, at))
             if kind == "marketing":
                 of.days.setdefault(channel, []).append(date.fromisoformat(day))
-        for name, products in shown(store, names, shown_since):
-            past[name].shown += products
+        for name, products in shown(store, ids, shown_since):
+            past[names.own(name)].shown += products
     return Seen(upto, past)
 
 
@@ -63,19 +107,13 @@ def shown(store: Store, customers: Sequence[str], since: datetime) -> Iterator[t
     yield from store.select(wanted.order_by(sends.at.desc()))
 
 
-def decided(store: Store, run_at: datetime) -> set[str]:
-    """The customers of whom all is decided in a run."""
-    return {name for (name,) in store.select(sa.select(D.customer_id).where(D.run_at == run_at).distinct())}
-
-
-def keep(store: Store, tables: Mapping[str, Sequence[Row]], customers: Sequence[str], upto: int) -> set[str]:
+def keep(
+    store: Store, tables: Mapping[str, Sequence[Row]], customers: Sequence[str], upto: int, names: Names
+) -> set[str]:
     """Store what was decided for these customers, but for those of whom more was decided meanwhile: who they are."""
     with store.alone() as record:
-        late = {
-            name for (name,) in store.select(
-                sa.select(D.customer_id).where(D.seq > upto, D.customer_id.in_(customers)).distinct()
-            )
-        }  # fmt: skip
+        wanted = sa.select(D.customer_id).where(D.seq > upto, D.customer_id.in_(names.all(customers)))
+        late = {names.own(name) for (name,) in store.select(wanted.distinct())}
         record(
             {table: [row for row in rows if row["customer_id"] not in late] for table, rows in tables.items()}
         )
@@ -116,16 +154,17 @@ class Pauses:
         return {name for _, name in self.reasons if name is not None}
 
 
-def pauses(store: Store, at: datetime) -> Pauses:
+def pauses(store: Store, at: datetime, names: Names | None = None) -> Pauses:
     """What is paused at a moment: the latest record before it of a program and customer counts, until it ends."""
     wanted = sa.select(PAUSED.program, PAUSED.customer_id, PAUSED.paused, PAUSED.reason, PAUSED.ends)
     found: dict[tuple[str | None, str | None], str] = {}
     for program, customer, paused, reason, ends in store.select(
         wanted.where(PAUSED.at <= at).order_by(PAUSED.at, PAUSED.seq)
     ):
-        found.pop((program, customer), None)
+        key = (program, names.own(customer) if names and customer else customer)
+        found.pop(key, None)
         if paused and (ends is None or at < ends):
-            found[program, customer] = reason
+            found[key] = reason
     return Pauses(found)
 
 
@@ -139,9 +178,14 @@ def sizes(store: Store, since: datetime, until: datetime) -> dict[str, list[floa
 
 
 def last_run(store: Store, until: datetime) -> datetime | None:
-    found = store.select(sa.select(sa.func.max(RAN.run_at)).where(RAN.run_at < until))
-    value: datetime | None = found[0][0]
-    return value
+    found: datetime | None = store.select(sa.select(sa.func.max(RAN.run_at)).where(RAN.run_at < until))[0][0]
+    return found
+
+
+def last_runs(store: Store, until: datetime) -> dict[str, datetime]:
+    """By program when it was looked at last, and was not stopped, before a moment."""
+    wanted = sa.select(RAN.program, sa.func.max(RAN.run_at)).where(RAN.run_at < until, RAN.stopped.is_(None))
+    return dict(tuple(row) for row in store.select(wanted.group_by(RAN.program)))
 
 
 def suppressed(store: Store) -> set[str]:

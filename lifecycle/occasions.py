@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from lifecycle.day import Day
 
 Ints = NDArray[np.int64]
+PARTS = "|"  # between the parts of a key that has one for each product
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A program before it runs: how many it would write to, what one customer would get, and why they get it or not."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +16,13 @@ from lifecycle import ledger
 from lifecycle.audience import members, why
 from lifecycle.choice import full
 from lifecycle.day import ADDRESS, Day, day_of
-from lifecycle.drafts import draft, lacking
+from lifecycle.drafts import lacking
 from lifecycle.hours import local_day, opens
+from lifecycle.ledger import Past
 from lifecycle.messages import About, Message, NotSent, compose
 from lifecycle.occasions import Occasions
 from lifecycle.programs import Program, policy
-from lifecycle.run import OWN, Run, agreed, moment_of, prepared
+from lifecycle.run import OWN, Candidate, Run, agreed, arm_of, candidates, drafted, moment_of, news, prepared
 from lifecycle.triggers import PRODUCTS, WORDS, found
 from serving.engine import Engine
 from serving.scores import readable
@@ -131,25 +132,32 @@ def preview(
     at: datetime,
 ) -> Preview:  # fmt: skip
     """What one customer would get of a program at a moment, and why they get it or not. Raises PreviewError."""
-    day = day_of(History(home / "history"), store, at, readable(home))
+    history = History(home / "history")
+    day = day_of(history, store, at, readable(home))
     person = int(day.ids.positions([customer_id])[0])
     if person < 0:
         raise PreviewError(f"nobody is known by the id {customer_id!r}")
-    made = prepared(day, store, engine, programs, policy(home / OWN), ledger.pauses(store, at), at)
+    made = prepared(day, store, engine, programs, policy(home / OWN), history.aliases(), at)
     mine = found(day, programs[name].trigger)
     mine = mine.where(mine.person == person)
-    steps = [*asked(made, programs[name], person, mine)]
-    message, last = shown(made, programs[name], person, mine)
-    return Preview(name, customer_id, at.isoformat(), (*steps, last), message)
+    past = past_of(made, made.names[person])
+    steps = [*asked(made, programs[name], person, mine, past)]
+    message, last = shown(made, programs[name], person, mine, past)
+    arm = arm_of(made.policy, programs[name], made.names[person])
+    held = Step("not held back", arm is None, f"of the {arm}'s control group" if arm else "yes")
+    return Preview(name, customer_id, at.isoformat(), (*steps, last, held), message)
 
 
-def asked(made: Run, program: Program, person: int, mine: Occasions) -> Iterator[Step]:
-    """Every question that a run asks, in its order."""
+def past_of(made: Run, name: str) -> Past:
+    since = made.at - timedelta(days=made.policy.repeat_days)
+    found = ledger.seen(made.store, [name], shown_since=since, run_at=made.at, names=made.ids).past[name]
+    return replace(found, decided=set())
+
+
+def asked(made: Run, program: Program, person: int, mine: Occasions, past: Past) -> Iterator[Step]:
+    """The questions that a run asks of a customer before it makes lists, in its order."""
     name = made.names[person]
-    past = ledger.seen(
-        made.store, [name], shown_since=made.at - timedelta(days=made.policy.repeat_days)
-    ).past[name]
-    new = [key for key in mine.key if (program.name, key) not in past.occasions]
+    new = [candidate for candidate in candidates(program, mine) if news(candidate, past)]
     why_not = made.pauses.of(program.name, name, marketing=program.kind == "marketing")
     yield Step("enabled", program.enabled, "yes" if program.enabled else "the file says no")
     yield Step("trigger", len(mine) > 0, told_of(mine) or f"no occasion of the kind {program.trigger.kind}")
@@ -195,17 +203,17 @@ def within_caps(made: Run, program: Program, person: int, past: ledger.Past) -> 
     return Step("window and caps", cap is None, f"the cap of {cap} is reached" if cap else said)
 
 
-def shown(made: Run, program: Program, person: int, mine: Occasions) -> tuple[Message | None, Step]:
+def shown(
+    made: Run, program: Program, person: int, mine: Occasions, past: Past
+) -> tuple[Message | None, Step]:
     """The message, of the first occasion or of an example."""
     products, words = (mine.products[0], mine.words[0]) if len(mine) else example(made.day, program, person)
     at = max(made.at, made.engine.data_until)
-    words = {**words, **voucher(program, at)}
-    drafted = draft(
-        made.engine, program, made.names[person], products, words, exclude=(), at=at, rules=made.policy.rules
-    )
-    lack = lacking(program, [held.items for held in drafted.lists])
+    one = Candidate(program, person, "", 0.0, tuple(products), words)
+    made_of = drafted(made, one, {**words, **voucher(program, at)}, past.shown, at)
+    lack = lacking(program, [held.items for held in made_of.lists])
     try:
-        message = compose(made.engine, program, drafted, about(made.day, person), links=None, now=at)
+        message = compose(made.engine, program, made_of, about(made.day, person), links=None, now=at)
     except NotSent as error:
         return None, Step("message", False, error.reason)
     how = "as it would look" if len(mine) else "as it would look, by an example: there is no occasion"

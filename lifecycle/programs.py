@@ -32,6 +32,7 @@ POLICY = "policy.yaml"
 NAME = re.compile(r"[a-z][a-z0-9_]{1,39}")
 LOCALE = re.compile(r"[a-z]{2,3}(-[A-Z][A-Za-z]{1,7})?")
 WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+Days = Annotated[float, Field(ge=0, le=400, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Kind = Literal["marketing", "transactional"]
 Template = Literal["lists", "order", "hero", "rating", "voucher"]
@@ -47,8 +48,10 @@ def one_of(name: str, known: tuple[str, ...]) -> str:
 
 def clock(value: object) -> object:
     """09:30 as YAML gives it: text, or (unquoted) a number in base 60."""
-    if isinstance(value, int) and 0 <= value < 24 * 60:
+    if isinstance(value, int) and 60 <= value < 24 * 60:
         return time(value // 60, value % 60)
+    if isinstance(value, int | float):
+        raise ValueError(f"{value} is no time of day: write it as 09:30")
     return value
 
 
@@ -98,7 +101,7 @@ class Entered(Waits):
 
     kind: Literal["stage"]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
-    steps: Annotated[tuple[float, ...], Field(min_length=1)] = (0,)
+    steps: Annotated[tuple[Days, ...], Field(min_length=1)] = (0,)
 
 
 class Rhythm(Waits):
@@ -200,7 +203,6 @@ WORDS: Mapping[str, tuple[str, ...] | None] = {  # None: any text
     "region": None,
     "locale": None,
     "category": None,
-    "outlet": None,
     "customer": None,
 }
 

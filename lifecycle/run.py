@@ -29,9 +29,9 @@ from lifecycle.choice import POLICIES, Chosen, Rival, Stage, claims, full
 from lifecycle.day import ADDRESS, Day, day_of
 from lifecycle.drafts import Draft, draft, lacking
 from lifecycle.hours import local, local_day, opens
-from lifecycle.ledger import HOLDOUT, MESSAGE, Past, Pauses
-from lifecycle.occasions import Occasions
-from lifecycle.programs import Policy, Program, policy, programs
+from lifecycle.ledger import HOLDOUT, MESSAGE, Names, Past, Pauses
+from lifecycle.occasions import PARTS, Occasions
+from lifecycle.programs import Due, Policy, Program, policy, programs
 from lifecycle.triggers import TRIGGERS
 from serving.compact import compact
 from serving.current import current
@@ -118,6 +118,7 @@ class Run:
     policy: Policy
     pauses: Pauses
     now: datetime
+    ids: Names = field(default_factory=Names)
     names: list[str] = field(default_factory=list)  # customers, by person
     reached: Mapping[str, np.ndarray] = field(
         default_factory=dict
@@ -155,13 +156,13 @@ def run(
         told("facts", 0, 1)
         day = day_of(history, store, at, readable(home))
         told("facts", 1, 1)
-        with current(home, database_url, clock=lambda: at) as (engine, _):
+        with current(home, database_url, clock=lambda: at) as (engine, aliases):
             if at < engine.data_until:
                 raise RunError(
                     f"version {engine.version} has learned until {engine.data_until.isoformat()}, after the run's "
                     f"{at.isoformat()}: `osclms train --until` that moment, or run as of a later one"
                 )
-            made = prepared(day, store, engine, table, rules, ledger.pauses(store, at), now)
+            made = prepared(day, store, engine, table, rules, aliases, now)
             return decide(made, chosen, told)
 
 
@@ -175,9 +176,11 @@ def moment_of(home: Path, day: str) -> datetime:
 
 
 def prepared(
-    day: Day, store: Store, engine: Engine, table: Mapping[str, Program], rules: Policy, paused: Pauses, now: datetime
+    day: Day, store: Store, engine: Engine, table: Mapping[str, Program], rules: Policy, aliases: Mapping[str, str],
+    now: datetime,
 ) -> Run:  # fmt: skip
-    gone = ledger.suppressed(store)
+    gone, ids = ledger.suppressed(store), Names(aliases)
+    paused = ledger.pauses(store, max(day.at, now), ids)  # of now: a pause is immediate
     known = {channel: day.people[column].notna().to_numpy() for channel, column in ADDRESS.items()}
     shut = {
         channel: np.array(
@@ -187,7 +190,7 @@ def prepared(
         for channel, column in ADDRESS.items()
     }  # fmt: skip
     return Run(
-        day, store, engine, table, rules, paused, now,
+        day, store, engine, table, rules, paused, now, ids,
         names=day.ids.at(range(len(day.ids))), reached=known, shut=shut,
     )  # fmt: skip
 
@@ -196,21 +199,35 @@ def decide(made: Run, chosen: Mapping[str, Program], told: Told) -> Ran:
     looked: list[Row] = []
     queue: dict[int, list[Candidate]] = {}
     usual = ledger.sizes(made.store, made.at - USUAL, made.at)
-    last = ledger.last_run(made.store, made.at)
+    last = ledger.last_runs(made.store, made.at)
     for place, (name, program) in enumerate(chosen.items(), 1):
-        occasions = looked_for(made.day, program, last)
+        trigger, longer = caught_up(made.day, program, last.get(name))
+        occasions = TRIGGERS[trigger.kind](made.day, trigger)
         own = list(candidates(program, occasions.where(members(made.day, program)[occasions.person])))
-        looked.append(looked_at(made, program, len(occasions), own, usual.get(name, ())))
+        looked.append(
+            looked_at(made, program, len(occasions), own, [n * longer for n in usual.get(name, ())])
+        )
         for candidate in own:
             queue.setdefault(candidate.person, []).append(candidate)
         told("occasions", place, len(chosen))
     stopped = {row["program"]: row["stopped"] for row in looked if row["stopped"]}
     outcomes: dict[str, Counter[str]] = {name: Counter() for name in chosen}
-    for name, outcome, _, count in settled(made, queue, stopped, told):
+    settle(made, queue, stopped, told)
+    for name, outcome, _, count in ledger.tally(made.store, made.at):
         outcomes.setdefault(name, Counter())[outcome] += count
     ledger.note(made.store, made.at, looked)
     found, inside = ({row["program"]: int(row[what]) for row in looked} for what in ("found", "members"))
-    return Ran(made.at, found, inside, outcomes, stopped)
+    return Ran(made.at, found, inside, {name: of for name, of in outcomes.items() if name in chosen}, stopped)
+
+
+def caught_up(day: Day, program: Program, last: datetime | None) -> tuple[Any, float]:
+    """(the trigger, of a program that catches up as wide as the time since its last run; how many times as wide)."""
+    trigger = program.trigger
+    if program.missed == "skip" or last is None:
+        return trigger, 1.0
+    since = min((day.at - last).total_seconds() / DAY, LATEST.days)
+    wide = max(trigger.within, since)
+    return trigger.model_copy(update={"within": wide}), wide / trigger.within
 
 
 def looked_at(
@@ -224,15 +241,6 @@ def looked_at(
         "members": float(len(own)), "fallback": fill,
         "stopped": paused or tripped(program, len(own), usual, made.age, fill),
     }  # fmt: skip
-
-
-def looked_for(day: Day, program: Program, last: datetime | None) -> Occasions:
-    """What the trigger finds; of one that is caught up, since the last run."""
-    trigger = program.trigger
-    if program.missed == "catch_up" and last is not None:
-        since = min((day.at - last).total_seconds() / DAY, LATEST.days)
-        trigger = trigger.model_copy(update={"within": max(trigger.within, since)})
-    return TRIGGERS[trigger.kind](day, trigger)
 
 
 def filled(made: Run, own: Sequence[Candidate]) -> float | None:
@@ -249,12 +257,18 @@ def filled(made: Run, own: Sequence[Candidate]) -> float | None:
     return float(np.mean(shown)) if shown else None
 
 
-def drafted(made: Run, candidate: Candidate, said: Mapping[str, Any], exclude: Sequence[str]) -> Draft:
+def drafted(
+    made: Run,
+    candidate: Candidate,
+    said: Mapping[str, Any],
+    exclude: Sequence[str],
+    at: datetime | None = None,
+) -> Draft:
     """What a message would show; of somebody who declined to be told apart, what is popular."""
     name = made.names[candidate.person] if made.personal[candidate.person] else None
     return draft(
         made.engine, candidate.program, name, candidate.products, said,
-        exclude=exclude, at=made.at, rules=made.policy.rules,
+        exclude=exclude, at=at or made.at, rules=made.policy.rules,
     )  # fmt: skip
 
 
@@ -270,29 +284,23 @@ def candidates(program: Program, occasions: Occasions) -> Iterator[Candidate]:
         yield Candidate(program, *row)
 
 
-def settled(
-    made: Run, queue: Mapping[int, list[Candidate]], stopped: Mapping[str, str], told: Told
-) -> list[tuple[str, str, str | None, int]]:
-    """Decide customer by customer, and tell what the run came to, in this call and in those before it."""
-    before = ledger.decided(made.store, made.at)
-    people = [person for person in sorted(queue) if made.names[person] not in before]
-    done = len(queue) - len(people)
-    told("customers", done, len(queue))
+def settle(made: Run, queue: Mapping[int, list[Candidate]], stopped: Mapping[str, str], told: Told) -> None:
+    """Decide customer by customer all that was not decided in a call before this one."""
+    people, done = sorted(queue), 0
     while people:
         chunk, people = people[:CHUNK], people[CHUNK:]
         names = [made.names[person] for person in chunk]
-        known = ledger.seen(made.store, names, shown_since=made.at - timedelta(days=made.policy.repeat_days))
+        since = made.at - timedelta(days=made.policy.repeat_days)
+        known = ledger.seen(made.store, names, shown_since=since, run_at=made.at, names=made.ids)
         decisions = [
             decision
             for person, name in zip(chunk, names, strict=True)
             for decision in of_one(made, name, queue[person], known.past[name], stopped)
         ]
-        late = ledger.keep(made.store, tables(made, decisions), names, known.upto)
-        again = late - ledger.decided(made.store, made.at) if late else late
-        people = [person for person in chunk if made.names[person] in again] + people
-        done += len(chunk) - len(again)
+        late = ledger.keep(made.store, tables(made, decisions), names, known.upto, made.ids)
+        people = [person for person in chunk if made.names[person] in late] + people
+        done += len(chunk) - len(late)
         told("customers", done, len(queue))
-    return ledger.tally(made.store, made.at)
 
 
 # --- one customer -----------------------------------------------------------------------------------------
@@ -303,9 +311,7 @@ def of_one(
 ) -> Iterator[Decision]:
     """What becomes of each occasion of a customer that no message was about before."""
     rivals: dict[str, list[Decision]] = {}
-    for (program, key), candidate in {(c.program.name, c.key): c for c in own}.items():
-        if (program, key) in past.occasions:
-            continue
+    for candidate in {(c.program.name, c.key): c for c in (news(c, past) for c in own) if c}.values():
         decision = may_write(made, name, candidate, stopped)
         if decision.outcome != MESSAGE:
             yield decision
@@ -315,6 +321,24 @@ def of_one(
             rivals.setdefault(candidate.program.channel, []).append(decision)
     for channel, several in rivals.items():
         yield from contest(made, name, channel, several, past)
+
+
+def news(candidate: Candidate, past: Past) -> Candidate | None:
+    """What of an occasion no message was about before, and this run has not decided yet; None where nothing is left.
+
+    One of several products has a key of a part each, so that none is written about twice with others beside it.
+    """
+    name = candidate.program.name
+    if (name, candidate.key) in past.occasions | past.decided:
+        return None
+    if not isinstance(candidate.program.trigger, Due):
+        return candidate
+    told = {part for program, key in past.occasions if program == name for part in key.split(PARTS)}
+    keys = candidate.key.split(PARTS)
+    left = [place for place, key in enumerate(keys) if key not in told]
+    products = tuple(candidate.products[place] for place in left)
+    key = PARTS.join(keys[place] for place in left)
+    return candidate._replace(key=key, products=products) if left else None
 
 
 def may_write(made: Run, name: str, candidate: Candidate, stopped: Mapping[str, str]) -> Decision:

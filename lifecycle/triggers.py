@@ -18,7 +18,7 @@ from features.catalog import PATH_SEPARATOR
 from features.customers import BACK, BRINK, LAPSED, LEAST_GAP, LOYAL, Orders, favourite, lives
 from features.interactions import DAY, runs
 from lifecycle.day import Day
-from lifecycle.occasions import Find, Occasions, of
+from lifecycle.occasions import PARTS, Find, Occasions, of
 from lifecycle.programs import (
     Addition,
     Anniversary,
@@ -46,6 +46,7 @@ KINDRED = 20.0  # customers of everybody's that are counted beside those with th
 LATELY = 90 * DAY  # in which the favourites of a category are counted
 OFFERED = 4  # of these
 BLOCK = 20_000  # customers looked at together
+CHOICES = 3  # categories that a customer is told of in turn
 
 
 def found(day: Day, trigger: Trigger) -> Occasions:
@@ -285,8 +286,8 @@ def rhythm(day: Day, trigger: Rhythm) -> Occasions:
 
 
 def due_again(day: Day, trigger: Due) -> Occasions:
-    """About what comes due on one day, likeliest first; named by the first product and how often it was bought, so that
-    a cycle is written about once. It is ripe `days` before the pair's usual gap since the need was served is over."""
+    """About what comes due on one day, likeliest first; named by each product and how often it was bought, so that a
+    cycle is written about once. It is ripe `days` before the pair's usual gap since the need was served is over."""
     likely = day.due[day.due["chance"] >= trigger.chance]
     moments = likely["served"] + np.maximum(likely["gap"] - trigger.days, 0.0) * DAY
     rows, at = ripe(day, trigger, moments.to_numpy(np.float64))
@@ -297,7 +298,8 @@ def due_again(day: Day, trigger: Due) -> Occasions:
     names = day.data.items.at(likely["item"].to_numpy())
     first = np.flatnonzero(~likely.duplicated(["person", "on"]).to_numpy())
     lead = likely.iloc[first]
-    key = [f"{names[p]}:{n}" for p, n in zip(first.tolist(), lead["times"].tolist(), strict=True)]
+    keys = [f"{name}:{n}" for name, n in zip(names, likely["times"].tolist(), strict=True)]
+    key = [PARTS.join(part) for part in parted(keys, first)]
     products = [tuple(part) for part in parted(names, first)]
     return of(lead["person"].to_numpy(), key, lead["ripe"].to_numpy(), products=products)
 
@@ -329,7 +331,8 @@ def addition(day: Day, trigger: Addition) -> Occasions:
     rest = trigger.rest * DAY
     turn = np.floor((day.until - 1 - trigger.after * DAY - first) / rest)
     rows, at = ripe(day, trigger, np.where(turn > 0, first + turn * rest, np.nan))
-    code, chance = likeliest(day, orders.who[rows])
+    code, chance = (found.ravel() for found in likeliest(day, orders.who[rows]))
+    rows, at = np.repeat(rows, CHOICES), np.repeat(at, CHOICES)
     there = chance >= max(trigger.chance, 1e-12)
     code, best, names = code[there].tolist(), favourites(day), day.catalog.parents
     return of(
@@ -345,21 +348,21 @@ def spoken(path: str) -> str:
 
 
 def likeliest(day: Day, customers: Array) -> tuple[Array, Floats]:
-    """(the main category that each of these customers never bought of and is likeliest to, how likely that is).
+    """(the CHOICES main categories that each of these customers never bought of and is likeliest to, first the
+    likeliest; how likely that is): [customers, CHOICES], so that one is left when another was written about.
 
     By `day.scores["categories"]`, the pair of `Scored.categories` and `Scored.buys`, where there is that; else by the
     share of customers with the same main category who bought of it, with KINDRED of everybody's beside them."""
     chances = told_chances(day) if "categories" in day.scores else kindred_chances(day)
-    code, chance = np.zeros(len(customers), np.int64), np.zeros(len(customers))
-    for start in range(0, len(customers), BLOCK):
+    code, chance = np.zeros((len(customers), CHOICES), np.int64), np.zeros((len(customers), CHOICES))
+    for start in range(0, len(customers) if len(day.catalog.parents) else 0, BLOCK):
         part = customers[start : start + BLOCK]
-        table = (
-            np.where(owned(day, part), 0.0, chances(part))
-            if len(day.catalog.parents)
-            else np.zeros((len(part), 1))
-        )
-        code[start : start + BLOCK] = table.argmax(axis=1)
-        chance[start : start + BLOCK] = table.max(axis=1)
+        table, every = np.where(owned(day, part), 0.0, chances(part)), np.arange(len(part))
+        for turn in range(CHOICES):
+            best = table.argmax(axis=1)
+            code[start : start + BLOCK, turn] = best
+            chance[start : start + BLOCK, turn] = table[every, best]
+            table[every, best] = 0.0
     return code, chance
 
 

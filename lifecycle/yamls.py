@@ -75,6 +75,9 @@ def located(node: yaml.Node, at: tuple[Any, ...], lines: Lines) -> Any:
     if isinstance(node, yaml.MappingNode):
         names = set[Any]()
         for key, inner in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                yield key.start_mark.line + 1, "a name must be text: put what begins with {{ into quotes"
+                continue
             if key.value in names:
                 yield key.start_mark.line + 1, f"{key.value} is given twice"
             names.add(key.value)

@@ -53,7 +53,6 @@ def day() -> Day:
         ({"category": ["food > dairy", "food-like"]}, "ann bob"),
         ({"customer": ["pia"]}, "pia"),
         ({"churn": {"at_least": 0}}, ""),
-        ({"outlet": ["north"]}, ""),
     ],
 )
 def test_all_conditions_hold_for_who_is_inside(day: Day, audience: dict[str, Any], inside: str) -> None:

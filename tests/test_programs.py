@@ -30,6 +30,7 @@ from lifecycle.programs import Policy, Program, Waits, policy, programs
 from lifecycle.run import OWN, moment_of
 from lifecycle.run import run as decide
 from lifecycle.triggers import TRIGGERS, WORDS
+from lifecycle.yamls import FileError, read
 from serving.placements import PLACEMENTS
 from serving.store import Store, address
 
@@ -236,7 +237,7 @@ def test_a_preview_without_an_occasion_is_an_example(run: Run) -> None:
     told = json.loads(
         run("preview", "loyalty_tier", "--customer", CUSTOMER, "--date", f"{END:%Y-%m-%d}", "--json").output
     )
-    assert "by an example" in told["steps"][-1]["says"]
+    assert "by an example" in told["steps"][-2]["says"]
     assert "PREVIEW" in told["message"]["text"] and "gold" in told["message"]["subject"]
     nobody = run("preview", "mine", "--customer", "nobody", "--date", f"{END:%Y-%m-%d}")
     assert nobody.exit_code != 0
@@ -285,3 +286,19 @@ def test_a_brief_needs_no_shop_and_knows_no_customer(
     assert told.output == run("brief", "abandoned_cart", "--stage", "active").output
     assert "is none of" in run("brief", "abandoned_cart", "--stage", "gone").output
     assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line", "says"),
+    [
+        ("subject: {{ first_name }}", 1, "quotes"),
+        ("name: one\nwindow: {start: 10, end: 18}", 2, "as 09:30"),
+        ("name: one\ntrigger: {kind: stage, stages: [brink], steps: [-5]}", 2, "greater than or equal to 0"),
+    ],
+)
+def test_what_marketers_write_wrong_is_told_by_line(tmp_path: Path, wrong: str, line: int, says: str) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text(wrong, encoding="utf-8")
+    with pytest.raises(FileError) as told:
+        read(path, Program)
+    assert any(at == line and says in fault for at, fault in told.value.faults), told.value.faults

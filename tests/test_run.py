@@ -22,6 +22,7 @@ from lifecycle.run import OWN, Ran, RunError, moment_of
 from lifecycle.run import run as decide
 from serving.bundle import champion
 from serving.engine import Engine
+from serving.identities import merge
 from serving.store import DATA, DECISIONS, Store, address
 
 AT = END + timedelta(hours=11)
@@ -224,6 +225,55 @@ def test_no_message_shows_a_sensitive_category(home: Path) -> None:
     assert len(shown) > 100
     assert {engine.catalog.categories[code].split(" > ")[0] for code in codes if code >= 0} == {"GROCERY"}
     assert any(row["outcome"] == "sensitive" for row in rows)
+
+
+def test_who_was_erased_is_written_to_no_more_and_nobody_gets_their_orders(home: Path) -> None:
+    before = dry(home)
+    lost = sorted({row["customer_id"] for row in before})[:3]
+    theirs = {row["occasion"] for row in before if row["customer_id"] in lost and row["program"] != "news"}
+    with Store(address(home, None)) as store:
+        for name in lost:
+            store.bury(name, at=AT - timedelta(hours=1))
+    run(home, None, AT, now=AT)
+    rows = decisions(home)
+    assert not {row["customer_id"] for row in rows} & set(lost)
+    assert theirs and not {row["occasion"] for row in rows} & theirs
+    assert len(rows) > 0.95 * len(before)
+
+
+def test_one_program_first_leaves_all_others_to_be_decided(home: Path) -> None:
+    whole = dry(home)
+    decide(home, None, AT, now=AT, only=["thanks"])
+    ran = run(home, None, AT, now=AT)
+    rows = decisions(home)
+    assert {(row["customer_id"], row["program"], row["occasion"]) for row in rows} == {
+        (row["customer_id"], row["program"], row["occasion"]) for row in whole
+    }
+    assert ran.eligible == len(rows)
+
+
+def test_who_became_one_is_one_to_caps_and_occasions(home: Path) -> None:
+    run(home, None, AT, now=AT)
+    thanked = [row for row in decisions(home) if row["program"] == "thanks" and row["outcome"] == MESSAGE]
+    alias = thanked[0]["customer_id"]
+    own = next(row["customer_id"] for row in thanked if row["customer_id"] != alias)
+    later = AT + timedelta(hours=2)
+    with Store(address(home, None)) as store:
+        merge(store, History(home / "history"), own, alias, by="test", at=later)
+    run(home, None, later + timedelta(hours=1), now=later + timedelta(hours=1))
+    again = [row for row in decisions(home) if row["run_at"] > later and row["outcome"] in MADE]
+    assert thanked[0]["occasion"] not in {row["occasion"] for row in again if row["program"] == "thanks"}
+    assert alias not in {row["customer_id"] for row in decisions(home) if row["run_at"] > later}
+
+
+def test_a_pause_that_was_made_since_the_moment_holds(home: Path) -> None:
+    with Store(address(home, None)) as store:
+        store.append("pauses", [
+            {"program": "news", "customer_id": None, "paused": True, "at": AT + timedelta(minutes=10),
+             "reason": "test", "by": None, "received_at": AT}
+        ])  # fmt: skip
+    ran = run(home, None, AT, now=AT + timedelta(minutes=30))
+    assert ran.stopped == {"news": "test"} and MESSAGE not in ran.outcomes["news"]
 
 
 def dry(home: Path) -> list[dict[str, Any]]:
