@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import tiny
 
+from lifecycle.programs import programs
 from serving.door import RATES, Door, Meter
 from serving.engine import Engine
 from serving.events import Intake
@@ -46,7 +47,7 @@ class Web:
         self.intake, self.turns = Intake(self.store), Turns(self.waiting)
         self.site = Site(
             Engine(bundle), as_of=None, history=None, intake=self.intake, tokens=TOKENS, turns=self.turns,
-            sent=partial(self.store.append, "sends"), clock=lambda: NOW,
+            sent=partial(self.store.append, "sends"), clock=lambda: NOW, programs=programs(None),
         )  # fmt: skip
         meter = Meter({**RATES, **self.rates})
         self.edge = Edge(Door(Keyring(self.store), meter, self.asks, clock=lambda: NOW))
