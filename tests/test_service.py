@@ -8,7 +8,6 @@ import re
 import sqlite3
 import subprocess
 import sys
-import time
 import tomllib
 import uuid
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ import running
 import yaml
 from conftest import ALIAS, CUSTOMER
 from pydantic import SecretStr
-from running import AS_OF, PUBLIC_URL, ROOT, SHOP_URL, Server, environment, shop, start, stop
+from running import AS_OF, ROOT, SHOP_URL, Server, environment, shop, start, stop
 
 from lifecycle.programs import programs
 from serving.links import Click
@@ -449,26 +448,6 @@ def test_a_link_that_leads_to_no_product_ends_in_the_shop(http: httpx.Client) ->
     response = http.get(f"/r/{token()}")
     assert (response.status_code, response.headers["location"]) == (302, SHOP_URL)
     assert (response.headers["cache-control"], response.content) == ("no-store", b"")
-
-
-def test_a_link_follows_the_stock_in_every_worker(http: httpx.Client) -> None:
-    """What sells out after the mail was sent gives way to the next of its list, until it is back."""
-    mail = http.get(f"{FRAGMENT}.html", params={"customer_id": CUSTOMER, "limit": "3"}).text
-    link = re.findall(rf"{PUBLIC_URL}(/r/[^\"]+)", mail)[0]
-    first = ask(http, "next_best", customer_id=CUSTOMER, limit=3).items[0].product_id
-
-    def leads() -> set[str]:
-        """Where it leads, asked over as many connections as meet every worker."""
-        return {httpx.get(f"{http.base_url}{link}").headers["location"] for _ in range(12)}
-
-    there = leads()
-    assert len(there) == 1
-    for in_stock, moved in ((False, True), (True, False)):
-        http.put("/v1/products", json={"products": [{"product_id": first, "in_stock": in_stock}]})
-        deadline = time.monotonic() + 30
-        while ((found := leads()) == there) == moved or len(found) > 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
 
 
 def test_the_widget_may_be_loaded_by_any_page(http: httpx.Client) -> None:
