@@ -55,8 +55,9 @@ bench-serving: setup  ## measure the service over sockets, of OSCLMS_HOME; minut
 bench-replenishment: setup  ## measure due dates on the demo data; half a minute
 	$(BIN)/python -m benchmarks.replenishment --home $(OSCLMS_HOME) --write docs/replenishment.md
 
-bench-lifecycle: setup  ## measure messages, on a shop made up for it; half a minute
+bench-lifecycle: setup  ## measure messages, on a shop made up for it, and a daily run of OSCLMS_HOME; a minute
 	$(BIN)/python -m benchmarks.lifecycle
+	$(BIN)/python -m benchmarks.runs --home $(OSCLMS_HOME)
 
 notebooks: setup      ## run the notebooks on the home and write their .ipynb; some minutes
 	$(BIN)/python -m benchmarks.notebooks $(NOTEBOOKS)

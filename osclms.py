@@ -462,16 +462,12 @@ def audience(
     as_json: Json = False,
 ) -> None:
     """Hashes (SHA-256) of a program's audience for ads platforms: addresses of who agreed to marketing by e-mail."""
-    from lifecycle.programs import programs
-    from lifecycle.run import OWN
     from lifecycle.uploads import write_audience
     from serving.store import Store, address
 
-    known = programs(home / OWN)
-    if name not in known:
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint="NAME")
+    asked = known_program(home, name)
     with Store(address(home, database_url)) as store:
-        done = write_audience(home, store, known[name], to, at=as_of or datetime.now(UTC))
+        done = write_audience(home, store, asked, to, at=as_of or datetime.now(UTC))
     told = {"program": name, "addresses": done, "out": str(to)}
     print_json(told) if as_json else out.print(f"{done:,} addresses in {to}", highlight=False, soft_wrap=True)
 
@@ -956,10 +952,11 @@ def fit_scores(
         return print_json(outcome.as_dict())
     from training.backtest import TOLD, in_words
 
-    table = Table("score", "days", "judged from", "reached", "plain guess", "better by", "calibration slope")
+    table = Table(
+        "score", "reached", "plain guess", "better by", "calibrated", title="on days not learned from"
+    )
     for name, of in outcome.fitted.items():
-        judged_from = f"{of.score.judged_from:%Y-%m-%d}"
-        table.add_row(TOLD[name].title, str(of.score.horizon), judged_from, *in_words(name, of.judged))
+        table.add_row(f"{TOLD[name].title}, {of.score.horizon} days", *in_words(name, of.judged))
     if outcome.fitted:
         out.print(table)
         out.print(f"scores {outcome.version} are told from now on", highlight=False, soft_wrap=True)
@@ -1328,6 +1325,7 @@ EXPECTED = (
     ("serving.keys", "KeysError"),
     ("serving.settings", "SettingsError"),
     ("serving.bulk", "BulkError"),
+    ("lifecycle.messages", "NotSent"),
     ("lifecycle.yamls", "FileError"),
     ("lifecycle.run", "RunError"),
     ("lifecycle.preview", "PreviewError"),

@@ -21,10 +21,13 @@ import sqlalchemy as sa
 
 from features.history import History
 from features.schema import EVENTS
+from lifecycle.channels import Parcel
+from lifecycle.outbox import once
 from lifecycle.programs import policy
 from lifecycle.run import OWN, Ran, moment_of, run
 from osclms import bar
 from serving.bundle import champion, read_manifest
+from serving.settings import Settings
 from serving.store import DATA, DECISIONS, Store, address
 
 FED = ("order", "return", "view", "cart", "remove", "rating")
@@ -42,13 +45,31 @@ class Replayed:
     eligible: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     programs: Counter[str] = field(default_factory=Counter)
+    states: Counter[str] = field(
+        default_factory=Counter
+    )  # of messages that were due, when their day was over
+    dropped: Counter[str] = field(default_factory=Counter)  # and why some were not sent
+    handed: Counter[str] = field(default_factory=Counter, repr=False)  # how often each message was
     seconds: list[float] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {
-            "seconds": {"median": float(np.median(self.seconds)), "most": max(self.seconds)}
+            "handed": self.handed.total(),
+            "seconds": {"median": float(np.median(self.seconds)), "most": max(self.seconds)},
         }
+
+
+@dataclass(frozen=True)
+class Hands:
+    """Takes messages and keeps nothing but how often each came."""
+
+    handed: Counter[str]
+
+    def send(self, parcel: Parcel) -> None:
+        self.handed[parcel.message_id] += 1
+
+    def close(self) -> None: ...
 
 
 def replay(
@@ -69,10 +90,23 @@ def replay(
         ran = run(home, None, at, now=at, only=only)
         done.seconds.append(time.perf_counter() - began)
         noted(done, ran)
+        sent(home, done, at + timedelta(hours=23))
         before = at
         told("days", number, len(days))
     done.faults += faults(home)
+    if any(times > 1 for times in done.handed.values()):
+        done.faults.append("messages were handed over twice")
+    if done.messages != done.states.total():
+        done.faults.append(f"of {done.messages} messages {done.states.total()} were sent or dropped")
     return done
+
+
+def sent(home: Path, done: Replayed, now: datetime) -> None:
+    """Send what is due, and count what became of it."""
+    hands = dict.fromkeys(("email", "sms", "push"), Hands(done.handed))
+    found = once(home, None, Settings.read({}), hands, now=now, clock=lambda: now)
+    done.states.update({"sent": found.sent, "dropped": found.dropped, "dead": found.dead})
+    done.dropped.update(found.reasons)
 
 
 def noted(done: Replayed, ran: Ran) -> None:

@@ -2,7 +2,7 @@
 happened at or after the moment is in it."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from features.history import History, HistoryError
 from features.interactions import Ids, Interactions, seconds
 from features.replenishment import due
 from features.schema import RECEIVED
+from serving.scores import Scores
 from serving.store import Store
 
 TOLD = ("event_type", "value", "order_id", "message_id", "event_id")  # of acts
@@ -52,6 +53,9 @@ class Day:
     acts: pd.DataFrame
     changes: pd.DataFrame
     consents: Mapping[tuple[str, str], NDArray[np.int64]]  # (channel, purpose) -> people who agree, sorted
+    asked: NDArray[np.int64] = field(
+        default_factory=lambda: np.empty(0, np.int64)
+    )  # people, of personalisation
     last_event: datetime | None = None
     scores: Mapping[str, Any] = field(default_factory=dict)
 
@@ -75,6 +79,15 @@ class Day:
         codes, names = pd.factorize(self.people["time_zone"].fillna(self.zone))
         return codes, [zone_of(name, self.zone) for name in names]
 
+    def personal(self, asked: bool) -> NDArray[np.bool_]:
+        """By person whether lists may be made of what is known of them: who agreed on some channel, and, unless
+        everybody has to be asked, who was not."""
+        yes, said = (np.zeros(len(self.ids), bool) for _ in range(2))
+        for who in (people for (_, purpose), people in self.consents.items() if purpose == "personalisation"):
+            yes[who] = True
+        said[self.asked] = True
+        return yes if asked else yes | ~said
+
 
 def zone_of(name: str, otherwise: str) -> ZoneInfo:
     try:
@@ -83,10 +96,10 @@ def zone_of(name: str, otherwise: str) -> ZoneInfo:
         return ZoneInfo(otherwise)
 
 
-def day_of(history: History, store: Store, at: datetime, catalog: Catalog | None = None) -> Day:
-    """The store at a moment, by a history into which all that came in live was moved.
+def day_of(history: History, store: Store, at: datetime, scores: Scores | None = None) -> Day:
+    """The store at a moment, by a history into which all that came in live was moved, with what `scores` say of it.
 
-    `catalog`: what is sold now, where that is known better than the history tells. Raises HistoryError without events.
+    Raises HistoryError without events.
     """
     span = history.span()
     if span is None:
@@ -95,7 +108,7 @@ def day_of(history: History, store: Store, at: datetime, catalog: Catalog | None
         )
     events = history.purchases(at)
     pa.default_memory_pool().release_unused()
-    catalog = catalog or Catalog.of(history.table("products"), events, until=at)
+    catalog = Catalog.of(history.table("products"), events, until=at)
     data = Interactions.from_events(events, items=catalog.items, keep=catalog.eligible, until=at)
     del events  # of a large shop half a gigabyte
     pa.default_memory_pool().release_unused()
@@ -110,12 +123,28 @@ def day_of(history: History, store: Store, at: datetime, catalog: Catalog | None
     )  # fmt: skip
     person = everybody.positions(data.customers.at(range(len(data.customers)))).astype(np.int64)
     zone = history.store.time_zone
-    return Day(
+    known = Day(
         at=at, zone=zone, catalog=catalog, data=data, ids=everybody, person=person,
         people=people_of(data, catalog, everybody, person, contacts, consents),
         acts=acts_of(acts, everybody, catalog), changes=changes_of(store, catalog, at),
-        consents=agreeing(consents, everybody), last_event=min(span[1], at),
+        consents=agreeing(consents, everybody), asked=asked_of("personalisation", consents, everybody),
+        last_event=min(span[1], at),
     )  # fmt: skip
+    return known if scores is None else scored(known, scores)
+
+
+def scored(day: Day, scores: Scores) -> Day:
+    """The same with what these scores say, unless they were learned from what came after the day."""
+    if day.until < seconds(scores.manifest.data_until):
+        return day
+    told, people = scores.of(day.data, day.catalog), day.people
+    for name, values in (("churn", told.churn), ("expected_spend", told.spend)):
+        if values is not None:
+            column = np.full(len(people), np.nan)
+            column[day.person] = values
+            people = people.assign(**{name: column})
+    chances = {} if told.buys is None else {"categories": (told.categories, told.buys)}
+    return replace(day, people=people, scores=chances)
 
 
 def store_erased(store: Store, names: Collection[str]) -> set[str]:
@@ -176,6 +205,12 @@ def agreeing(consents: pd.DataFrame, everybody: Ids) -> dict[tuple[str, str], ND
         (str(channel), str(purpose)): np.sort(everybody.positions(of["customer_id"].tolist())).astype(np.int64)
         for (channel, purpose), of in yes.groupby(["channel", "purpose"], observed=True)
     }  # fmt: skip
+
+
+def asked_of(purpose: str, consents: pd.DataFrame, everybody: Ids) -> NDArray[np.int64]:
+    """Who said yes or no to a purpose, on whatever channel."""
+    names = consents.loc[consents["purpose"] == purpose, "customer_id"].unique().tolist()
+    return np.sort(everybody.positions(names)).astype(np.int64)
 
 
 def changes_of(store: Store, catalog: Catalog, at: datetime) -> pd.DataFrame:

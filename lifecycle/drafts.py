@@ -9,6 +9,7 @@ from pydantic import Field
 
 from lifecycle.programs import Program, Shelf, Strict
 from serving.engine import Engine
+from serving.rules import Exclude
 from serving.schemas import MAX_IDS, Recommendation, RecommendRequest, RecommendResponse
 
 SPARES = 3  # products kept beside a list, for those that are gone when it is sent
@@ -49,26 +50,38 @@ class Draft(Strict):
 
 def draft(
     engine: Engine, program: Program, customer_id: str | None, products: Sequence[str], words: Mapping[str, Any], *,
-    exclude: Sequence[str], at: datetime,
+    exclude: Sequence[str], at: datetime, rules: Sequence[Exclude] = (),
 ) -> Draft:  # fmt: skip
-    """The lists of a message as of `at`: none repeats another, nor what the occasion is about, nor `exclude`."""
+    """The lists of a message as of `at`: none repeats another, nor what the occasion is about, nor `exclude`. What
+    `rules` keep out of lists the occasion is not about either."""
+    products = [product for product in products if not (rules and barred(engine, product, rules))]
     lists: list[Held] = []
     shown: list[str] = [*products, *exclude]
     for shelf in program.shelves:
-        found = engine.recommend(shelf.placement, request(shelf, customer_id, products, shown), at=at)
-        lists.append(held(found))
+        asked = request(shelf, customer_id, products, shown, rules)
+        lists.append(held(engine.recommend(shelf.placement, asked, at=at)))
         shown = [*(item.product_id for item in lists[-1].items[: shelf.limit]), *shown]
     return Draft(products=tuple(products), words=dict(words), lists=tuple(lists))
 
 
+def barred(engine: Engine, product_id: str, rules: Sequence[Exclude]) -> bool:
+    place = int(engine.catalog.items.positions([product_id])[0])
+    return place >= 0 and any(bool(engine.shelf.where(rule.attribute, rule.values)[place]) for rule in rules)
+
+
 def request(
-    shelf: Shelf, customer_id: str | None, products: Sequence[str], shown: Sequence[str]
+    shelf: Shelf,
+    customer_id: str | None,
+    products: Sequence[str],
+    shown: Sequence[str],
+    rules: Sequence[Exclude],
 ) -> RecommendRequest:
     return RecommendRequest(
         customer_id=None if shelf.about == "occasion" else customer_id,
         product_ids=() if shelf.about == "customer" else tuple(products)[:MAX_IDS],
         exclude=tuple(dict.fromkeys(shown))[:MAX_IDS],
         limit=shelf.limit + SPARES,
+        rules=tuple(rules),
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lifecycle.programs import POLICY, SHIPPED, Policy, Program, files
-from lifecycle.texts import faults
+from lifecycle.texts import LIQUID, faults, fields, parsed
 from lifecycle.triggers import PRODUCTS, WORDS
 from lifecycle.yamls import FileError, line_of, lines_of, read
 
@@ -45,9 +45,11 @@ def faults_of(path: Path, placements: Collection[str]) -> list[tuple[int, str]]:
         return error.faults
     lines = lines_of(path)
     found = [
-        *faults(program, names(program)), *unknown_placements(program, placements), *about_nothing(program),
+        *(faults(program, names(program)) or unknown_filters(program)),
+        *unknown_placements(program, placements),
+        *about_nothing(program),
         *([("name", f"is {program.name}, the file says {path.stem}")] if program.name != path.stem else ()),
-    ]  # fmt: skip
+    ]
     return sorted((line_of(place(where), lines), f"{where}: {says}") for where, says in found)
 
 
@@ -57,6 +59,13 @@ def names(program: Program) -> tuple[str, ...]:
     return (
         *EVERYWHERE, *own, *(("more_lines",) if "lines" in own else ()), *(("voucher",) if program.voucher else ()),
     )  # fmt: skip
+
+
+def unknown_filters(program: Program) -> Iterator[tuple[str, str]]:
+    for locale, texts in program.texts.items():
+        for field, text in fields(texts):
+            for name in sorted({*parsed(text).analyze().filters} - {*LIQUID.filters}):
+                yield f"texts.{locale}.{field}", f"there is no filter {name!r}"
 
 
 def unknown_placements(program: Program, known: Collection[str]) -> Iterator[tuple[str, str]]:

@@ -100,20 +100,23 @@ def counts_page(found: Counts) -> Iterator[RenderableType]:
 
 def run_page(found: Ran) -> Iterator[RenderableType]:
     """What a run came to, program by program."""
-    reasons = sorted({name for of in found.outcomes.values() for name in of} - {"message"})
-    table = Table(
-        "program", "found", "in audience", "messages", *reasons, title=f"{found.at:%Y-%m-%d %H:%M} UTC"
-    )
+    table = Table(title=f"{found.at:%Y-%m-%d %H:%M} UTC", title_justify="left")
+    table.add_column("program", no_wrap=True)
+    for name in ("found", "in audience", "messages", "held back"):
+        table.add_column(name, justify="right")
+    table.add_column("no message")
     for name, count in found.found.items():
-        of = found.outcomes.get(name, {})
-        numbers = (
-            count,
-            found.members[name],
-            of.get("message", 0),
-            *(of.get(reason, 0) for reason in reasons),
-        )
-        table.add_row(Text(name), *(f"{n:,}" if n else "" for n in numbers))
+        of = dict(found.outcomes.get(name, {}))
+        numbers = (count, found.members[name], of.pop("message", 0), of.pop("holdout", 0))
+        why = found.stopped.get(name) or ", ".join(f"{n:,} {told(reason)}" for reason, n in most_first(of))
+        table.add_row(Text(name), *(f"{n:,}" if n else "" for n in numbers), Text(why))
     yield table
-    for name, why in found.stopped.items():
-        yield Text(f"{name} did not run: {why}")
     yield Text(f"{found.eligible:,} occasions, {found.messages:,} messages")
+
+
+def most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda of: (-of[1], of[0]))
+
+
+def told(reason: str) -> str:
+    return reason.replace("_", " ")

@@ -24,6 +24,7 @@ from lifecycle.programs import Program, policy
 from lifecycle.run import OWN, Run, agreed, moment_of, prepared
 from lifecycle.triggers import PRODUCTS, WORDS, found
 from serving.engine import Engine
+from serving.scores import readable
 from serving.store import Store
 
 EXAMPLE = "https://shop.example/preview"  # where links lead that are one customer's alone
@@ -51,7 +52,7 @@ def sizes(
     counted = []
     for place in range(days):
         on = (last - timedelta(days=days - 1 - place)).isoformat()
-        day = day_of(history, store, moment_of(home, on))
+        day = day_of(history, store, moment_of(home, on), readable(home))
         counted.append(size(day, program, on, seen, first=not place))
         told("days", place + 1, days)
     return counted
@@ -130,7 +131,7 @@ def preview(
     at: datetime,
 ) -> Preview:  # fmt: skip
     """What one customer would get of a program at a moment, and why they get it or not. Raises PreviewError."""
-    day = day_of(History(home / "history"), store, at)
+    day = day_of(History(home / "history"), store, at, readable(home))
     person = int(day.ids.positions([customer_id])[0])
     if person < 0:
         raise PreviewError(f"nobody is known by the id {customer_id!r}")
@@ -199,7 +200,9 @@ def shown(made: Run, program: Program, person: int, mine: Occasions) -> tuple[Me
     products, words = (mine.products[0], mine.words[0]) if len(mine) else example(made.day, program, person)
     at = max(made.at, made.engine.data_until)
     words = {**words, **voucher(program, at)}
-    drafted = draft(made.engine, program, made.names[person], products, words, exclude=(), at=at)
+    drafted = draft(
+        made.engine, program, made.names[person], products, words, exclude=(), at=at, rules=made.policy.rules
+    )
     lack = lacking(program, [held.items for held in drafted.lists])
     try:
         message = compose(made.engine, program, drafted, about(made.day, person), links=None, now=at)

@@ -1,6 +1,6 @@
 """Previews: the message of a program as a customer would get it now, without a run that found an occasion."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,6 +10,7 @@ from lifecycle.messages import About, Message, compose
 from lifecycle.programs import Program
 from serving.engine import Engine, Order
 from serving.links import Links
+from serving.rules import Exclude
 from serving.schemas import MAX_IDS
 
 NOWHERE = "https://example.invalid/"  # where the stars of a preview lead
@@ -28,7 +29,7 @@ LATEST: Mapping[str, int] = {
 
 def preview(
     engine: Engine, program: Program, about: About, *, customer_id: str | None, order_id: str | None,
-    links: Links | None, at: datetime, now: datetime,
+    links: Links | None, at: datetime, now: datetime, rules: Sequence[Exclude] = (),
 ) -> Message:  # fmt: skip
     """The message as of `at`, with links made `now`, about an order (the customer's latest where `order_id` is None)
     where the program's trigger is about one.
@@ -40,7 +41,9 @@ def preview(
     if order is not None:
         customer_id = order.customer_id or customer_id
     products = bought(order)[: LATEST[program.trigger.kind]] if order else ()
-    found = draft(engine, program, customer_id, products, words(program, order, at), exclude=(), at=at)
+    found = draft(
+        engine, program, customer_id, products, words(program, order, at), exclude=(), at=at, rules=rules
+    )
     return compose(engine, program, found, rated(program, about), links=links, now=now)
 
 

@@ -25,6 +25,7 @@ from pydantic import (
 
 from features.customers import GROUP_NAMES, STAGES
 from lifecycle.yamls import FileError, read
+from serving.rules import Exclude
 
 SHIPPED = Path(__file__).parent / "programs"
 POLICY = "policy.yaml"
@@ -353,7 +354,9 @@ class Policy(Strict):
 
     caps: by channel, counting marketing. Quiet hours are by the customer's clock. choice: among programs that compete
     for one customer. control: the share that no marketing is sent to. low_rating: this and less pauses promotion to the
-    customer for rating_days. repeat_days: what a mail showed is not shown again for so long.
+    customer for rating_days. repeat_days: what a mail showed is not shown again for so long. personalisation:
+    whose lists are of what is popular: those who said no to it (opt_out), or all who did not say yes (opt_in).
+    sensitive: categories, by their path, of which no message shows anything.
     """
 
     caps: Mapping[str, tuple[Cap, ...]] = {}
@@ -365,8 +368,18 @@ class Policy(Strict):
     low_rating: PositiveFloat = 2
     rating_days: PositiveInt = 60
     repeat_days: PositiveInt = 14  # what a mail showed is not shown again for so long
+    personalisation: Literal["opt_in", "opt_out"] = "opt_out"
+    sensitive: tuple[str, ...] = ()
     brand_voice: str = ""
     run_at: Clock = time(6)
+
+    @property
+    def rules(self) -> tuple[Exclude, ...]:
+        """What every list of a message keeps to."""
+        said = (
+            Exclude(rule="exclude", attribute="category", values=self.sensitive) if self.sensitive else None
+        )
+        return (said,) if said else ()
 
     @model_validator(mode="after")
     def channels_are_known(self) -> Self:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -35,6 +36,7 @@ from lifecycle.triggers import TRIGGERS
 from serving.compact import compact
 from serving.current import current
 from serving.engine import Engine
+from serving.scores import readable
 from serving.store import Store, address
 
 log = logging.getLogger("osclms.run")
@@ -126,6 +128,11 @@ class Run:
     def at(self) -> datetime:
         return self.day.at
 
+    @cached_property
+    def personal(self) -> np.ndarray:
+        """By person whether lists may be made of what is known of them."""
+        return self.day.personal(self.policy.personalisation == "opt_in")
+
     @property
     def age(self) -> float:
         """Days since the last event that is known."""
@@ -146,7 +153,7 @@ def run(
     with Store(address(home, database_url)) as store:
         compact(history, store, told=told, patience=PATIENCE)
         told("facts", 0, 1)
-        day = day_of(history, store, at)
+        day = day_of(history, store, at, readable(home))
         told("facts", 1, 1)
         with current(home, database_url, clock=lambda: at) as (engine, _):
             if at < engine.data_until:
@@ -232,17 +239,23 @@ def filled(made: Run, own: Sequence[Candidate]) -> float | None:
     """The share of fill in the lists of SAMPLE of these; None where there are none."""
     step, shown = max(len(own) // SAMPLE, 1), list[bool]()
     for candidate in own[::step][:SAMPLE] if own and own[0].program.shelves else ():
-        name = made.names[candidate.person]
         try:
-            found = draft(
-                made.engine, candidate.program, name, candidate.products, {}, exclude=(), at=made.at
-            )
+            found = drafted(made, candidate, {}, ())
         except Exception as error:  # what is wrong with one is told when that one is decided
             log.warning("%s: a sampled list failed: %s", candidate.program.name, type(error).__name__)
             continue
         for shelf, held in zip(candidate.program.shelves, found.lists, strict=True):
             shown += [item.filled for item in held.items[: shelf.limit]]
     return float(np.mean(shown)) if shown else None
+
+
+def drafted(made: Run, candidate: Candidate, said: Mapping[str, Any], exclude: Sequence[str]) -> Draft:
+    """What a message would show; of somebody who declined to be told apart, what is popular."""
+    name = made.names[candidate.person] if made.personal[candidate.person] else None
+    return draft(
+        made.engine, candidate.program, name, candidate.products, said,
+        exclude=exclude, at=made.at, rules=made.policy.rules,
+    )  # fmt: skip
 
 
 def candidates(program: Program, occasions: Occasions) -> Iterator[Candidate]:
@@ -372,13 +385,12 @@ def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     """The message with its lists, one held back, or why there is none. What goes wrong is this customer's alone."""
     candidate, program = decision.candidate, decision.candidate.program
     try:
-        found = draft(
-            made.engine, program, name, candidate.products, words(made, name, decision),
-            exclude=past.shown, at=made.at,
-        )  # fmt: skip
+        found = drafted(made, candidate, words(made, name, decision), past.shown)
     except Exception as error:
         log.error("%s: a customer's lists failed: %s", program.name, type(error).__name__)
         return decision._replace(outcome="failed", detail=type(error).__name__)
+    if candidate.products and not found.products:
+        return decision._replace(outcome="sensitive")
     why = lacking(program, [held.items for held in found.lists])
     if why:
         return decision._replace(outcome="too_few", detail=why)

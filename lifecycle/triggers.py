@@ -4,7 +4,7 @@ Each looks at what `Day` holds and nothing else, so that the same day gives the 
 occasion is ripe `after` so many days, and past when it has been so for `within` days.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, time
 from itertools import pairwise
 from typing import Any
@@ -39,6 +39,7 @@ from lifecycle.programs import (
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
+Chances = Callable[[Array], Floats]  # customers -> by main category how likely they buy of it
 VISIT = DAY  # what was put in the cart so long before the last touch of it is of the same visit
 COMEBACKS = 30  # who came back for a second order, at least so many to tell when people do
 KINDRED = 20.0  # customers of everybody's that are counted beside those with the same main category
@@ -330,16 +331,11 @@ def addition(day: Day, trigger: Addition) -> Occasions:
     rows, at = ripe(day, trigger, np.where(turn > 0, first + turn * rest, np.nan))
     code, chance = likeliest(day, orders.who[rows])
     there = chance >= max(trigger.chance, 1e-12)
-    code, best, names = code[there].tolist(), favourites(day), tops(day)
+    code, best, names = code[there].tolist(), favourites(day), day.catalog.parents
     return of(
         day.person[orders.who[rows[there]]], [names[c] for c in code], at[there],
         products=[best.get(c, ()) for c in code], words=[{"category": spoken(names[c])} for c in code],
     )  # fmt: skip
-
-
-def tops(day: Day) -> list[str]:
-    """The main categories, by the codes of `Catalog.parent`."""
-    return sorted({path.rsplit(PATH_SEPARATOR, 1)[0] for path in day.catalog.categories})
 
 
 def spoken(path: str) -> str:
@@ -351,13 +347,17 @@ def spoken(path: str) -> str:
 def likeliest(day: Day, customers: Array) -> tuple[Array, Floats]:
     """(the main category that each of these customers never bought of and is likeliest to, how likely that is).
 
-    By `day.scores["categories"]`, a row a person and a column a main category by its name, where there is that; else
-    by the share of customers with the same main category who bought of it, with KINDRED of everybody beside them."""
+    By `day.scores["categories"]`, the pair of `Scored.categories` and `Scored.buys`, where there is that; else by the
+    share of customers with the same main category who bought of it, with KINDRED of everybody's beside them."""
     chances = told_chances(day) if "categories" in day.scores else kindred_chances(day)
     code, chance = np.zeros(len(customers), np.int64), np.zeros(len(customers))
     for start in range(0, len(customers), BLOCK):
         part = customers[start : start + BLOCK]
-        table = np.where(owned(day, part), 0.0, chances(part)) if len(tops(day)) else np.zeros((len(part), 1))
+        table = (
+            np.where(owned(day, part), 0.0, chances(part))
+            if len(day.catalog.parents)
+            else np.zeros((len(part), 1))
+        )
         code[start : start + BLOCK] = table.argmax(axis=1)
         chance[start : start + BLOCK] = table.max(axis=1)
     return code, chance
@@ -369,18 +369,21 @@ def owned(day: Day, customers: Array) -> NDArray[np.bool_]:
     place[customers] = np.arange(len(customers))
     row, category = place[day.data.customer], day.catalog.parent[day.data.item]
     known = (row >= 0) & (category >= 0)
-    had = np.zeros((len(customers), len(tops(day))), bool)
+    had = np.zeros((len(customers), len(day.catalog.parents)), bool)
     had[row[known], category[known]] = True
     return had
 
 
-def told_chances(day: Day) -> Any:
-    scores = day.scores["categories"].reindex(columns=tops(day)).fillna(0.0).to_numpy(np.float64)
-    return lambda customers: scores[day.person[customers]]
+def told_chances(day: Day) -> Chances:
+    names, buys = day.scores["categories"]
+    place = {name: n for n, name in enumerate(names)}
+    column = np.array([place.get(name, len(names)) for name in day.catalog.parents], np.int64)
+    padded = np.hstack([np.nan_to_num(buys), np.zeros((len(buys), 1))])  # what is not scored is not likely
+    return lambda customers: padded[customers][:, column]
 
 
-def kindred_chances(day: Day) -> Any:
-    data, n = day.data, len(tops(day))
+def kindred_chances(day: Day) -> Chances:
+    data, n = day.data, len(day.catalog.parents)
     main = favourite(day.catalog.parent, data)
     category = day.catalog.parent[data.item]
     known = (data.customer >= 0) & (category >= 0)

@@ -14,6 +14,7 @@ from lifecycle.ledger import suppressed
 from lifecycle.programs import Program
 from serving import addresses
 from serving.compact import compact
+from serving.scores import readable
 from serving.store import Store
 
 CONSENT, NOBODY = ("email", "marketing"), np.empty(0, np.int64)
@@ -26,7 +27,7 @@ def write_audience(home: Path, store: Store, program: Program, file: Path, *, at
     """
     history = History(home / "history")
     compact(history, store)
-    found = hashes(day_of(history, store, at), store, program)
+    found = hashes(day_of(history, store, at, readable(home)), store, program)
     write_whole(file, "".join(f"{line}\n" for line in found).encode())
     return len(found)
 

@@ -85,8 +85,12 @@ def located(node: yaml.Node, at: tuple[Any, ...], lines: Lines) -> Any:
 def fault(error: Any, lines: Lines) -> tuple[int, str]:
     """The line of the nearest thing in the file that a fault of pydantic is about, and what it says."""
     where = tuple(str(part) if not isinstance(part, int) else part for part in error["loc"])
-    name = ".".join(map(str, where)) or "the file"
-    return line_of(where, lines), f"{name}: {error['msg'].removeprefix('Value error, ')}"
+    says = error["msg"].removeprefix("Value error, ")
+    if (
+        not where and (named := tuple(says.split(":")[0].split("."))) in lines
+    ):  # of what does not fit together
+        return lines[named], says
+    return line_of(where, lines), f"{'.'.join(map(str, where)) or 'the file'}: {says}"
 
 
 def line_of(where: tuple[Any, ...], lines: Lines) -> int:

@@ -24,10 +24,16 @@ async def read_body(request: Request, kinds: Collection[str] = (JSON,)) -> tuple
 
     Refuses what is of no such kind and what is too large.
     """
+    body = await read_all(request)
+    first, *_ = kinds
+    return body, media_type(request, kinds) if body else first
+
+
+async def read_all(request: Request) -> bytes:
+    """The body, whatever it is. Refuses what is too large."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY:
             raise RequestError("body", f"larger than {MAX_BODY:,} bytes: ask in parts", 413)
-    first, *_ = kinds
-    return bytes(body), media_type(request, kinds) if body else first
+    return bytes(body)

@@ -326,8 +326,9 @@ def held(
         events=tuple(told("events", row) for row in happened if row["event_type"] not in ORDERS),
         sends=tuple(told("sends", row) for row in sends),
         ledgers={
-            name: tuple(told(name, row) for row in store.of(name, ids) if row[RECEIVED.name] < end)
+            name: tuple(told(name, row) for row in rows)
             for name in LETTERS
+            if (rows := [row for row in store.of(name, ids) if row[RECEIVED.name] < end])
         },
         profile=seen if anything else None,
     )

@@ -23,7 +23,7 @@ from starlette.responses import Response
 
 from features.history import History
 from lifecycle.programs import Policy
-from serving.body import read_body
+from serving.body import read_all, read_body
 from serving.headers import HTML, JSON, REPLY_HEADERS
 from serving.identities import identities_now, ids_of
 from serving.keys import OPEN
@@ -36,7 +36,6 @@ from serving.store import DATA, Store, StoreError
 from serving.tokens import Expired, TokenError, Tokens
 from serving.wire import RequestError, Wire
 
-LONGEST = 10_000  # bytes of a form
 STARS = range(1, 6)
 LOW = "low_rating"  # the kind of an alert
 ONE_CLICK = ("List-Unsubscribe", "One-Click")
@@ -103,8 +102,6 @@ class Words(NamedTuple):
     stars: str
     send: str
     thanks: str
-    unknown: str
-    old: str
     email: str = "e-mail"
     sms: str = "SMS"
     push: str = "push"
@@ -116,7 +113,6 @@ WORDS: Mapping[str, Words] = {
         "Stop offers and recommendations from {store} by {channel}. Messages about your orders still come.",
         "Unsubscribe", "Done: you get no more offers and recommendations from {store} by {channel}.",
         "How was it?", "Your stars for {store}", "Send", "Thank you. {store} has your rating.",
-        "This link is none of ours, or not all of it came.", "This link is too old.",
     ),
     "es": Words(
         "unsubscribe-es-1", "Darse de baja",
@@ -124,15 +120,14 @@ WORDS: Mapping[str, Words] = {
         "Los mensajes sobre sus pedidos siguen llegando.",
         "Darme de baja", "Hecho: ya no recibirá ofertas ni recomendaciones de {store} por {channel}.",
         "¿Qué le pareció?", "Sus estrellas para {store}", "Enviar", "Gracias. {store} tiene su valoración.",
-        "Este enlace no es nuestro o está incompleto.", "Este enlace ha caducado.", "correo electrónico",
+        "correo electrónico",
     ),
     "fr": Words(
         "unsubscribe-fr-1", "Se désabonner",
         "Ne plus recevoir d’offres ni de recommandations de {store} par {channel}. Les messages sur vos commandes "
         "continuent d’arriver.",
         "Me désabonner", "C’est fait : vous ne recevrez plus d’offres ni de recommandations de {store} par {channel}.",
-        "Qu’en pensez-vous ?", "Vos étoiles pour {store}", "Envoyer", "Merci. {store} a reçu votre note.",
-        "Ce lien n’est pas le nôtre ou est incomplet.", "Ce lien est trop ancien.", "e-mail",
+        "Qu’en pensez-vous ?", "Vos étoiles pour {store}", "Envoyer", "Merci. {store} a reçu votre note.", "e-mail",
     ),
 }  # fmt: skip
 USUAL = "en"
@@ -156,9 +151,9 @@ def template() -> Template:
     return Template((Path(__file__).parent / "reply.html").read_text(encoding="utf-8"))
 
 
-def page(of: str, title: str, says: str, form: str = "", status: int = 200) -> Response:
+def page(of: str, title: str, says: str, form: str = "") -> Response:
     body = template().substitute(language=of, title=escape(title), says=escape(says), form=form)
-    return Response(body, status, headers=REPLY_HEADERS, media_type=HTML)
+    return Response(body, headers=REPLY_HEADERS, media_type=HTML)
 
 
 def button(of: str, says: str, inside: str = "") -> str:
@@ -176,26 +171,19 @@ def star(n: int, chosen: bool) -> str:
 # --- requests ---------------------------------------------------------------------------------------------
 
 
-def read(request: Request, tokens: Tokens | None, kind: type[Kind], of: str, at: datetime) -> Kind | Response:
-    """What the link says, or the page that says why it says nothing."""
-    words = WORDS[of]
+def read(request: Request, tokens: Tokens | None, kind: type[Kind], at: datetime) -> Kind:
+    """What the link says. Raises RequestError: 404 for one that is none of ours, 410 for one that is too old."""
     try:
         if tokens is None:
-            raise TokenError
+            raise TokenError("none of ours: this service has no OSCLMS_SECRET")
         return opened(tokens, request.path_params["token"], kind, at=at)
-    except Expired:
-        return page(of, words.old, "", status=410)
-    except TokenError:
-        return page(of, words.unknown, "", status=404)
+    except TokenError as error:
+        raise RequestError("token", str(error), 410 if isinstance(error, Expired) else 404) from error
 
 
 async def form_of(request: Request) -> dict[str, str]:
-    """A form's fields, by which RFC 8058 tells a mailbox's request. What is too long, or none, has none."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LONGEST:
-            return {}
+    """A form's fields, by which RFC 8058 tells a mailbox's request, however it names its body."""
+    body = await read_all(request)
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         return dict([ONE_CLICK]) if ONE_CLICK[1].encode() in body else {}
     return dict(parse_qsl(body.decode("latin-1")))
@@ -215,9 +203,7 @@ async def done(act: Callable[..., Any], *of: Any) -> Any:
 
 def unsubscribe_page(request: Request, tokens: Tokens | None, store: str, *, at: datetime) -> Response:
     of = language(request)
-    said = read(request, tokens, Unsubscribe, of, at)
-    if isinstance(said, Response):
-        return said
+    said = read(request, tokens, Unsubscribe, at)
     words = WORDS[of]
     return page(of, words.leave, filled(words.asks, store, said, words), button(of, words.button))
 
@@ -227,9 +213,7 @@ async def unsubscribe(
 ) -> Response:
     form = await form_of(request)
     of = language(request, form)
-    said = read(request, tokens, Unsubscribe, of, at)
-    if isinstance(said, Response):
-        return said
+    said = read(request, tokens, Unsubscribe, at)
     words = WORDS[of]
     shown = {
         "source": "unsubscribe page",
@@ -264,19 +248,13 @@ def withdraw(
 # --- stars ------------------------------------------------------------------------------------------------
 
 
-def rate_page(
-    request: Request, tokens: Tokens | None, store: str, *, at: datetime, status: int = 200
-) -> Response:
+def rate_page(request: Request, tokens: Tokens | None, store: str, *, at: datetime) -> Response:
     of = language(request)
-    said = read(request, tokens, Rate, of, at)
-    if isinstance(said, Response):
-        return said
+    said = read(request, tokens, Rate, at)
     words, chosen = WORDS[of], request.query_params.get("stars")
     rows = "".join(star(n, str(n) == chosen) for n in STARS)
     inside = f"<fieldset>{rows}</fieldset>"
-    return page(
-        of, words.rate, filled(words.stars, store, said, words), button(of, words.send, inside), status
-    )
+    return page(of, words.rate, filled(words.stars, store, said, words), button(of, words.send, inside))
 
 
 async def rate(
@@ -291,12 +269,10 @@ async def rate(
 ) -> Response:
     form = await form_of(request)
     of = language(request, form)
-    said = read(request, tokens, Rate, of, at)
-    if isinstance(said, Response):
-        return said
+    said = read(request, tokens, Rate, at)
     stars = form.get("stars", "")
     if stars not in map(str, STARS):
-        return rate_page(request, tokens, name, at=at, status=400)
+        raise RequestError("stars", f"must be {STARS[0]} to {STARS[-1]}")
     await done(partial(counted, store, kept, rules, said, int(stars), at=at))
     return page(of, WORDS[of].rate, filled(WORDS[of].thanks, name, said, WORDS[of]))
 

@@ -42,7 +42,8 @@ from lifecycle.fragments import Part
 from lifecycle.layouts import LAYOUTS, layout
 from lifecycle.messages import About, Message, NotSent
 from lifecycle.previews import preview
-from lifecycle.programs import Policy, Program, policy, programs
+from lifecycle.programs import Policy, Program, policy
+from lifecycle.programs import programs as programs_in
 from lifecycle.yamls import FileError
 from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people, replies
 from serving.body import read_body
@@ -240,7 +241,7 @@ class Site:
         self.engine, self.as_of, self.clock, self.intake = engine, as_of, clock, intake
         self.tokens, self.links, self.clicked = tokens, links, clicked
         self.sent, self.rules = sent, rules or Policy()
-        self.programs = programs or {}
+        self.programs = shipped() if programs is None else programs
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
         zone = (self.history.store if self.history else engine.store).time_zone
@@ -394,7 +395,7 @@ class Site:
         try:
             return preview(
                 self.engine, program, about, customer_id=asked.customer_id, order_id=asked.order_id,
-                links=self.links, at=self.at(asked.at), now=self.clock(),
+                links=self.links, at=self.at(asked.at), now=self.clock(), rules=self.rules.rules,
             )  # fmt: skip
         except NotSent as error:
             raise RequestError("program", error.reason, 409) from error
@@ -786,6 +787,11 @@ def settings() -> Settings:
         raise BentoMLConfigException(str(error)) from error
 
 
+@cache
+def shipped() -> Mapping[str, Program]:
+    return programs_in(None)
+
+
 def intake(settings: Settings) -> events.Intake | None:
     """What takes events in, over the database that the settings name. Raises StoreError."""
     store = settings.store()
@@ -807,7 +813,7 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
         sent=partial(intake.store.append, "sends") if intake else None,
         turns=Turns(settings.waiting),
         rules=policy(settings.programs()),
-        programs=programs(settings.programs()),
+        programs=programs_in(settings.programs()),
     )
     if intake:
         in_a_hurry = Store(intake.store.url, hurry=True)

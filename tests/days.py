@@ -12,7 +12,6 @@ from features.catalog import Catalog
 from features.customers import facts, favourite
 from features.interactions import DAY, Ids, Interactions, seconds
 from lifecycle.day import CONTACTS, Day
-from lifecycle.triggers import tops
 
 Act = tuple[str, str, str, float]  # customer, type, product, day
 Change = tuple[str, float, Mapping[str, Any]]  # product, day, what was said of it before and now
@@ -51,7 +50,7 @@ def a_day(
     main = favourite(catalog.parent, data)
     category = np.full(len(ids), -1)
     category[person] = main
-    found.people["category"] = [tops(found)[code] if code >= 0 else None for code in category]
+    found.people["category"] = [catalog.parents[code] if code >= 0 else None for code in category]
     return found
 
 

@@ -80,7 +80,7 @@ def test_a_customer_by_an_id_of_any_letters(osclms: Client) -> None:
         (lambda c: c.recommend("next_best", customer_token="x"), 400, "customer_token"),
         (lambda c: c.recommend("next_best", limit=0), None, "limit"),
         (lambda c: c.fragment("next_best", limit=1000), 400, "limit"),
-        (lambda c: c.message("nothing"), 404, None),
+        (lambda c: c.message("nothing"), 404, "program"),
     ],
 )
 def test_what_fails_is_one_error_with_status_and_field(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,9 @@ PAGES = (
     "docs/decisions.md",
     "docs/messages.md",
     "docs/outbox.md",
+    "docs/programs.md",
     "docs/replenishment.md",
+    "docs/run.md",
     "docs/scores.md",
     "docs/widget.md",
     "docs/worlds.md",
@@ -43,14 +45,17 @@ SERVERS = {"osclms serve": "/readyz", "mlflow ui": "/health"}
 MAY_END = {"osclms train": (0, KEPT)}
 
 
-def commands() -> list[str]:
+def commands(pages: Iterable[str] = PAGES) -> list[str]:
     found = []
-    for page in PAGES:
+    for page in pages:
         text = (ROOT / page).read_text()
         for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
             found += [line.split("  #")[0].strip() for line in block.splitlines() if line.strip()]
         found += re.findall(r"`(make [a-z-]+)`", text)
     return found
+
+
+ELSEWHERE |= dict.fromkeys(commands(["docs/scores.md"]), "test_scores.py")
 
 
 @pytest.fixture(scope="session")

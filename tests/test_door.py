@@ -53,11 +53,14 @@ def refused(response: httpx.Response, status: int) -> ErrorBody:
 # --- keys ---------------------------------------------------------------------------------------------
 
 
+NAMES = {"placement": "next_best", "program": "thank_you", "token": "x", "customer_id": "x"}
+
+
 def paths() -> Iterator[tuple[str, str, str]]:
     from serving.service import OPERATIONS
 
     for o in OPERATIONS:
-        yield o.method, o.path.format(placement="next_best", token="x", customer_id="x"), o.scope
+        yield o.method, o.path.format(**NAMES), o.scope
 
 
 @pytest.mark.parametrize(("kind", "status"), [(None, 401), (PUBLISHABLE, 403), (SECRET, 0)])
@@ -78,7 +81,7 @@ def test_what_is_open_or_for_pages_is_written_down_here(web: Web) -> None:
     """A new route is for secret keys until somebody says otherwise, here too."""
     by_scope = Counter(scope for _, _, scope in paths())
     assert {path for _, path, scope in paths() if scope == OPEN} == {
-        "/r/x", "/v1/widget.js", "/livez", "/readyz", "/openapi.json",
+        "/r/x", "/u/x", "/rate/x", "/v1/widget.js", "/livez", "/readyz", "/openapi.json",
     }  # fmt: skip
     assert {path for _, path, scope in paths() if scope in ("lists", "events")} == {
         LIST, "/v1/needs", "/v1/placements", "/v1/products", EVENTS,
@@ -95,7 +98,7 @@ def test_every_route_names_all_methods_of_its_path(web: Web) -> None:
         methods.setdefault(o.path, set()).update({o.method}, heads)
     assert methods["/v1/products"] == {"GET", "HEAD", "PUT"}
     for path, known in methods.items():
-        response = web.ask("PATCH", path.format(placement="next_best", token="x", customer_id="x"))
+        response = web.ask("PATCH", path.format(**NAMES))
         assert set(response.headers["allow"].split(", ")) == known, path
         assert all(method in refused(response, 405).error for method in known), path
 
@@ -276,7 +279,7 @@ def test_an_answer_that_varies_already_still_does(web: Web) -> None:
 def test_no_route_takes_more_than_it_says(web: Web) -> None:
     from serving.service import OPERATIONS
 
-    posts = {o.path.format(placement="next_best"): o for o in OPERATIONS if o.method == "POST"}
+    posts = {o.path.format(**NAMES): o for o in OPERATIONS if o.method == "POST"}
     assert len(posts) >= 4
     for path, operation in posts.items():
         if not operation.bodies:  # a batch has bounds of its own: tests/test_batch.py

@@ -20,6 +20,7 @@ from lifecycle.ledger import HOLDOUT, MADE, MESSAGE
 from lifecycle.programs import policy
 from lifecycle.run import OWN, Ran, RunError, moment_of
 from lifecycle.run import run as decide
+from serving.bundle import champion
 from serving.engine import Engine
 from serving.store import DATA, DECISIONS, Store, address
 
@@ -187,6 +188,42 @@ def test_what_goes_wrong_for_one_customer_is_theirs_alone(
     assert {row["customer_id"] for row in failed} == {broken}
     assert all(row["detail"] == "ZeroDivisionError" for row in failed)
     assert "secret" not in caplog.text and "ZeroDivisionError" in caplog.text
+
+
+def test_who_declined_personalisation_is_shown_what_is_popular(home: Path) -> None:
+    names = sorted({row["customer_id"] for row in dry(home) if row["program"] == "news"})
+    with Store(address(home, None)) as store:
+        store.append("consents", [
+            {"customer_id": name, "channel": "web", "purpose": "personalisation", "granted": False,
+             "at": AT - timedelta(hours=1), "source": "test", "received_at": AT}
+            for name in names
+        ])  # fmt: skip
+    run(home, None, AT, now=AT)
+    lists = [
+        json.loads(row["content"])["lists"]
+        for row in decisions(home)
+        if row["program"] == "news" and row["content"]
+    ]
+    shown = {tuple(item["product_id"] for item in of["items"]) for found in lists for of in found}
+    sources = {item["source"] for found in lists for of in found for item in of["items"]}
+    assert len(lists) > 20 and sources <= {"popular", "newest"} and len(shown) < len(lists) / 2
+
+
+def test_no_message_shows_a_sensitive_category(home: Path) -> None:
+    engine = Engine.load(champion(home))
+    taken = sorted(
+        {engine.catalog.categories[code].split(" > ")[0] for code in engine.catalog.category if code >= 0}
+    )
+    with_programs(home, sensitive=[name for name in taken if name != "GROCERY"])
+    run(home, None, AT, now=AT)
+    rows = decisions(home)
+    drafts = [json.loads(row["content"]) for row in rows if row["content"]]
+    shown = {item["product_id"] for of in drafts for shelf in of["lists"] for item in shelf["items"]}
+    shown |= {product for of in drafts for product in of["products"]}
+    codes = engine.catalog.category[engine.catalog.items.positions(sorted(shown))]
+    assert len(shown) > 100
+    assert {engine.catalog.categories[code].split(" > ")[0] for code in codes if code >= 0} == {"GROCERY"}
+    assert any(row["outcome"] == "sensitive" for row in rows)
 
 
 def dry(home: Path) -> list[dict[str, Any]]:

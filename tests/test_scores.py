@@ -1,8 +1,11 @@
 """Scores of a made-up shop whose truth is known: who has left, who is worth what, and that nothing sees the future."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import chdir
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -14,19 +17,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
+from test_docs import commands
 from typer.testing import CliRunner
 from worlds import Event, shop
 
 from features.behaviour import CATEGORY, CUSTOMER, NEVER, Usual, behaviour, in_parts, leanings
-from features.generate import generate, load_world
 from features.history import History
 from features.interactions import Interactions
-from features.worlds import World
 from lifecycle.customers import scored, view
 from lifecycle.pages import customer_page
 from lifecycle.support import measured, supported
 from osclms import app
 from serving.people import erase
+from serving.profile import Everybody, by_model, profile
 from serving.scores import (
     CATEGORIES,
     CHURN,
@@ -46,35 +49,33 @@ from training.publish import Registry
 from training.scores import JUDGED, Shop, fit, fitted_on, lacking, main_categories
 from training.split import Data, cut, known
 
-WORLD = World(
-    customers=800, products=250, days=400, orders=15, leaving=0.7, pantry=8, basket=1.2, joining=0.3, need_size=4
-)  # fmt: skip
 DAYS = 28  # of the horizon in tests of the windows
 Shared = Callable[[str, Callable[[Path], None]], Path]
 
 
 @pytest.fixture(scope="session")
 def world(shared: Shared) -> Path:
-    """A home of a world with its scores, and the files with the truth beside it. Read, do not write."""
+    """What the commands of docs/scores.md make: files with the truth, and a home with scores. Read, do not write."""
 
     def make(folder: Path) -> None:
-        generate(WORLD, folder / "files")
-        home = folder / "home"
-        load_world(folder / "files", History(home / "history"), rejects_dir=home / "rejects")
-        outcome = fit(home)
-        (home / "outcome.json").write_text(json.dumps(outcome.as_dict()))
+        with chdir(folder):
+            for command in commands(["docs/scores.md"]):
+                done = CliRunner().invoke(app, shlex.split(command)[1:])
+                assert done.exit_code == 0, (command, done.output)
+        assert (folder / "scores.parquet").exists()
 
     return shared("scored", make)
 
 
 @pytest.fixture(scope="session")
 def home(world: Path) -> Path:
-    return world / "home"
+    return world / ".osclms-scored"
 
 
 @pytest.fixture(scope="session")
 def told(home: Path) -> dict[str, Any]:
-    return dict(json.loads((home / "outcome.json").read_text()))
+    (report,) = (home / "mlruns").rglob("report.json")
+    return dict(json.loads(report.read_text()))
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +112,7 @@ def test_churn_finds_who_has_really_left(world: Path, found: Scored, end: dateti
 
 
 def truth_of(world: Path, found: Scored) -> Any:
-    truth = pq.read_table(world / "files" / "truth" / "customers.parquet").to_pandas()
+    truth = pq.read_table(world / "worlds" / "scored" / "truth" / "customers.parquet").to_pandas()
     return truth.set_index("customer_id").reindex(found.customers.at(np.arange(len(found.customers))))
 
 
@@ -220,6 +221,34 @@ def test_the_profile_tells_what_the_file_says(
     page = Console(record=True, width=150, file=StringIO())
     page.print(*customer_page(told))
     assert "likely in" in page.export_text()
+
+
+def test_a_service_tells_the_same_by_what_a_model_knows(home: Path, found: Scored, end: datetime) -> None:
+    data, scores = known(History(home / "history"), end), scores_of(home)
+    held = [scores]
+    everybody = Everybody(data.catalog, data.interactions, "UTC", scores=lambda: held[0])
+    name = found.customers.at([11])[0]
+    told = profile(everybody, by_model(everybody, [name], [], end), []).scores
+    assert told is not None and found.churn is not None and found.spend is not None
+    assert (told.churn, told.spend) == pytest.approx((found.churn[11], found.spend[11]), abs=0.01)
+    assert everybody.usual(data.interactions.until, scores) is everybody.usual(
+        data.interactions.until, scores
+    )
+    churn = scores.manifest.scores[CHURN]
+    about = {
+        "version": "2",
+        "scores": {CHURN: churn},
+        "refused": {SPEND: "days of history: 300, at least 360 needed"},
+    }
+    held[0] = replace(scores, manifest=scores.manifest.model_copy(update=about))
+    told = profile(everybody, by_model(everybody, [name], [], end), []).scores
+    assert told is not None and (told.version, told.spend, told.spend_days, told.categories) == (
+        "2",
+        None,
+        None,
+        (),
+    )
+    assert told.churn == pytest.approx(found.churn[11], abs=1e-4) and set(everybody.usuals) == {"2"}
 
 
 def test_who_has_no_order_has_no_score(home: Path, end: datetime) -> None:

@@ -5,7 +5,6 @@ from datetime import date
 from typing import Any, get_args
 
 import numpy as np
-import pandas as pd
 import pytest
 from days import Act, Change, a_day, moment
 from hypothesis import Phase, given, settings
@@ -215,7 +214,7 @@ def test_what_comes_due_on_one_day_is_one_occasion_named_by_the_likeliest() -> N
 def test_each_cycle_is_one_occasion_and_what_nobody_buys_again_never_is() -> None:
     keys = [
         (row[1], row[3])
-        for until in np.arange(20, 70, 1.0)
+        for until in np.arange(38, 62, 1.0)
         for row in told(a_day(*staples(), until=until), "due", days=2, within=1, chance=0.3)
         if row[0] == "c1"
     ]
@@ -272,7 +271,7 @@ def test_the_category_that_those_alike_buy_and_one_does_not() -> None:
 
 def test_scores_tell_the_likeliest_category_where_there_are_any() -> None:
     rows = [*household("ann", "milk", on=1), *household("bob", "soap", "rye", "towel", on=1)]
-    scores = pd.DataFrame({"home > towels": [0.4, 0.9], "food > bread": [0.3, 0.9], "food > dairy": [0.9, 0]})
+    scores = ("home > towels", "food > bread", "food > dairy"), np.array([[0.4, 0.3, 0.9], [0.9, 0.9, 0.0]])
     day = a_day(*rows, until=31.5, listed=AISLES, scores={"categories": scores})
     assert [row[:2] for row in told(day, "category", rest=30)] == [("ann", "home > towels")]
 
@@ -458,7 +457,7 @@ def later(day: float) -> float:
 
 
 @given(PURCHASES, ACTED, TOLD, AGREED)
-@settings(max_examples=12, deadline=None, phases=(Phase.explicit, Phase.generate))
+@settings(max_examples=8, deadline=None, phases=(Phase.explicit, Phase.generate))
 def test_what_comes_later_changes_nothing(
     bought: Sequence[tuple[str, str, float]], acted: Sequence[Act], said: Sequence[Change], agreed: dict[str, float]
 ) -> None:  # fmt: skip

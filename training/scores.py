@@ -112,7 +112,6 @@ class Outcome:
     """What was fitted and what was refused, and why."""
 
     version: str | None
-    folder: Path | None
     data_until: datetime
     data: dict[str, float]
     fitted: dict[str, Fitted]
@@ -164,14 +163,13 @@ def fit(
         outcome, about = history.at_once(lambda pinned: fitted(pinned, until, horizon, seed, say))
         if not outcome.fitted:
             return outcome
-        version = next_version(home)
-        registry = Registry(home)
+        outcome, registry = replace(outcome, version=next_version(home)), Registry(home)
         with tempfile.TemporaryDirectory(dir=made(home / "staging")) as work:
             folder = Path(work) / "scores"
-            save(folder, version, outcome, about)
+            save(folder, outcome, about)
             log(registry, folder, outcome, about)
-            placed = registry.keep_scores(folder)
-        return replace(outcome, version=version, folder=placed)
+            registry.keep_scores(folder)
+        return outcome
 
 
 def made(folder: Path) -> Path:
@@ -200,7 +198,7 @@ def fitted(
         done, refused = done | found, refused | not_found
     about = {"fingerprint": history.fingerprint(end), "git_revision": revision()}
     ordered = {name: done[name] for name in TREES if name in done}
-    return Outcome(None, None, end, shop.figures, ordered, refused), about
+    return Outcome(None, end, shop.figures, ordered, refused), about
 
 
 def lacking(figures: Mapping[str, float], name: str, days: int) -> str:
@@ -463,13 +461,15 @@ OUTCOMES = {
 # --- keeping ------------------------------------------------------------------------------------------------
 
 
-def save(folder: Path, version: str, outcome: Outcome, about: Mapping[str, str]) -> None:
+def save(folder: Path, outcome: Outcome, about: Mapping[str, str]) -> None:
+    """Write the files that serving reads: trees by score, and the manifest."""
     folder.mkdir()
     for name, of in outcome.fitted.items():
         (folder / f"{name}{SUFFIX}").write_text(of.trees.model_to_string())
     manifest = ScoresManifest(
-        version=version, data_until=outcome.data_until, **about, least={n: dict(v) for n, v in LEAST.items()},
-        data=outcome.data, scores={name: of.score for name, of in outcome.fitted.items()}, refused=outcome.refused,
+        version=str(outcome.version), data_until=outcome.data_until, **about, data=outcome.data,
+        least={name: dict(least) for name, least in LEAST.items()},
+        scores={name: of.score for name, of in outcome.fitted.items()}, refused=outcome.refused,
     )  # fmt: skip
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
 
