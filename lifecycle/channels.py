@@ -257,8 +257,9 @@ def write_off(home: Path, line: Mapping[str, Any]) -> None:
 
 # --- smtp -------------------------------------------------------------------------------------------------
 
-NO_SUCH = (550, 551, 553)  # at RCPT, unless the status beside says that it is about us
-ABOUT_US = re.compile(r"\b5\.7\.\d+")
+NO_SUCH = re.compile(
+    r"\b5\.1\.[0-36]\b"
+)  # RFC 3463: about the address; whatever else is refused may be about us
 
 
 @dataclass
@@ -270,11 +271,14 @@ class Smtp:
     _server: smtplib.SMTP | None = field(default=None, repr=False)
 
     def send(self, parcel: Parcel) -> None:
-        made = mail(parcel)
+        made, is_kept = mail(parcel), self._server is not None
         try:
             self.server().send_message(made)
         except Exception as error:
             self.close()
+            if is_kept and is_over(error):  # servers end a connection after so many messages, or so long
+                self.send(parcel)
+                return
             raise refusal(error) from None
 
     def server(self) -> smtplib.SMTP:
@@ -313,12 +317,17 @@ def connected(url: str) -> smtplib.SMTP:
     return server
 
 
+def is_over(error: Exception) -> bool:
+    """Whether a server has no more to say over this connection, whatever it says over another."""
+    return isinstance(error, smtplib.SMTPServerDisconnected) or getattr(error, "smtp_code", None) == 421
+
+
 def refusal(error: Exception) -> Exception:
     """What a server's answer means for a message; its words, which may hold an address, stay out."""
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         code, said = next(iter(error.recipients.values()))
         told = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-        return judged("RCPT", code, bounced=code in NO_SUCH and not ABOUT_US.search(told))
+        return judged("RCPT", code, bounced=bool(NO_SUCH.search(told)))
     if isinstance(error, smtplib.SMTPDataError):
         return judged("DATA", error.smtp_code)
     if isinstance(error, smtplib.SMTPSenderRefused):

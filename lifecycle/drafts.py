@@ -33,11 +33,13 @@ class Held(Strict):
 
 
 class Draft(Strict):
-    """products: what the occasion is about. words: what may be said of it."""
+    """products: what the occasion is about. words: what may be said of it. rules: what lists keep out, also those that
+    are filled up as the message is sent."""
 
     products: tuple[str, ...] = ()
     words: Mapping[str, Any] = Field(default_factory=dict)
     lists: tuple[Held, ...] = ()
+    rules: tuple[Exclude, ...] = ()
 
     def shown(self, program: Program) -> tuple[str, ...]:
         """The products that the message shows in its lists, as long as all can be bought."""
@@ -61,7 +63,7 @@ def draft(
         asked = request(shelf, customer_id, products, shown, rules)
         lists.append(held(engine.recommend(shelf.placement, asked, at=at)))
         shown = [*(item.product_id for item in lists[-1].items[: shelf.limit]), *shown]
-    return Draft(products=tuple(products), words=dict(words), lists=tuple(lists))
+    return Draft(products=tuple(products), words=dict(words), lists=tuple(lists), rules=tuple(rules))
 
 
 def barred(engine: Engine, product_id: str, rules: Sequence[Exclude]) -> bool:

@@ -8,7 +8,6 @@ from functools import cached_property
 import sqlalchemy as sa
 
 from features.judge import Row
-from serving.addresses import normal
 from serving.store import DATA, DECISIONS, Store
 
 MESSAGE, HOLDOUT = "message", "holdout"
@@ -190,11 +189,6 @@ def last_runs(store: Store, until: datetime) -> dict[str, datetime]:
 
 def suppressed(store: Store) -> set[str]:
     return {subject for (subject,) in store.select(sa.select(DATA["suppressed"].c.subject))}
-
-
-def subject_of(channel: str, address: str) -> str:
-    """What a suppression is about, before it is hashed with the database's key: `Store.subject` of this."""
-    return f"{channel}:{normal(channel, address)}"
 
 
 def tally(store: Store, run_at: datetime) -> list[tuple[str, str, str | None, int]]:

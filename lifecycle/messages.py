@@ -175,6 +175,7 @@ def fill(
         product_ids=() if shelf.about == "customer" else draft.products[:MAX_IDS],
         exclude=tuple(dict.fromkeys((*taken, *draft.products)))[:MAX_IDS],
         limit=shelf.limit - there,
+        rules=draft.rules,
     )
     found = engine.recommend(shelf.placement, request, at=max(now, engine.data_until))
     return [item.model_copy(update={"filled": True}) for item in found.items]

@@ -216,10 +216,15 @@ class Batch:
     def gone(self) -> Callable[[str], bool]:
         return self.store.graves()
 
-    @cached_property
+    @property
     def pauses(self) -> Pauses:
-        """By the clock, too: who sends as of another day still heeds what was paused since."""
-        return pauses(self.store, max(self.now, self.clock()))
+        """As they are at this moment, read anew where there is a new record. By the clock, too: who sends as of another
+        day still heeds what was paused since."""
+        end, seen = self.store.ends("pauses")["pauses"], self.__dict__.get("_pauses")
+        if seen is None or seen[0] != end:
+            seen = self.__dict__["_pauses"] = (end, pauses(self.store, max(self.now, self.clock())))
+        found: Pauses = seen[1]
+        return found
 
     @cached_property
     def ids(self) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from lifecycle.ledger import HOLDOUT, MESSAGE, Names, Past, Pauses
 from lifecycle.occasions import PARTS, Occasions
 from lifecycle.programs import Due, Policy, Program, policy, programs
 from lifecycle.triggers import TRIGGERS
+from serving.addresses import subject
 from serving.compact import compact
 from serving.current import current
 from serving.engine import Engine
@@ -184,7 +185,7 @@ def prepared(
     known = {channel: day.people[column].notna().to_numpy() for channel, column in ADDRESS.items()}
     shut = {
         channel: np.array(
-            [bool(gone) and isinstance(of, str) and store.subject(ledger.subject_of(channel, of)) in gone
+            [bool(gone) and isinstance(of, str) and subject(store, channel, of) in gone
              for of in day.people[column]], bool
         )
         for channel, column in ADDRESS.items()

@@ -5,11 +5,12 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.history import History
 from lifecycle.audience import members
 from lifecycle.channels import write_whole
-from lifecycle.day import Day, day_of
+from lifecycle.day import Day, agreeing, day_of
 from lifecycle.ledger import suppressed
 from lifecycle.programs import Program
 from serving import addresses
@@ -27,16 +28,19 @@ def write_audience(home: Path, store: Store, program: Program, file: Path, *, at
     """
     history = History(home / "history")
     compact(history, store)
-    found = hashes(day_of(history, store, at, readable(home)), store, program)
+    day = day_of(history, store, at, readable(home))
+    records = history.table("consents").to_pandas().sort_values("at", kind="stable")
+    still = agreeing(records[day.ids.positions(records["customer_id"].tolist()) >= 0], day.ids)
+    found = hashes(day, store, program, still.get(CONSENT, NOBODY))
     write_whole(file, "".join(f"{line}\n" for line in found).encode())
     return len(found)
 
 
-def hashes(day: Day, store: Store, program: Program) -> list[str]:
+def hashes(day: Day, store: Store, program: Program, still: NDArray[np.int64]) -> list[str]:
     """Of addresses as platforms compare them: trimmed, in small letters. None of who took back their consent, nor of an
-    address that is never written to again."""
+    address that is never written to again. `still`: who agrees by now, whatever the day."""
     agreed = np.zeros(len(day.people), bool)
-    agreed[day.consents.get(CONSENT, NOBODY)] = True
+    agreed[np.intersect1d(day.consents.get(CONSENT, NOBODY), still)] = True
     mails = day.people["email"][members(day, program) & agreed].dropna()
     gone = suppressed(store)
     fine = {addresses.mail(one) for one in mails if addresses.subject(store, "email", one) not in gone}

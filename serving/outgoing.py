@@ -118,7 +118,7 @@ def redeem(store: Store, code: str, *, order_id: str | None, at: datetime, recei
     with store.writing() as db:
         names = (code.strip(), code.strip().upper())
         found = db.execute(sa.select(given).where(given.c.code.in_(names))).mappings().first()
-        if found is None:
+        if found is None or store.buried([found["customer_id"]]):
             raise RequestError("code", "there is no such voucher", 404)
         used = DATA["redeemed"]
         before = db.execute(sa.select(used).where(used.c.code == found["code"])).mappings().first()
@@ -136,7 +136,7 @@ def redeem(store: Store, code: str, *, order_id: str | None, at: datetime, recei
 
 
 def alert_id(kind: str, about: str) -> str:
-    return hashlib.blake2b(f"{kind}:{about}".encode(), digest_size=4).hexdigest()
+    return hashlib.blake2b(f"{kind}:{about}".encode(), digest_size=8).hexdigest()
 
 
 def open_alert(store: Store, alert: Row, pauses: Iterable[Row] = ()) -> bool:

@@ -423,7 +423,13 @@ def erase(store: Store, history: History | None, customer_id: str, at: datetime)
 def bar(store: Store, history: History | None, ids: Sequence[str], at: datetime) -> None:
     """Never write again to any address that is known of these ids, whoever it is said to be of later."""
     rows = (*history_rows(history, "customers", ids), *store.of("customers", ids)) if ids else ()
-    suppress(store, subjects_of(store, rows), "erased", at=at, received_at=at)
+    channels = {row["message_id"]: row["channel"] for row in store.of("decisions", ids) if row["message_id"]}
+    written = {
+        row["subject"]: channels.get(row["message_id"], "email")
+        for row in store.of("deliveries", ids)
+        if row["subject"]
+    }  # where mail went, though no file tells the address any more
+    suppress(store, written | subjects_of(store, rows), "erased", at=at, received_at=at)
 
 
 async def asked(act: Callable[..., Told], *of: Any) -> Told:

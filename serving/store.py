@@ -27,7 +27,7 @@ from features.history import Marks
 from features.judge import Row
 from features.schema import EVENTS, FLAG, PATH, REAL, RECEIVED, TABLES, TEXT, TIME, WORD, Column, Table
 
-HEAD = "r0005"  # the last of the migrations: the tables that this version reads and writes
+HEAD = "r0006"  # the last of the migrations: the tables that this version reads and writes
 FILE = "store.db"
 MIGRATIONS = Path(__file__).parent / "migrations"
 PATIENCE = 30  # seconds that a writer waits for the one before it
@@ -300,6 +300,8 @@ sa.Index("alerts_by_id", DATA["alerts"].c.alert_id, DATA["alerts"].c.open, uniqu
 sa.Index("vouchers_by_code", DATA["vouchers"].c.code, unique=True)
 sa.Index("redeemed_by_code", DATA["redeemed"].c.code, unique=True)
 sa.Index("suppressed_by_subject", DATA["suppressed"].c.subject, unique=True)
+for _name in ("customers", "decisions", "deliveries", "pauses", "alerts", "vouchers", "redeemed"):
+    sa.Index(f"{_name}_by_customer", DATA[_name].c.customer_id)
 sa.Index("tombstones_by_subject", DATA["tombstones"].c.subject, unique=True)
 
 
