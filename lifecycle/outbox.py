@@ -246,7 +246,13 @@ class Batch:
     def rows(self, table: str, ids: Sequence[str]) -> Iterator[Row]:
         """Of these ids, what files tell and what came in live by now."""
         yield from (row for row in self.filed[table] if row["customer_id"] in ids)
-        yield from self.store.of(table, ids)
+        yield from (row for row in self.store.of(table, ids) if row["seq"] > self.moved[table])
+
+    @cached_property
+    def moved(self) -> Mapping[str, int]:
+        """Up to which row of a table the files have what came in live; what they say since then is newer."""
+        marks = self.history.manifest.marks
+        return {name: self.store.reached(name, marks) for name in ("customers", "consents")}
 
     def case(self, row: Row) -> "Case":
         return Case(self, row, ids_of(row["customer_id"], self.aliases))

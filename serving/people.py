@@ -347,7 +347,9 @@ def history_rows(history: History | None, table: str, ids: Sequence[str]) -> lis
 def facts_of(store: Store, history: History | None, ids: Sequence[str]) -> dict[str, Any]:
     """What was said last of each fact, in the history and then live: of the first of the ids, which is the customer's
     own, and what is lacking there of the others in their order."""
-    return facts_in((*history_rows(history, "customers", ids), *store.of("customers", ids)), ids)
+    moved = store.reached("customers", history.manifest.marks) if history else 0
+    live = (row for row in store.of("customers", ids) if row["seq"] > moved)  # the rest is in the files
+    return facts_in((*history_rows(history, "customers", ids), *live), ids)
 
 
 def facts_in(rows: Iterable[Row], ids: Sequence[str]) -> dict[str, Any]:

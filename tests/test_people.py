@@ -335,6 +335,16 @@ def test_facts_are_the_customers_own_and_what_they_lack_those_of_other_ids(shop:
         compact(history, shop.store)
 
 
+def test_a_file_that_is_loaded_later_counts_over_what_came_in_live(shop: Shop) -> None:
+    history = History(shop.home / "history")
+    shop("PUT", "/v1/customers/zoe", json={"email": "old@b.c", "region": "South"})
+    compact(history, shop.store)
+    put(history, "customers", {"customer_id": "zoe", "email": "new@b.c"})
+    assert shop("GET", "/v1/customers/zoe").json()["facts"]["email"] == "new@b.c"
+    shop("PUT", "/v1/customers/zoe", json={"email": "newest@b.c"})
+    assert shop("GET", "/v1/customers/zoe").json()["facts"]["email"] == "newest@b.c"
+
+
 def test_the_latest_consent_counts_and_none_means_no(shop: Shop) -> None:
     later = {**AGREED, "granted": False, "at": "2026-03-02T00:00:00Z"}
     for consents in ([later], [AGREED], [{**AGREED, "channel": "sms", "at": None}]):
