@@ -41,6 +41,7 @@ ELSEWHERE = {
     "bentoml serve osclms:latest --host 127.0.0.1": "test_service.py",
     "python notebooks/data.py": "test_notebooks.py",
 }
+NONE_HERE = {"/v1/vouchers/redeem": "there is no such voucher"}  # the example's
 SERVERS = {"osclms serve": "/readyz", "mlflow ui": "/health"}
 MAY_END = {"osclms train": (0, KEPT)}
 
@@ -119,8 +120,12 @@ def test_curl(shop_home: Path, tmp_path: Path) -> None:
     url = shop(shop_home).url
     for command in (c for c in commands() if c.startswith("curl ")):
         asked = command.replace("http://127.0.0.1:3000", url).replace("curl -s", "curl -s --fail-with-body")
-        done = ran(asked, tmp_path)
-        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        done, missing = (
+            ran(asked, tmp_path),
+            next((says for path, says in NONE_HERE.items() if path in command), None),
+        )
+        fine = done.returncode == 0 if missing is None else missing in done.stdout
+        assert fine, (command, done.stdout, done.stderr)
 
 
 def test_osclms_and_mlflow(desk: Path) -> None:
