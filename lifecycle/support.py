@@ -63,7 +63,7 @@ NEEDS = (
     Needs("program", "thank_you", {"orders": 1}),
     Needs("program", "thank_you, sent", {"orders": 1, "contacts": 1, "consents": 1}),
     Needs("program", "first_to_repeat", {"repeaters": 100, "days": 60, "contacts": 1, "consents": 1}),
-    Needs("program", "replenish", {"repeat_pairs": 1000, "days": 90, "contacts": 1, "consents": 1}),
+    Needs("program", "replenishment", {"repeat_pairs": 1000, "days": 90, "contacts": 1, "consents": 1}),
     Needs("program", "on_the_brink", {"repeaters": 100, "days": 90, "contacts": 1, "consents": 1}),
     Needs("program", "win_back", {"repeaters": 100, "days": 180, "contacts": 1, "consents": 1}),
     Needs("score", "stage", {"repeaters": 30, "days": 30}),
