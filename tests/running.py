@@ -100,11 +100,12 @@ def wait(server: Server) -> None:
 
 
 @cache
-def shop(home: Path) -> Server:
-    """The service over the shop's champion, with two workers, asked as of AS_OF."""
+def shop(home: Path, **more: str) -> Server:
+    """The service over the shop's champion, with two workers, asked as of AS_OF. Who writes names a `database_url` of
+    their own: the home is shared."""
     folder = Path(tempfile.mkdtemp(prefix="osclms-test-"))
     settings = {
         "home": str(home), "as_of": AS_OF, "workers": str(WORKERS),
-        "secret": SECRET, "shop_url": SHOP_URL, "public_url": PUBLIC_URL,
+        "secret": SECRET, "shop_url": SHOP_URL, "public_url": PUBLIC_URL, **more,
     }  # fmt: skip
     return start("serving.service:Service", folder, settings)

@@ -53,6 +53,15 @@ def http(server: Server) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture
+def writable(shop_home: Path, tmp_path: Path) -> Iterator[httpx.Client]:
+    """The same over a database of its own: what is put there is in nobody else's answers."""
+    server = shop(shop_home, database_url=f"sqlite:///{tmp_path}/store.db")
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        yield client
+    stop(server)
+
+
 @pytest.fixture(scope="session")
 def sample(server: Server) -> dict[str, Any]:
     found: dict[str, Any] = httpx.get(server.url + "/v1/sample").json()
@@ -451,8 +460,9 @@ def test_a_link_that_leads_to_no_product_ends_in_the_shop(http: httpx.Client) ->
     assert (response.headers["cache-control"], response.content) == ("no-store", b"")
 
 
-def test_a_link_follows_the_stock_in_every_worker(http: httpx.Client) -> None:
+def test_a_link_follows_the_stock_in_every_worker(writable: httpx.Client) -> None:
     """What sells out after the mail was sent gives way to the next of its list, until it is back."""
+    http = writable
     shown = [item.product_id for item in ask(http, "next_best", customer_id=CUSTOMER, limit=3).items]
     http.put("/v1/products", json={"products": [{"product_id": of, "url": f"/p/{of}"} for of in shown]})
     first, links, begun = shown[0], list[str](), time.monotonic()
