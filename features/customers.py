@@ -25,7 +25,6 @@ OWN_GAPS, CATEGORY_GAPS = (
 )  # how many gaps the figure above counts for, where there are few of one's own
 NO_GAPS = 30.0  # days, where nobody came twice
 LEAST_GAP = 1 / 24  # days: a usual gap below this counts as so long
-SCORED = ("last", "orders", "spend")
 # By the score of recency, then by those of frequency and money together: from 2 to 6.
 GROUPS: dict[int, tuple[str, ...]] = {
     3: ("Recent", "Recent", "Loyal", "Champions", "Champions"),
@@ -99,7 +98,7 @@ class Norms:
     """What is usual in a shop at a moment, and so what one customer is held against.
 
     gaps: the usual gap of each main category, shrunk to everybody's, which stands last: float64 [categories + 1].
-    cuts: by SCORED the two figures that part customers into thirds: float64 [3, 2].
+    cuts: of each of `figures` the two that part customers into thirds: float64 [3, 2].
     """
 
     gaps: Array
@@ -149,7 +148,7 @@ def cut(figure: Array) -> tuple[float, float]:
 
 
 def figures(orders: Orders) -> tuple[Array, Array, Array]:
-    """What is scored of each customer with an order: SCORED."""
+    """What is scored of each customer with an order: the last one (seconds), how many, and spend."""
     spend = np.add.reduceat(orders.paid, orders.start) if len(orders.start) else np.empty(0)
     return orders.at[orders.last].astype(np.float64), orders.count.astype(np.float64), spend
 

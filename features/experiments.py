@@ -4,11 +4,6 @@ FNV-1a (https://datatracker.ietf.org/doc/draft-eastlake-fnv/) over the seed, and
 BUCKETS: hashed once, ids that differ in their last characters alone would lie side by side.
 """
 
-from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
-
 BUCKETS = 10_000
 OFFSET, PRIME, MASK = 0xCBF29CE484222325, 0x100000001B3, (1 << 64) - 1
 
@@ -27,7 +22,6 @@ def bucket(seed: str, name: str) -> int:
     return fnv1a(f"{first:016x}|{name}".encode()) % BUCKETS
 
 
-def held_back(seed: str, names: Sequence[str], share: float) -> NDArray[np.bool_]:
-    """Whether each of these is of the control group: `share` of all names are."""
-    limit = round(share * BUCKETS)
-    return np.array([limit > 0 and bucket(seed, name) < limit for name in names], bool)
+def is_held_back(seed: str, name: str, share: float) -> bool:
+    """Whether this one is of the control group: `share` of all names are."""
+    return bucket(seed, name) < round(share * BUCKETS)

@@ -45,6 +45,7 @@ def known(history: History, at: datetime) -> tuple[pa.Table, Catalog]:
             f"{history.folder} holds no events: run `osclms load` first, or name another --home"
         )
     events = history.purchases(at)
+    pa.default_memory_pool().release_unused()  # reading takes twice what is kept, which the catalogue can use
     return events, Catalog.of(history.table("products"), events, until=at)
 
 

@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from features.catalog import Catalog
-from features.customers import Norms, Orders, facts, favourite, mains
-from features.history import History, HistoryError
+from features.customers import Orders, facts, favourite
+from features.history import History
 from features.interactions import Ids, Interactions, compact, seconds
 from features.replenishment import due
 from features.schema import RECEIVED
+from lifecycle.customers import known
 from serving.scores import Scores
 from serving.store import Store
 
@@ -101,13 +102,7 @@ def day_of(history: History, store: Store, at: datetime, scores: Scores | None =
 
     Raises HistoryError without events.
     """
-    if history.span() is None:
-        raise HistoryError(
-            f"{history.folder} holds no events: run `osclms load` first, or name another --home"
-        )
-    events = history.purchases(at)
-    pa.default_memory_pool().release_unused()
-    catalog = Catalog.of(history.table("products"), events, until=at)
+    events, catalog = known(history, at)
     data = Interactions.from_events(events, items=catalog.items, keep=catalog.eligible, until=at)
     last_event = pc.max(events["occurred_at"]).as_py()
     del events  # of a large shop half a gigabyte
@@ -126,14 +121,14 @@ def day_of(history: History, store: Store, at: datetime, scores: Scores | None =
     consents = consents[everybody.positions(consents["customer_id"].tolist()) >= 0]
     person = everybody.positions(data.customers.at(range(len(data.customers)))).astype(np.int64)
     zone = history.store.time_zone
-    known = Day(
+    day = Day(
         at=at, zone=zone, catalog=catalog, data=data, ids=everybody, person=person,
         people=people_of(data, catalog, everybody, person, contacts, consents),
         acts=acts_of(acts, everybody, catalog), changes=changes_of(store, catalog, at),
         consents=agreeing(consents, everybody), asked=asked_of("personalisation", consents, everybody),
         last_event=last_event,
     )  # fmt: skip
-    return known if scores is None else scored(known, scores)
+    return day if scores is None else scored(day, scores)
 
 
 def scored(day: Day, scores: Scores) -> Day:
@@ -171,16 +166,13 @@ def people_of(
     data: Interactions, catalog: Catalog, everybody: Ids, person: NDArray[np.int64], contacts: pd.DataFrame,
     consents: pd.DataFrame,
 ) -> pd.DataFrame:  # fmt: skip
-    orders = Orders.of(data)
-    main = mains(orders, data, catalog)
-    found = facts(data, catalog, Norms.by(orders, main, catalog))
+    found = facts(data, catalog)
     names = everybody.at(range(len(everybody)))
     people = found.set_axis(person).reindex(np.arange(len(everybody)))
     people["stage"] = people["stage"].fillna("prospect")
-    top = sorted({path.rsplit(" > ", 1)[0] for path in catalog.categories})
     code = np.full(len(everybody), -1)
     code[person] = favourite(catalog.parent, data)
-    people["category"] = [top[place] if place >= 0 else None for place in code]
+    people["category"] = [catalog.parents[place] if place >= 0 else None for place in code]
     people["customer"] = names
     people = people.join(contacts.reindex(names).set_axis(people.index))
     granted = consents[consents["granted"] & (consents["purpose"] == "marketing")]

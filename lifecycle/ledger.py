@@ -64,10 +64,9 @@ def seen(
     *,
     shown_since: datetime,
     run_at: datetime,
-    names: Names | None = None,
+    names: Names,
 ) -> Seen:
     """What was decided of these customers before, under whichever id; and what in the run of `run_at`."""
-    names = names or Names()
     upto = store.ends(DECISIONS.name)[DECISIONS.name]
     past = {name: Past() for name in customers}
     for ids in parts(names.all(customers)):
@@ -148,10 +147,6 @@ class Pauses:
                 return self.reasons[key]
         return None
 
-    @property
-    def customers(self) -> set[str]:
-        return {name for _, name in self.reasons if name is not None}
-
 
 def pauses(store: Store, at: datetime, names: Names | None = None) -> Pauses:
     """What is paused at a moment: the latest record before it of a program and customer counts, until it ends."""
@@ -191,7 +186,10 @@ def suppressed(store: Store) -> set[str]:
     return {subject for (subject,) in store.select(sa.select(DATA["suppressed"].c.subject))}
 
 
-def tally(store: Store, run_at: datetime) -> list[tuple[str, str, str | None, int]]:
-    """(program, outcome, detail, how many) of a run."""
-    wanted = sa.select(D.program, D.outcome, D.detail, sa.func.count()).where(D.run_at == run_at)
-    return store.select(wanted.group_by(D.program, D.outcome, D.detail))
+def tally(store: Store, run_at: datetime) -> dict[str, dict[str, int]]:
+    """By program how many occasions of a run came to what."""
+    wanted = sa.select(D.program, D.outcome, sa.func.count()).where(D.run_at == run_at)
+    found: dict[str, dict[str, int]] = {}
+    for program, outcome, count in store.select(wanted.group_by(D.program, D.outcome)):
+        found.setdefault(program, {})[outcome] = count
+    return found

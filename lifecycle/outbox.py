@@ -69,20 +69,15 @@ def once(
 ) -> Delivered:  # fmt: skip
     """`deliver` for a home with its champion and its programs, as the settings say; the model is loaded where anything
     is due. Raises FileError, BundleError, StoreError, HistoryError."""
-    table, tokens = programs(home / OWN), settings.tokens()
-    links = (
-        Links(tokens, settings.public_url, settings.shop_url)
-        if tokens and settings.public_url and settings.shop_url
-        else None
-    )
+    table = programs(home / OWN)
     with Store(address(home, database_url)) as store:
         if not outgoing.due(store, tuple(channels), now):
             return Delivered(suppressed=take_in(store, History(home / "history"), at=clock()))
         try:
             with current(home, database_url, clock=clock) as (engine, _):
                 return deliver(
-                    store, engine, home, now=now, channels=channels, programs=table, links=links, clock=clock,
-                    sender=settings.mail_from or "", domain=domain_of(settings),
+                    store, engine, home, now=now, channels=channels, programs=table, clock=clock,
+                    links=Links.of(settings), sender=settings.mail_from or "", domain=domain_of(settings),
                 )  # fmt: skip
         finally:
             for carrier in channels.values():

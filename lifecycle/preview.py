@@ -21,6 +21,7 @@ from lifecycle.hours import local_day, opens
 from lifecycle.ledger import Past
 from lifecycle.messages import About, Message, NotSent, compose
 from lifecycle.occasions import Occasions
+from lifecycle.previews import CODE
 from lifecycle.programs import Program, policy
 from lifecycle.run import OWN, Candidate, Run, agreed, arm_of, candidates, drafted, moment_of, news, prepared
 from lifecycle.triggers import PRODUCTS, WORDS, found
@@ -210,7 +211,8 @@ def shown(
     products, words = (mine.products[0], mine.words[0]) if len(mine) else example(made.day, program, person)
     at = max(made.at, made.engine.data_until)
     one = Candidate(program, person, "", 0.0, tuple(products), words)
-    made_of = drafted(made, one, {**words, **voucher(program, at)}, past.shown, at)
+    given = {"voucher": program.voucher.said(CODE, at)} if program.voucher else {}
+    made_of = drafted(made, one, {**words, **given}, past.shown, at)
     lack = lacking(program, [held.items for held in made_of.lists])
     try:
         message = compose(made.engine, program, made_of, about(made.day, person), links=None, now=at)
@@ -234,11 +236,3 @@ def example(day: Day, program: Program, person: int) -> tuple[Sequence[str], Map
     rows = rows[day.data.customer[rows] >= 0]
     last = rows[day.data.order[rows] == day.data.order[rows[-1]]] if len(rows) else rows
     return tuple(day.data.items.at(day.data.item[last])), WORDS[program.trigger.kind]
-
-
-def voucher(program: Program, at: datetime) -> dict[str, Any]:
-    """One that is worth nothing."""
-    if program.voucher is None:
-        return {}
-    ends = at + timedelta(days=program.voucher.days)
-    return {"voucher": {"code": "PREVIEW", "worth": program.voucher.worth, "ends": ends.isoformat()}}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from lifecycle.drafts import draft
@@ -66,8 +66,7 @@ def words(program: Program, order: Order | None, at: datetime) -> dict[str, Any]
     ):
         said |= {"was": price / CHEAPER, "is": price}
     if program.voucher:
-        ends = at + timedelta(days=program.voucher.days)
-        said["voucher"] = {"code": CODE, "worth": program.voucher.worth, "ends": ends.isoformat()}
+        said["voucher"] = program.voucher.said(CODE, at)
     return said
 
 

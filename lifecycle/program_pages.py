@@ -1,6 +1,5 @@
 """What the terminal shows of programs: all of them, their sizes by day, how they stand, one customer's preview."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -75,14 +74,12 @@ class Status(NamedTuple):
 def status(store: Store, programs: Mapping[str, Program], *, at: datetime) -> list[Status]:
     """How each program stands at a moment."""
     pauses, last = ledger.pauses(store, at), ledger.last_run(store, at)
-    outcomes: dict[str, Counter[str]] = {}
-    for name, outcome, _, count in ledger.tally(store, last) if last else ():
-        outcomes.setdefault(name, Counter())[outcome] += count
+    outcomes = ledger.tally(store, last) if last else {}
     stopped = breaks(store, last) if last else {}
     return [
         Status(
             name, of.enabled, pauses.of(name, marketing=of.kind == "marketing"), stopped.get(name),
-            last.isoformat() if last and name in stopped else None, dict(outcomes.get(name, {})),
+            last.isoformat() if last and name in stopped else None, outcomes.get(name, {}),
         )
         for name, of in programs.items()
     ]  # fmt: skip

@@ -7,7 +7,7 @@ takes the place of a shipped one. `policy.yaml` beside them says what holds for 
 import hashlib
 import re
 from collections.abc import Mapping
-from datetime import date, time
+from datetime import date, datetime, time, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -264,6 +264,10 @@ class Voucher(Strict):
 
     worth: PositiveFloat
     days: PositiveInt = 30
+
+    def said(self, code: str, at: datetime) -> dict[str, Any]:
+        """What a message says of one that is given at a moment."""
+        return {"code": code, "worth": self.worth, "ends": (at + timedelta(days=self.days)).isoformat()}
 
 
 class Window(Strict):

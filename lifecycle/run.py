@@ -7,9 +7,8 @@ What was decided is what `lifecycle.outbox` sends.
 
 import base64
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from features.experiments import held_back
+from features.experiments import is_held_back
 from features.history import History
 from features.interactions import DAY
 from features.judge import Row
@@ -32,7 +31,7 @@ from lifecycle.hours import local, local_day, opens
 from lifecycle.ledger import HOLDOUT, MESSAGE, Names, Past, Pauses
 from lifecycle.occasions import PARTS, Occasions
 from lifecycle.programs import Due, Policy, Program, policy, programs
-from lifecycle.triggers import TRIGGERS
+from lifecycle.triggers import found
 from serving.addresses import subject
 from serving.compact import compact
 from serving.current import current
@@ -119,12 +118,10 @@ class Run:
     policy: Policy
     pauses: Pauses
     now: datetime
-    ids: Names = field(default_factory=Names)
-    names: list[str] = field(default_factory=list)  # customers, by person
-    reached: Mapping[str, np.ndarray] = field(
-        default_factory=dict
-    )  # channel -> by person, whether an address is known
-    shut: Mapping[str, np.ndarray] = field(default_factory=dict)  # likewise, whether it is suppressed
+    ids: Names
+    names: list[str]  # customers, by person
+    reached: Mapping[str, np.ndarray]  # channel -> by person, whether an address is known
+    shut: Mapping[str, np.ndarray]  # likewise, whether it is suppressed
 
     @property
     def at(self) -> datetime:
@@ -203,7 +200,7 @@ def decide(made: Run, chosen: Mapping[str, Program], told: Told) -> Ran:
     last = ledger.last_runs(made.store, made.at)
     for place, (name, program) in enumerate(chosen.items(), 1):
         trigger, longer = caught_up(made.day, program, last.get(name))
-        occasions = TRIGGERS[trigger.kind](made.day, trigger)
+        occasions = found(made.day, trigger)
         own = list(candidates(program, occasions.where(members(made.day, program)[occasions.person])))
         looked.append(
             looked_at(made, program, len(occasions), own, [n * longer for n in usual.get(name, ())])
@@ -212,13 +209,12 @@ def decide(made: Run, chosen: Mapping[str, Program], told: Told) -> Ran:
             queue.setdefault(candidate.person, []).append(candidate)
         told("occasions", place, len(chosen))
     stopped = {row["program"]: row["stopped"] for row in looked if row["stopped"]}
-    outcomes: dict[str, Counter[str]] = {name: Counter() for name in chosen}
     settle(made, queue, stopped, told)
-    for name, outcome, _, count in ledger.tally(made.store, made.at):
-        outcomes.setdefault(name, Counter())[outcome] += count
+    tally = ledger.tally(made.store, made.at)
+    outcomes = {name: tally.get(name, {}) for name in chosen}
     ledger.note(made.store, made.at, looked)
-    found, inside = ({row["program"]: int(row[what]) for row in looked} for what in ("found", "members"))
-    return Ran(made.at, found, inside, {name: of for name, of in outcomes.items() if name in chosen}, stopped)
+    triggered, inside = ({row["program"]: int(row[what]) for row in looked} for what in ("found", "members"))
+    return Ran(made.at, triggered, inside, outcomes, stopped)
 
 
 def caught_up(day: Day, program: Program, last: datetime | None) -> tuple[Any, float]:
@@ -249,11 +245,11 @@ def filled(made: Run, own: Sequence[Candidate]) -> float | None:
     step, shown = max(len(own) // SAMPLE, 1), list[bool]()
     for candidate in own[::step][:SAMPLE] if own and own[0].program.shelves else ():
         try:
-            found = drafted(made, candidate, {}, ())
+            made_of = drafted(made, candidate, {}, ())
         except Exception as error:  # what is wrong with one is told when that one is decided
             log.warning("%s: a sampled list failed: %s", candidate.program.name, type(error).__name__)
             continue
-        for shelf, held in zip(candidate.program.shelves, found.lists, strict=True):
+        for shelf, held in zip(candidate.program.shelves, made_of.lists, strict=True):
             shown += [item.filled for item in held.items[: shelf.limit]]
     return float(np.mean(shown)) if shown else None
 
@@ -330,7 +326,7 @@ def news(candidate: Candidate, past: Past) -> Candidate | None:
     One of several products has a key of a part each, so that none is written about twice with others beside it.
     """
     name = candidate.program.name
-    if (name, candidate.key) in past.occasions | past.decided:
+    if (name, candidate.key) in past.occasions or (name, candidate.key) in past.decided:
         return None
     if not isinstance(candidate.program.trigger, Due):
         return candidate
@@ -430,20 +426,17 @@ def arm_of(rules: Policy, program: Program, name: str) -> str | None:
     """The control group that a customer is of; None for those who are written to."""
     if program.kind == "transactional":
         return None
-    if held_back(f"control|{rules.seed}", [name], rules.control)[0]:
+    if is_held_back(f"control|{rules.seed}", name, rules.control):
         return "control"
-    return "program" if held_back(f"{program.name}|{rules.seed}", [name], program.holdout)[0] else None
+    return "program" if is_held_back(f"{program.name}|{rules.seed}", name, program.holdout) else None
 
 
 def words(made: Run, name: str, decision: Decision) -> dict[str, Any]:
     """What a message may say of its occasion, its voucher among it."""
     said, program = dict(decision.candidate.words), decision.candidate.program
     if program.voucher and decision.send_at:
-        ends = decision.send_at + timedelta(days=program.voucher.days)
-        said["voucher"] = {
-            "code": code_of(made.store, name, decision.candidate), "worth": program.voucher.worth,
-            "ends": ends.isoformat(),
-        }  # fmt: skip
+        code = code_of(made.store, name, decision.candidate)
+        said["voucher"] = program.voucher.said(code, decision.send_at)
     return said
 
 

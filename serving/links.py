@@ -13,6 +13,7 @@ from urllib.parse import urljoin
 
 from serving.engine import Engine, Product
 from serving.schemas import Id, RecommendResponse
+from serving.settings import Settings
 from serving.tokens import Tokens
 from serving.wire import Wire
 
@@ -56,6 +57,14 @@ class Links:
     tokens: Tokens
     public_url: str
     shop_url: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Links | None":
+        """As the settings say; None where mails link to the products themselves."""
+        tokens = settings.tokens()
+        if not (tokens and settings.public_url and settings.shop_url):
+            return None
+        return cls(tokens, settings.public_url, settings.shop_url)
 
     def signed(self, found: RecommendResponse, place: int, *, at: datetime) -> str | None:
         """The link for a list's item, made `at`; None where the catalogue has no address of it that may be shown.

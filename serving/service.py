@@ -808,7 +808,7 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
         history=settings.history(),
         intake=intake,
         tokens=tokens,
-        links=links(settings, tokens),
+        links=Links.of(settings),
         clicked=intake.keep if intake else None,
         sent=partial(intake.store.append, "sends") if intake else None,
         turns=Turns(settings.waiting),
@@ -834,13 +834,6 @@ def close_traces(settings: Settings) -> None:
         raise BentoMLConfigException(f"OSCLMS_TRACE_TO: {type(error).__name__}: {error}") from error
     if traces:
         traces.close()
-
-
-def links(settings: Settings, tokens: Tokens | None) -> Links | None:
-    """How links of mails are made; None where mails link to the products themselves."""
-    if not (tokens and settings.public_url and settings.shop_url):
-        return None
-    return Links(tokens, settings.public_url, settings.shop_url)
 
 
 def warm_up(site: Site) -> None:

@@ -486,7 +486,7 @@ class Store:
     def forget(self, customer_ids: Sequence[str]) -> int:
         """Remove every row that names one of these customers; how many. `shred` then makes the room unreadable."""
         gone = 0
-        with self._told(), self._writing() as db:
+        with self.writing() as db:
             for data in (DATA[name] for name in PERSONAL):
                 named = sa.or_(*(data.c[name].in_(customer_ids) for name in WHO if name in data.c))
                 gone += db.execute(sa.delete(data).where(named)).rowcount

@@ -1,6 +1,5 @@
 """Days replayed one after the other: what a run promises holds over all of them."""
 
-import shutil
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import END
-from test_run import PROGRAMS, with_programs
+from test_run import PROGRAMS, own_home
 
 from benchmarks.replay import broken_caps, doubles, faults, feed, quick, replay, unsaid, without_consent
 from features.completejourney import load_complete_journey
@@ -20,12 +19,7 @@ from serving.store import Store, address
 
 @pytest.fixture
 def home(tmp_path: Path, written_home: Path) -> Path:
-    folder = tmp_path / "shop"
-    folder.mkdir()
-    for name in ("bundles", "champion"):
-        (folder / name).symlink_to(written_home / name)
-    shutil.copytree(written_home / "history", folder / "history")
-    return with_programs(folder)
+    return own_home(tmp_path / "shop", written_home)
 
 
 def test_days_in_a_row_keep_what_is_promised(home: Path) -> None:

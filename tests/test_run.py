@@ -60,8 +60,11 @@ def with_programs(home: Path, programs: Mapping[str, Mapping[str, Any]] = PROGRA
 
 @pytest.fixture
 def home(tmp_path: Path, written_home: Path) -> Path:
+    return own_home(tmp_path / "shop", written_home)
+
+
+def own_home(folder: Path, written_home: Path) -> Path:
     """One of its own: bundles and history are shared, as they are only read."""
-    folder = tmp_path / "shop"
     folder.mkdir()
     for name in ("bundles", "champion"):
         (folder / name).symlink_to(written_home / name)
