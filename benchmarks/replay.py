@@ -89,7 +89,7 @@ def replay(
         began = time.perf_counter()
         ran = run(home, None, at, now=at, only=only)
         done.seconds.append(time.perf_counter() - began)
-        noted(done, ran)
+        noted(done, ran, day)
         sent(home, done, at + timedelta(hours=23))
         before = at
         told("days", number, len(days))
@@ -109,10 +109,12 @@ def sent(home: Path, done: Replayed, now: datetime) -> None:
     done.dropped.update(found.reasons)
 
 
-def noted(done: Replayed, ran: Ran) -> None:
+def noted(done: Replayed, ran: Ran, day: date) -> None:
     done.days += 1
     done.messages += ran.messages
     done.eligible += ran.eligible
+    if ran.eligible != sum(sum(of.values()) for of in ran.outcomes.values()):
+        done.faults.append(f"{day}: of {ran.eligible} occasions it is not said of each what became of it")
     for name, of in ran.outcomes.items():
         done.outcomes.update(of)
         done.programs[name] += of.get("message", 0)

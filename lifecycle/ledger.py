@@ -19,15 +19,16 @@ PAUSED, RAN = DATA["pauses"].c, DATA["runs"].c
 
 @dataclass
 class Past:
-    """What a customer got, or would have got, before: (program, occasion) of messages, their days by channel where they
-    count against caps, when each program wrote last, and the products that mails showed lately. decided: in this very
-    run."""
+    """What a customer got, or would have got: (program, occasion) of messages of the runs `before`, and of those `made`
+    by this very run, which `decided` more; the messages' days by channel where they count against caps, when each
+    program wrote last, and the products that mails showed lately."""
 
-    occasions: set[tuple[str, str]] = field(default_factory=set)
+    before: set[tuple[str, str]] = field(default_factory=set)
+    made: set[tuple[str, str]] = field(default_factory=set)
+    decided: set[tuple[str, str]] = field(default_factory=set)
     days: dict[str, list[date]] = field(default_factory=dict)
     last: dict[str, datetime] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)
-    decided: set[tuple[str, str]] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def seen(
                 of.decided.add((program, occasion))
             if message is None:
                 continue
-            of.occasions.add((program, occasion))
+            (of.made if when == run_at else of.before).add((program, occasion))
             of.last[program] = max(at, of.last.get(program, at))
             if kind == "marketing":
                 of.days.setdefault(channel, []).append(date.fromisoformat(day))

@@ -7,7 +7,8 @@ What was decided is what `lifecycle.outbox` sends.
 
 import base64
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cached_property
@@ -77,12 +78,13 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run came to. outcomes: by program how many of its eligible occasions came to what; messages are those that
-    are to be sent."""
+    """What a run came to. found: occasions by program; members: those of its audience; told: of these, whom a run before
+    wrote about; outcomes: what became of the others. messages are those that are to be sent."""
 
     at: datetime
     found: Mapping[str, int]
     members: Mapping[str, int]
+    told: Mapping[str, int]
     outcomes: Mapping[str, Mapping[str, int]]
     stopped: Mapping[str, str]
 
@@ -92,14 +94,16 @@ class Ran:
 
     @property
     def eligible(self) -> int:
-        return sum(sum(of.values()) for of in self.outcomes.values())
+        """Occasions of an audience that no run before wrote about: as many as there are outcomes."""
+        return sum(self.members.values()) - sum(self.told.values())
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "at": self.at.isoformat(), "messages": self.messages, "eligible": self.eligible,
             "programs": {
                 name: {
-                    "found": self.found[name], "members": self.members[name], "stopped": self.stopped.get(name),
+                    "found": self.found[name], "members": self.members[name], "told": self.told.get(name, 0),
+                    "stopped": self.stopped.get(name),
                     "outcomes": dict(sorted(self.outcomes.get(name, {}).items())),
                 }
                 for name in self.found
@@ -209,12 +213,12 @@ def decide(made: Run, chosen: Mapping[str, Program], told: Told) -> Ran:
             queue.setdefault(candidate.person, []).append(candidate)
         told("occasions", place, len(chosen))
     stopped = {row["program"]: row["stopped"] for row in looked if row["stopped"]}
-    settle(made, queue, stopped, told)
+    before = settle(made, queue, stopped, told)
     tally = ledger.tally(made.store, made.at)
     outcomes = {name: tally.get(name, {}) for name in chosen}
     ledger.note(made.store, made.at, looked)
     triggered, inside = ({row["program"]: int(row[what]) for row in looked} for what in ("found", "members"))
-    return Ran(made.at, triggered, inside, outcomes, stopped)
+    return Ran(made.at, triggered, inside, before, outcomes, stopped)
 
 
 def caught_up(day: Day, program: Program, last: datetime | None) -> tuple[Any, float]:
@@ -281,9 +285,12 @@ def candidates(program: Program, occasions: Occasions) -> Iterator[Candidate]:
         yield Candidate(program, *row)
 
 
-def settle(made: Run, queue: Mapping[int, list[Candidate]], stopped: Mapping[str, str], told: Told) -> None:
-    """Decide customer by customer all that was not decided in a call before this one."""
-    people, done = sorted(queue), 0
+def settle(
+    made: Run, queue: Mapping[int, list[Candidate]], stopped: Mapping[str, str], told: Told
+) -> Counter[str]:
+    """Decide customer by customer all that was not decided in a call before this one. Returns by program how many
+    occasions a run before wrote about."""
+    people, done, before = sorted(queue), 0, Counter[str]()
     while people:
         chunk, people = people[:CHUNK], people[CHUNK:]
         names = [made.names[person] for person in chunk]
@@ -296,8 +303,14 @@ def settle(made: Run, queue: Mapping[int, list[Candidate]], stopped: Mapping[str
         ]
         late = ledger.keep(made.store, tables(made, decisions), names, known.upto, made.ids)
         people = [person for person in chunk if made.names[person] in late] + people
+        before.update(
+            candidate.program.name
+            for person, name in zip(chunk, names, strict=True) if name not in late
+            for candidate in queue[person] if not untold(candidate, known.past[name].before)
+        )  # fmt: skip
         done += len(chunk) - len(late)
         told("customers", done, len(queue))
+    return before
 
 
 # --- one customer -----------------------------------------------------------------------------------------
@@ -321,21 +334,29 @@ def of_one(
 
 
 def news(candidate: Candidate, past: Past) -> Candidate | None:
-    """What of an occasion no message was about before, and this run has not decided yet; None where nothing is left.
-
-    One of several products has a key of a part each, so that none is written about twice with others beside it.
-    """
-    name = candidate.program.name
-    if (name, candidate.key) in past.occasions or (name, candidate.key) in past.decided:
-        return None
-    if not isinstance(candidate.program.trigger, Due):
-        return candidate
-    told = {part for program, key in past.occasions if program == name for part in key.split(PARTS)}
-    keys = candidate.key.split(PARTS)
-    left = [place for place, key in enumerate(keys) if key not in told]
-    products = tuple(candidate.products[place] for place in left)
+    """What of an occasion no message was about yet, and this run has not decided yet; None where nothing is left."""
+    left = untold(candidate, past.before | past.made)
+    name, keys = candidate.program.name, parts_of(candidate)
     key = PARTS.join(keys[place] for place in left)
-    return candidate._replace(key=key, products=products) if left else None
+    if not left or (name, key) in past.decided:
+        return None
+    if len(left) == len(keys):
+        return candidate
+    return candidate._replace(key=key, products=tuple(candidate.products[place] for place in left))
+
+
+def untold(candidate: Candidate, occasions: Set[tuple[str, str]]) -> list[int]:
+    """The places of an occasion's parts that none of these (program, occasion) was about."""
+    name = candidate.program.name
+    if not isinstance(candidate.program.trigger, Due):
+        return [] if (name, candidate.key) in occasions else [0]
+    told = {part for program, key in occasions if program == name for part in key.split(PARTS)}
+    return [place for place, key in enumerate(parts_of(candidate)) if key not in told]
+
+
+def parts_of(candidate: Candidate) -> list[str]:
+    """One of several products has a key of a part each, so that none is written about twice with others beside it."""
+    return candidate.key.split(PARTS) if isinstance(candidate.program.trigger, Due) else [candidate.key]
 
 
 def may_write(made: Run, name: str, candidate: Candidate, stopped: Mapping[str, str]) -> Decision:
@@ -415,7 +436,6 @@ def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     why = lacking(program, [held.items for held in found.lists])
     if why:
         return decision._replace(outcome="too_few", detail=why)
-    past.occasions.add((program.name, candidate.key))
     arm = arm_of(made.policy, program, name)
     if not arm:
         past.shown = [*found.shown(program), *past.shown]
