@@ -78,8 +78,8 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run came to. found: occasions by program; members: those of its audience; told: of these, whom a run before
-    wrote about; outcomes: what became of the others. messages are those that are to be sent."""
+    """What a run came to. found: occasions by program; members: those of its audience; told: of these, what a run
+    before wrote about; outcomes: what became of the others. messages are those that are to be sent."""
 
     at: datetime
     found: Mapping[str, int]
