@@ -180,7 +180,7 @@ def test_of_several_products_each_is_told_of_once(
     keys = {name: {(program.name, key.replace("|", PARTS)) for key in of}
             for name, of in (("before", before), ("made", made), ("decided", decided))}  # fmt: skip
     candidate = Candidate(program, 0, "a|b|c".replace("|", PARTS), 0.0, ("pa", "pb", "pc"), {})
-    found = news(candidate, Past(**keys))
+    found = news(candidate, Past(keys["before"], keys["made"], keys["decided"]))
     assert (found.key.replace(PARTS, "|") if found else None) == left
     assert found is None or found.products == tuple(f"p{key}" for key in found.key.split(PARTS))
     assert (untold(candidate, keys["before"]) == []) == (before == ("a", "b|c"))
