@@ -74,6 +74,7 @@ class Decision(NamedTuple):
     draft: Draft | None = None
     policy: str | None = None
     probability: float | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -427,7 +428,10 @@ def chosen(made: Run, stage: Stage, today: Sequence[Decision]) -> Chosen | None:
 
 def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     """The message with its lists, one held back, or why there is none. What goes wrong is this customer's alone."""
-    candidate, program = decision.candidate, decision.candidate.program
+    variant = decision.candidate.program.variant_of(made.policy.seed, name)
+    program = decision.candidate.program.forms[variant]
+    candidate = decision.candidate._replace(program=program)
+    decision = decision._replace(candidate=candidate, variant=variant)
     try:
         found = drafted(made, candidate, words(made, name, decision), past.shown)
     except Exception as error:
@@ -488,12 +492,14 @@ def row_of(made: Run, decision: Decision) -> Row:
     name, is_made = made.names[candidate.person], decision.outcome in ledger.MADE
     occasion = f"{name}|{program.name}|{candidate.key}"
     return {
-        "run_at": made.at, "customer_id": name, "program": program.name, "version": program.version,
+        "run_at": made.at, "customer_id": name, "program": program.name,
+        "version": made.programs[program.name].version,
         "occasion": candidate.key, "outcome": decision.outcome, "detail": decision.detail, "channel": program.channel,
         "message_id": made.store.subject(f"message|{occasion}")[:24] if is_made else None,
         "send_at": decision.send_at, "local_day": decision.day.isoformat() if decision.day else None,
         "kind": program.kind, "content": decision.draft.model_dump_json() if decision.draft else None,
-        "policy": decision.policy, "probability": decision.probability, "received_at": made.now,
+        "variant": decision.variant, "policy": decision.policy, "probability": decision.probability,
+        "received_at": made.now,
     }  # fmt: skip
 
 
