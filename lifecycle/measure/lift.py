@@ -7,7 +7,7 @@ in place of by a normal law. Studentised, such a test holds for the mean also wh
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -313,12 +313,3 @@ def leak(control: int, reached: int) -> float:
     """The share of the control that was treated after all. An effect then looks (1 − share) times as large as it is.
     Source: Angrist, Imbens & Rubin 1996: intention to treat over the difference of the arms' shares treated."""
     return reached / control if control else 0.0
-
-
-def scaled(found: Lift, by: float) -> Lift:
-    """The same in another unit."""
-    both = ("ci95", "incremental_ci95")
-    one = ("difference", "incremental", "detectable", "error")
-    told = {name: value * by for name in one if (value := getattr(found, name)) is not None}
-    pairs = {name: (pair[0] * by, pair[1] * by) for name in both if (pair := getattr(found, name))}
-    return replace(found, **told, **pairs)
