@@ -184,7 +184,7 @@ def warnings_of(found: Ratio | None, leaky: Mapping[str, Any] | None, several: b
         )
     if several:
         said.append(
-            "never sum these: each was measured while the others ran, their customers overlap, and what looks largest is "
-            "partly luck, so that a sum overstates; the universal control alone says what all earned together"
+            "never sum these: each was measured while the others ran, their customers overlap, and what looks largest "
+            "is partly luck, so that a sum overstates; the universal control alone says what all earned together"
         )
     return said
