@@ -62,7 +62,7 @@ def earned(
                 "no marketing was decided yet: `osclms run` decides it, and policy.yaml who is held back"
             )
         out = went_out(store, history, rows)
-    wanted = [None, *sorted(set(rows["program"]))] if only is None else [only]
+    wanted = [None, *sorted(set(rows["program"]))] if only is None else [None if only == ALL else only]
     found = [
         of for name in wanted if (name is None or name in table)
         and (of := assigned(rows, table[name] if name else None, rules, since=since, until=until, went_out=out))
