@@ -144,7 +144,7 @@ def preview(
     past = past_of(made, made.names[person])
     steps = [*asked(made, programs[name], person, mine, past)]
     message, last = shown(made, programs[name], person, mine, past)
-    arm = arm_of(made.policy, programs[name], made.names[person])
+    arm = arm_of(made.policy, programs[name], past.named(made.names[person]))
     held = Step("not held back", arm is None, f"of the {arm}'s control group" if arm else "yes")
     return Preview(name, customer_id, at.isoformat(), (*steps, last, held), message)
 

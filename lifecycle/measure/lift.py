@@ -187,8 +187,8 @@ def powers(values: ArrayLike) -> Reals:
 
 
 def one_by_one(rng: np.random.Generator, terms: Reals, chance: float, draws: int) -> Reals:
-    """The sums of the terms whose customer falls to the control: float64 [draws, 3]. All customers of all draws stand in
-    one row, and the gaps between those who fall to the smaller arm are geometric (Devroye 1986, ch. X.2)."""
+    """The sums of the terms whose customer falls to the control: float64 [draws, 3]. All customers of all draws stand
+    in one row, and the gaps between those who fall to the smaller arm are geometric (Devroye 1986, ch. X.2)."""
     if chance > 0.5:
         return terms.sum(axis=0) - one_by_one(rng, terms, 1 - chance, draws)
     found, n = np.zeros((draws, 3)), len(terms)

@@ -36,8 +36,8 @@ SHARES = (0.05, 0.1, 0.2, 0.5)  # of a plan
 LOOKS = 26  # at most, one a week or rarer
 COVARIATES = {"revenue": "revenue", "margin": "revenue", "orders": "orders", "conversion": "orders"}
 NOTHING = (
-    "nothing can be measured: no marketing was decided in this time, or nobody was held back. `osclms run` decides, and "
-    "policy.yaml and the programs say who is held back"
+    "nothing can be measured: no marketing was decided in this time, or nobody was held back. `osclms run` decides, "
+    "and policy.yaml and the programs say who is held back"
 )
 Told = Callable[[str, int, int | None], None]
 
