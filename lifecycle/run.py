@@ -442,7 +442,7 @@ def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     why = lacking(program, [held.items for held in found.lists])
     if why:
         return decision._replace(outcome="too_few", detail=why)
-    arm = arm_of(made.policy, program, name)
+    arm = arm_of(made.policy, program, past.named(name))
     if not arm:
         past.shown = [*found.shown(program), *past.shown]
     return decision._replace(outcome=HOLDOUT if arm else MESSAGE, detail=arm, draft=found)
