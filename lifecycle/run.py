@@ -428,7 +428,7 @@ def chosen(made: Run, stage: Stage, today: Sequence[Decision]) -> Chosen | None:
 
 def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     """The message with its lists, one held back, or why there is none. What goes wrong is this customer's alone."""
-    variant = decision.candidate.program.variant_of(made.policy.seed, name)
+    variant = decision.candidate.program.variant_of(made.policy.seed, past.named(name))
     program = decision.candidate.program.forms[variant]
     candidate = decision.candidate._replace(program=program)
     decision = decision._replace(candidate=candidate, variant=variant)
