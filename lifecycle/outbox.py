@@ -198,7 +198,7 @@ class Office:
         return results
 
     def handled(self, case: "Case") -> Result:
-        """Settle a message and put on record what became of it; one that is not ours any more is left to whose it is."""
+        """Settle a message and put on record what became of it; one that is not ours any more is left."""
         if not case.held.has(case.taken):
             return WAITING
         result = settled(case)
