@@ -290,7 +290,8 @@ class Case:
 
     @cached_property
     def program(self) -> Program | None:
-        return self.office.programs.get(self.row["program"])
+        program = self.office.programs.get(self.row["program"])
+        return program.forms.get(self.row["variant"]) if program else None
 
     @cached_property
     def draft(self) -> Draft:
@@ -341,8 +342,14 @@ class Case:
 
     def parcel(self) -> Parcel:
         """The message, made now. Raises NotSent."""
-        office, row, about = self.office, self.row, self.about
-        program, channel = office.programs[row["program"]], row["channel"]
+        office, row, about, program, channel = (
+            self.office,
+            self.row,
+            self.about,
+            self.program,
+            self.row["channel"],
+        )
+        assert program is not None  # what has none was dropped
         made = compose(office.engine, program, self.draft, about, links=office.links, now=office.now)
         if channel != "email" and not getattr(made, channel):
             raise NotSent(f"texts: the program says nothing by {channel}")

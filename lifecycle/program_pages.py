@@ -14,6 +14,7 @@ from lifecycle.audience import spoken
 from lifecycle.pages import bars
 from lifecycle.preview import Preview, Size
 from lifecycle.programs import Program
+from lifecycle.seeds import Tested
 from serving.store import Store
 
 
@@ -22,7 +23,9 @@ def listed(programs: Mapping[str, Program]) -> list[dict[str, Any]]:
     return [
         {
             "name": name, "enabled": of.enabled, "trigger": of.trigger.kind, "kind": of.kind, "channel": of.channel,
-            "priority": of.priority, "holdout": of.holdout, "locales": list(of.texts), "about": of.about,
+            "priority": of.priority, "holdout": of.holdout,
+            "variants": {name: one.share for name, one in of.variants.items()}, "locales": list(of.texts),
+            "about": of.about,
             "audience": [spoken(*condition) for condition in of.audience.items()], "version": of.version,
         }
         for name, of in programs.items()
@@ -48,6 +51,18 @@ def size_page(program: Program, sizes: Sequence[Size]) -> Iterator[RenderableTyp
     table.add_row("all", *(f"{sum(column):,}" for column in list(zip(*sizes, strict=True))[1:]), style="bold")
     yield table
     yield bars("in audience, by day", {of.day: of.audience for of in sizes}, {})
+
+
+def tests_page(program: Program, found: Sequence[Tested]) -> Table:
+    table = Table("address", "variant", "language", "", title=f"{program.name}: tests")
+    for of in found:
+        table.add_row(
+            f"{of.place}.",
+            of.variant or "",
+            of.locale,
+            Text(of.result, "green" if of.result == "sent" else "red"),
+        )
+    return table
 
 
 def preview_page(found: Preview) -> Table:

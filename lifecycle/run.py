@@ -22,7 +22,7 @@ from features.experiments import is_held_back
 from features.history import History
 from features.interactions import DAY
 from features.judge import Row
-from lifecycle import exits, ledger
+from lifecycle import exits, ledger, offers
 from lifecycle.audience import members
 from lifecycle.breaker import tripped
 from lifecycle.choice import POLICIES, Chosen, Rival, Stage, claims, full
@@ -75,12 +75,13 @@ class Decision(NamedTuple):
     draft: Draft | None = None
     policy: str | None = None
     probability: float | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run came to. found: occasions by program; members: those of its audience; told: of these, whom a run before
-    wrote about; outcomes: what became of the others. messages are those that are to be sent."""
+    """What a run came to. found: occasions by program; members: those of its audience; told: of these, what a run
+    before wrote about; outcomes: what became of the others. messages are those that are to be sent."""
 
     at: datetime
     found: Mapping[str, int]
@@ -156,7 +157,9 @@ def run(
     rules, table = policy(home / OWN), programs(home / OWN)
     chosen = {name: p for name, p in table.items() if p.enabled and (not only or name in only)}
     with Store(address(home, database_url)) as store:
+        offers.note_first(store, history.table("products"), at, now=now)
         compact(history, store, told=told, patience=PATIENCE)
+        offers.note(store, history.table("products"), at, now=now)
         told("facts", 0, 1)
         day = day_of(history, store, at, readable(home))
         told("facts", 1, 1)
@@ -428,7 +431,10 @@ def chosen(made: Run, stage: Stage, today: Sequence[Decision]) -> Chosen | None:
 
 def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     """The message with its lists, one held back, or why there is none. What goes wrong is this customer's alone."""
-    candidate, program = decision.candidate, decision.candidate.program
+    variant = decision.candidate.program.variant_of(made.policy.seed, name)
+    program = decision.candidate.program.forms[variant]
+    candidate = decision.candidate._replace(program=program)
+    decision = decision._replace(candidate=candidate, variant=variant)
     try:
         found = drafted(made, candidate, words(made, name, decision), past.shown)
     except Exception as error:
@@ -492,12 +498,14 @@ def row_of(made: Run, decision: Decision) -> Row:
     name, is_made = made.names[candidate.person], decision.outcome in ledger.MADE
     occasion = f"{name}|{program.name}|{candidate.key}"
     return {
-        "run_at": made.at, "customer_id": name, "program": program.name, "version": program.version,
+        "run_at": made.at, "customer_id": name, "program": program.name,
+        "version": made.programs[program.name].version,
         "occasion": candidate.key, "outcome": decision.outcome, "detail": decision.detail, "channel": program.channel,
         "message_id": made.store.subject(f"message|{occasion}")[:24] if is_made else None,
         "send_at": decision.send_at, "local_day": decision.day.isoformat() if decision.day else None,
         "kind": program.kind, "content": decision.draft.model_dump_json() if decision.draft else None,
-        "policy": decision.policy, "probability": decision.probability, "received_at": made.now,
+        "variant": decision.variant, "policy": decision.policy, "probability": decision.probability,
+        "received_at": made.now,
     }  # fmt: skip
 
 

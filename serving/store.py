@@ -27,7 +27,7 @@ from features.history import Marks
 from features.judge import Row
 from features.schema import EVENTS, FLAG, PATH, REAL, RECEIVED, TABLES, TEXT, TIME, WORD, Column, Table
 
-HEAD = "r0007"  # the last of the migrations: the tables that this version reads and writes
+HEAD = "r0009"  # the last of the migrations: the tables that this version reads and writes
 FILE = "store.db"
 MIGRATIONS = Path(__file__).parent / "migrations"
 PATIENCE = 30  # seconds that a writer waits for the one before it
@@ -84,6 +84,7 @@ DECISIONS = Table(
         Column("local_day", TEXT, about="the customer's own day then, which caps count"),
         Column("kind", TEXT, True, "marketing or transactional"),
         Column("content", TEXT, about="JSON: what is shown; rendered as it is sent"),
+        Column("variant", TEXT, about="of the program; missing: as it stands, or it did not come to that"),
         Column("policy", TEXT, about="what chose it among others, with which seed"),
         Column("probability", REAL, about="how likely that choice was"),
         Column("settled_at", TIME, about="when what became of its message was for good; missing: not yet"),
@@ -173,6 +174,16 @@ SUPPRESSED = Table(
         Column("at", TIME, True),
     ),
 )
+OFFERS = Table(
+    "offers",
+    key=("product_id", "at"),
+    columns=(
+        Column("product_id", TEXT, True),
+        Column("at", TIME, True, "since when a run knows it"),
+        Column("price", REAL),
+        Column("in_stock", FLAG),
+    ),
+)
 TOMBSTONES = Table("tombstones", key=("subject",), columns=(Column("subject", TEXT, True),))
 PERSONAL = (
     *("events", "customers", "identities", "consents", "sends", "merges"),
@@ -191,7 +202,7 @@ KEYS = Table(
         Column("ends", TIME, about="when it stops; missing: never"),
     ),
 )
-OUTGOING = (RUNS, DECISIONS, DELIVERIES, PAUSES, ALERTS, VOUCHERS, REDEEMED, SUPPRESSED)
+OUTGOING = (RUNS, DECISIONS, DELIVERIES, PAUSES, ALERTS, VOUCHERS, REDEEMED, SUPPRESSED, OFFERS)
 LEDGERS = {t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, MERGES, TOMBSTONES, KEYS, *OUTGOING)}
 RECENT = {"events": "occurred_at", "sends": "at"}  # tables asked for a customer's latest, and by which time
 
@@ -303,6 +314,7 @@ sa.Index("alerts_by_id", DATA["alerts"].c.alert_id, DATA["alerts"].c.open, uniqu
 sa.Index("vouchers_by_code", DATA["vouchers"].c.code, unique=True)
 sa.Index("redeemed_by_code", DATA["redeemed"].c.code, unique=True)
 sa.Index("suppressed_by_subject", DATA["suppressed"].c.subject, unique=True)
+sa.Index("offers_by_product", DATA["offers"].c.product_id, DATA["offers"].c.at, unique=True)
 for _name in ("customers", "decisions", "deliveries", "pauses", "alerts", "vouchers", "redeemed"):
     sa.Index(f"{_name}_by_customer", DATA[_name].c.customer_id)
 sa.Index("tombstones_by_subject", DATA["tombstones"].c.subject, unique=True)

@@ -299,4 +299,3 @@ def test_what_is_done_is_not_due_again(store: Store, engine: Engine, home: Path)
     assert sending(store, engine, home).sent == 1
     rows = store.select(sa.select(DATA["decisions"].c.settled_at))
     assert all(at is not None for (at,) in rows) and due(store, ["email"], NOW + HOUR) == []
-

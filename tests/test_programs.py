@@ -6,13 +6,19 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from datetime import date, timedelta
+from email import message_from_bytes
+from email.policy import default
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from aiosmtpd.controller import Controller
 from conftest import CUSTOMER, END
+from cryptography.fernet import Fernet
 from rich.console import Console
+from running import free_port
+from test_channels import Mailbox
 from typer.testing import CliRunner, Result
 
 import osclms
@@ -29,8 +35,10 @@ from lifecycle.program_pages import preview_page, size_page
 from lifecycle.programs import Policy, Program, Waits, policy, programs
 from lifecycle.run import OWN, moment_of
 from lifecycle.run import run as decide
+from lifecycle.seeds import SeedError
 from lifecycle.triggers import TRIGGERS, WORDS
 from lifecycle.yamls import FileError, read
+from serving import addresses
 from serving.placements import PLACEMENTS
 from serving.store import Store, address
 
@@ -87,6 +95,25 @@ def test_each_is_written_in_three_languages_and_has_a_brief(name: str) -> None:
         ("{placement: next_best}", "{placement: next_best, about: both}\nexit: [order]", None, None),
         ("{kind: order}", "{kind: joined}\nexit: [ordered_product]", 4, "is about no product"),
         ("about: a test", "about: a test\nabout: twice", 3, "about is given twice"),
+        ("name: mine", "variants: {a: {share: 0.6}, b: {share: 0.5}}\nname: mine", 1, "above 1 together"),
+        (
+            "name: mine",
+            "variants: {a: {share: 0.6, shelves: []}}\nname: mine",
+            1,
+            "a: texts.en: 1 headings for 0",
+        ),
+        (
+            "name: mine",
+            "variants:\n  a: {share: 0.6, texts: {en: {title: '{{ tier }}'}}}\nname: mine",
+            2,
+            "'tier'",
+        ),
+        (
+            "name: mine",
+            "variants:\n  a: {share: 0.6, texts: {en: {titel: b}}}\nname: mine",
+            1,
+            "Extra inputs",
+        ),
         ("[h]", "[h", 11, ""),
     ],
 )
@@ -123,8 +150,13 @@ def test_the_page_says_what_the_models_say() -> None:
     assert page == handbook.fresh(page), "write it anew: python -m lifecycle.handbook"
     fields = {*Program.model_fields, *Policy.model_fields, *Waits.model_fields, *SHIPPED}
     assert [name for name in sorted(fields) if f"`{name}`" not in page] == []
-    (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    assert Program.model_validate(yaml.safe_load(shown.replace("on:", "'on':"))).name == "autumn_teas"
+    shown, variants = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    said = yaml.safe_load(shown.replace("on:", "'on':"))
+    program = Program.model_validate(said | yaml.safe_load(variants))
+    assert program.name == "autumn_teas" and len(program.forms) == 4
+    asked = program.form("question").texts["en"]
+    assert asked.subject.startswith("Anything missing") and asked.title == program.texts["en"].title
+    assert program.form("one_product").template == "hero" and program.form("novelties").shelves[0].limit == 4
 
 
 # --- briefs -----------------------------------------------------------------------------------------------
@@ -241,6 +273,48 @@ def test_a_preview_without_an_occasion_is_an_example(run: Run) -> None:
     assert "PREVIEW" in told["message"]["text"] and "gold" in told["message"]["subject"]
     nobody = run("preview", "mine", "--customer", "nobody", "--date", f"{END:%Y-%m-%d}")
     assert nobody.exit_code != 0
+
+
+def test_a_test_goes_to_the_shops_own_alone(
+    run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a real server, in each language, with anybody's lists; nothing is put on record."""
+    seeds = tmp_path / "seeds.txt"
+    seeds.write_text("# us\nme@shop.example\n\nleft@shop.example\nme@shop.example\n")
+    with Store(address(home, None)) as store:
+        left = addresses.subject(store, "email", "LEFT@shop.example")
+        addresses.suppress(store, {left: "email"}, "bounce", at=END, received_at=END)
+    box, port = Mailbox(), free_port()
+    said = {
+        "SMTP_URL": f"smtp://127.0.0.1:{port}",
+        "MAIL_FROM": "hello@shop.example",
+        "SECRET": Fernet.generate_key().decode(),
+        "PUBLIC_URL": "https://go.shop.example",
+        "SHOP_URL": "https://shop.example",
+    }
+    for name, text in said.items():
+        monkeypatch.setenv(f"OSCLMS_{name}", text)
+    server = Controller(box, hostname="127.0.0.1", port=port)
+    server.start()
+    ended = run("test", "win_back", "--to", str(seeds), "--channel", "smtp", "--json")
+    server.stop()
+    assert ended.stdout, ended.exception
+    told = json.loads(ended.stdout)
+    assert [(of["place"], of["locale"], of["result"]) for of in told] == [
+        *((1, locale, "sent") for locale in LOCALES), *((2, locale, "suppressed: bounce") for locale in LOCALES)
+    ]  # fmt: skip
+    assert ended.exit_code == 1  # not all went
+    mails = [message_from_bytes(took, policy=default) for took in box.took]
+    assert {mail["To"] for mail in mails} == {"me@shop.example"} and len(mails) == len(LOCALES)
+    assert all(mail["Subject"].startswith("[Test] ") for mail in mails)
+    with Store(address(home, None)) as store:
+        assert not any(store.ends(table)[table] for table in ("decisions", "deliveries", "sends", "vouchers"))
+
+
+@pytest.mark.parametrize("to", [", ,", "nowhere.txt", ",".join(f"{n}@shop.example" for n in range(51))])
+def test_a_list_of_tests_that_is_none_is_refused(run: Run, to: str) -> None:
+    ended = run("test", "win_back", "--to", to)
+    assert isinstance(ended.exception, SeedError | OSError) and "shop.example" not in str(ended.exception)
 
 
 def test_pages_say_it_in_words() -> None:
