@@ -420,6 +420,11 @@ def smtp(settings: Settings, home: Path) -> dict[str, Carrier]:
         raise SettingsError("smtp needs OSCLMS_SMTP_URL, as smtp://host:25, and OSCLMS_MAIL_FROM")
     told = webhook(settings, home) if settings.webhook_url else {}
     must_link(settings)
+    if settings.mail_address is None:
+        raise SettingsError(
+            "OSCLMS_MAIL_ADDRESS is not set: marketing mails must tell the sender's postal address, as "
+            "Corner Shop, 1 Market Street, Springfield"
+        )
     return {**told, "email": Smtp(settings.smtp_url.get_secret_value())}
 
 

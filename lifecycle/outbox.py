@@ -84,6 +84,7 @@ def once(
                 return deliver(
                     store, engine, home, now=now, channels=channels, programs=table, clock=clock,
                     links=Links.of(settings), sender=settings.mail_from or "", domain=domain_of(settings),
+                    postal=settings.mail_address,
                 )  # fmt: skip
         finally:
             for carrier in channels.values():
@@ -106,7 +107,7 @@ WAITING = Result("waiting")
 def deliver(
     store: Store, engine: Engine, home: Path, *, now: datetime, channels: Mapping[str, Carrier],
     programs: Mapping[str, Program], links: Links | None = None, sender: str = "", domain: str = NOBODY,
-    clock: Callable[[], datetime] | None = None, lease: timedelta = LEASE,
+    clock: Callable[[], datetime] | None = None, lease: timedelta = LEASE, postal: str | None = None,
 ) -> Delivered:  # fmt: skip
     """Send what is due at `now`, on these channels; what is for others waits.
 
@@ -117,7 +118,9 @@ def deliver(
     clock = clock or (lambda: now)
     suppressed = take_in(store, History(home / "history"), at=clock())
     due = outgoing.due(store, tuple(channels), now)
-    office = Office(store, engine, home, now, clock, channels, programs, links, sender, domain, lease, due)
+    office = Office(
+        store, engine, home, now, clock, channels, programs, links, sender, domain, postal, lease, due
+    )
     results = [
         result for start in range(0, len(due), BATCH) for result in office.sent(due[start : start + BATCH])
     ]
@@ -156,6 +159,7 @@ class Office:
     links: Links | None
     sender: str
     domain: str
+    postal: str | None
     lease: timedelta
     due: Sequence[Due]
     shut: set[str] = field(default_factory=set)  # channels that are away
@@ -321,10 +325,11 @@ class Case:
         """What a message may say of its reader, and its links to the service."""
         row, links, at = self.row, self.office.links, self.office.clock()
         if links is None:
-            return About.of(self.facts)
+            return About.of(self.facts, postal=self.office.postal)
         told = (row["message_id"], row["program"], row["channel"])
         return About.of(
             self.facts,
+            postal=self.office.postal,
             unsubscribe_url=unsubscribe_url(links, *told, at=at),
             rate_url=rate_url(links, *told, at=at),
         )
