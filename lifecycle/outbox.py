@@ -20,14 +20,17 @@ from features.history import History
 from features.judge import Row
 from lifecycle import exits
 from lifecycle.channels import NOBODY, Away, Carrier, Dead, Failed, Parcel, domain_of, write_off
+from lifecycle.choice import full
+from lifecycle.day import zone_of
 from lifecycle.drafts import Draft
 from lifecycle.feedback import take_in
 from lifecycle.filed import Filed
 from lifecycle.fresh import Fresh
+from lifecycle.hours import local_day, opens
 from lifecycle.leases import Held
 from lifecycle.ledger import Pauses, pauses
 from lifecycle.messages import About, NotSent, compose
-from lifecycle.programs import Program, programs
+from lifecycle.programs import Policy, Program, policy, programs
 from lifecycle.run import OWN
 from serving import addresses, outgoing
 from serving.addresses import CONTACT
@@ -40,6 +43,7 @@ from serving.people import consents_now, facts_in, records_in
 from serving.settings import Settings
 from serving.store import Store, address, moment_of
 
+ON_TIME = timedelta(hours=1)  # so long after its moment a message goes as it was planned
 VALID = timedelta(days=3)  # after its time a message is too late
 BATCH = 50  # messages taken at a time
 log = logging.getLogger("osclms.outbox")
@@ -169,6 +173,10 @@ class Office:
         return History(self.home / "history")
 
     @cached_property
+    def policy(self) -> Policy:
+        return policy(self.home / OWN)
+
+    @cached_property
     def filed(self) -> Fresh[Filed]:
         return Fresh(lambda: (self.history.manifest, self.store.ends("identities")), self.read)
 
@@ -258,7 +266,7 @@ def attempted(case: "Case") -> Result:
     office, channel = case.office, case.row["channel"]
     if why := next(filter(None, (check(case) for check in CHECKS)), None):
         return Result("dropped", why)
-    if why := paused(case):
+    if why := paused(case) or untimely(case):
         return Result("waiting", why)
     if channel in office.shut:
         return Result("failed", "the channel is away")
@@ -421,6 +429,22 @@ def left(case: Case) -> str | None:
 CHECKS: tuple[Callable[[Case], str | None], ...] = (
     too_late, is_off, erased, no_address, suppressed, no_consent, is_paused, left,
 )  # fmt: skip
+
+
+def untimely(case: Case) -> str | None:
+    """Whether a message that could not go when it was meant to has to wait longer: out of its program's hours, or where
+    caps leave no room on the day that it is by now."""
+    row, office, program = case.row, case.office, case.program
+    if program is None or office.now - row["send_at"] <= ON_TIME:
+        return None
+    zone = zone_of(case.facts.get("time_zone") or "", office.engine.store.time_zone)
+    if opens(program, office.policy, office.now, zone) != office.now:
+        return "out of hours"
+    caps = office.policy.caps.get(row["channel"], ()) if row["kind"] == "marketing" else ()
+    since = office.now - timedelta(days=max((cap.days for cap in caps), default=0) + 1)
+    went = outgoing.sent_to(office.store, case.ids, row["channel"], since) if caps else []
+    cap = full(caps, [local_day(at, zone) for at in went], local_day(office.now, zone))
+    return f"cap: {cap}" if cap else None
 
 
 def paused(case: Case) -> str | None:
