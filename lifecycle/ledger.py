@@ -21,7 +21,7 @@ PAUSED, RAN = DATA["pauses"].c, DATA["runs"].c
 class Past:
     """What a customer got, or would have got: (program, occasion) of messages of the runs `before`, and of those `made`
     by this very run, which `decided` more; the messages' days by channel where they count against caps, when each
-    program wrote last, and the products that mails showed lately."""
+    program wrote last, the products that mails showed lately, and the id by which the first was decided."""
 
     before: set[tuple[str, str]] = field(default_factory=set)
     made: set[tuple[str, str]] = field(default_factory=set)
@@ -29,6 +29,12 @@ class Past:
     days: dict[str, list[date]] = field(default_factory=dict)
     last: dict[str, datetime] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)
+    first: tuple[datetime, str] | None = None
+
+    def named(self, name: str) -> str:
+        """The id that says which arms the customer is of: the first ever decided about, so that a merge moves nobody
+        who was decided before."""
+        return self.first[1] if self.first else name
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ def seen(
                 continue
             (of.made if when == run_at else of.before).add((program, occasion))
             of.last[program] = max(at, of.last.get(program, at))
+            of.first = min(of.first or (when, name), (when, name))
             if kind == "marketing":
                 of.days.setdefault(channel, []).append(date.fromisoformat(day))
         for name, products in shown(store, ids, shown_since):

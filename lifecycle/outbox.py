@@ -119,7 +119,8 @@ def deliver(
 
     `clock` is the time of day, by which a worker holds what it has taken and tries again; missing: `now`. Killed at any
     moment, it may be run again: nothing is lost; what was being handed over goes once more, by the same id. Without
-    `links` nothing in a message leads to the service. `shown` is told how many are done. Raises StoreError, HistoryError.
+    `links` nothing in a message leads to the service. `shown` is told how many are done. Raises StoreError,
+    HistoryError.
     """
     clock = clock or (lambda: now)
     suppressed = take_in(store, History(home / "history"), at=clock())

@@ -431,7 +431,7 @@ def chosen(made: Run, stage: Stage, today: Sequence[Decision]) -> Chosen | None:
 
 def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     """The message with its lists, one held back, or why there is none. What goes wrong is this customer's alone."""
-    variant = decision.candidate.program.variant_of(made.policy.seed, name)
+    variant = decision.candidate.program.variant_of(made.policy.seed, past.named(name))
     program = decision.candidate.program.forms[variant]
     candidate = decision.candidate._replace(program=program)
     decision = decision._replace(candidate=candidate, variant=variant)
@@ -445,7 +445,7 @@ def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     why = lacking(program, [held.items for held in found.lists])
     if why:
         return decision._replace(outcome="too_few", detail=why)
-    arm = arm_of(made.policy, program, name)
+    arm = arm_of(made.policy, program, past.named(name))
     if not arm:
         past.shown = [*found.shown(program), *past.shown]
     if made.ordered and program.exit:

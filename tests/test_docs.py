@@ -22,6 +22,7 @@ PAGES = (
     "docs/benchmarks.md",
     "docs/data.md",
     "docs/decisions.md",
+    "docs/measuring.md",
     "docs/messages.md",
     "docs/outbox.md",
     "docs/programs.md",

@@ -111,8 +111,8 @@ def test_each_is_written_in_three_languages_and_has_a_brief(name: str) -> None:
         (
             "name: mine",
             "variants:\n  a: {share: 0.6, texts: {en: {titel: b}}}\nname: mine",
-            1,
-            "Extra inputs",
+            2,
+            "titel: Extra inputs",
         ),
         ("[h]", "[h", 11, ""),
     ],

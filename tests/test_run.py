@@ -215,8 +215,10 @@ def test_each_gets_a_variant_and_keeps_it(home: Path) -> None:
         row["variant"] == program.variant_of(policy(home / OWN).seed, row["customer_id"]) for row in rows
     )
     assert {row["variant"] for row in rows if row["outcome"] == HOLDOUT} > {None}
+    everybody = {row["customer_id"] for row in decisions(home) if row["program"] == "news"}
+    drawn = Counter(program.variant_of(policy(home / OWN).seed, name) for name in everybody)
+    assert 0.3 < drawn["one"] / len(everybody) < 0.5 and 0.2 < drawn["other"] / len(everybody) < 0.4
     many = Counter(row["variant"] for row in rows)
-    assert 0.25 < many["one"] / len(rows) < 0.55
     lists = {variant: {of["placement"] for row in rows if row["variant"] == variant
                        for of in json.loads(row["content"])["lists"]} for variant in many}  # fmt: skip
     assert lists == {None: {"next_best"}, "one": {"discover"}, "other": {"next_best"}}
