@@ -434,6 +434,7 @@ def deliver(
 ) -> None:
     """Send the messages that are due, each after a last look at whether it may go; take in what came back of others."""
     import time
+    from functools import partial
 
     from lifecycle.outbox import once
     from serving.settings import Settings
@@ -442,7 +443,9 @@ def deliver(
     carriers = carriers_of(channel, settings, home)
     while True:
         at = until or datetime.now(UTC)
-        done = once(home, database_url, settings, carriers, now=at, clock=lambda: datetime.now(UTC))
+        with bar() as shown:
+            clock = partial(datetime.now, UTC)
+            done = once(home, database_url, settings, carriers, now=at, clock=clock, shown=shown)
         print_json(done.as_dict()) if as_json else out.print(str(done), highlight=False, soft_wrap=True)
         if watch is None:
             return

@@ -46,7 +46,12 @@ from serving.store import Store, address, moment_of
 ON_TIME = timedelta(hours=1)  # so long after its moment a message goes as it was planned
 VALID = timedelta(days=3)  # after its time a message is too late
 BATCH = 50  # messages taken at a time
+Progress = Callable[[str, int, int | None], None]
 log = logging.getLogger("osclms.outbox")
+
+
+def quiet(what: str, done: int, of: int | None) -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Delivered:
 
 def once(
     home: Path, database_url: str | None, settings: Settings, channels: Mapping[str, Carrier], *, now: datetime,
-    clock: Callable[[], datetime],
+    clock: Callable[[], datetime], shown: Progress = quiet,
 ) -> Delivered:  # fmt: skip
     """`deliver` for a home with its champion and its programs, as the settings say; the model is loaded where anything
     can go. Raises FileError, BundleError, StoreError, HistoryError."""
@@ -88,7 +93,7 @@ def once(
                 return deliver(
                     store, engine, home, now=now, channels=channels, programs=table, clock=clock,
                     links=Links.of(settings), sender=settings.mail_from or "", domain=domain_of(settings),
-                    postal=settings.mail_address,
+                    postal=settings.mail_address, shown=shown,
                 )  # fmt: skip
         finally:
             for carrier in channels.values():
@@ -112,12 +117,14 @@ def deliver(
     store: Store, engine: Engine, home: Path, *, now: datetime, channels: Mapping[str, Carrier],
     programs: Mapping[str, Program], links: Links | None = None, sender: str = "", domain: str = NOBODY,
     clock: Callable[[], datetime] | None = None, lease: timedelta = LEASE, postal: str | None = None,
+    shown: Progress = quiet,
 ) -> Delivered:  # fmt: skip
     """Send what is due at `now`, on these channels; what is for others waits.
 
     `clock` is the time of day, by which a worker holds what it has taken and tries again; missing: `now`. Killed at any
     moment, it may be run again: nothing is lost; what was being handed over goes once more, by the same id. Without
-    `links` nothing in a message leads to the service. Raises StoreError, HistoryError.
+    `links` nothing in a message leads to the service. `shown` is told how many are done. Raises StoreError,
+    HistoryError.
     """
     clock = clock or (lambda: now)
     suppressed = take_in(store, History(home / "history"), at=clock())
@@ -125,9 +132,10 @@ def deliver(
     office = Office(
         store, engine, home, now, clock, channels, programs, links, sender, domain, postal, lease, due
     )
-    results = [
-        result for start in range(0, len(due), BATCH) for result in office.sent(due[start : start + BATCH])
-    ]
+    results = list[Result]()
+    for start in range(0, len(due), BATCH):
+        results += office.sent(due[start : start + BATCH])
+        shown("messages", len(results), len(due))
     return told(results, suppressed)
 
 

@@ -74,6 +74,15 @@ def test_a_pause_that_begins_meanwhile_gives_messages_back(store: Store, engine:
     assert sending(store, engine, home).sent == 2
 
 
+@ONE
+def test_how_far_a_delivery_is_is_told(store: Store, engine: Engine, home: Path) -> None:
+    person(store)
+    store.append("decisions", [decision(f"m{n:02}", program="receipt") for n in range(60)])
+    told: list[tuple[str, int, int | None]] = []
+    sending(store, engine, home, channels={"email": Carrier()}, shown=lambda *of: told.append(of))
+    assert told == [("messages", 50, 60), ("messages", 60, 60)]
+
+
 # --- ordered, and nobody knew -----------------------------------------------------------------------------
 
 
