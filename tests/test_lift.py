@@ -221,7 +221,7 @@ def test_a_a_tests_reject_as_often_as_they_say_and_intervals_cover() -> None:
 
 def test_lost_customers_and_leaks_are_told() -> None:
     assert proof.alarms(50_000, 0.5, 0.05, "control", 30).alarms >= 28
-    assert proof.alarms(200_000, 0.1, 0.05, "treated", 10).alarms == 10
+    assert proof.alarms(200_000, 0.1, 0.05, "treated", 5).alarms == 5
     assert proof.alarms(50_000, 0.5, 0.0, "control", 100).alarms <= 1
     assert [proof.leaking(share, 5).alarms for share in (0.0, 0.05)] == [0, 5]
     assert proof.leaking(0.2, 30).shrunk == pytest.approx(0.8, abs=0.1)
@@ -287,7 +287,8 @@ def test_a_file_is_compared_as_csv_and_as_parquet(tmp_path: Path, run: Run) -> N
     assert all(wanted <= set(of) for of in found["arms"]) and len(found["warnings"]) == 1
     table = pa.csv.read_csv(SAMPLE)
     pq.write_table(table, tmp_path / "arms.parquet")
-    assert of_file(tmp_path / "arms.parquet", "arm", "held", "spent") == found | {"data": "arms.parquet"}
+    again = of_file(tmp_path / "arms.parquet", "arm", "held", "spent")
+    assert json.loads(json.dumps(again)) == found | {"data": "arms.parquet"}
     adjusted = run(*asked, "--covariate", "before", "--share", 0.2).json
     assert adjusted["arms"][0]["reduction"] > 0 and adjusted["ratio"]["assumed"] is False
     shown = run(*asked[:-1])
