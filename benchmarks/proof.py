@@ -5,8 +5,8 @@
     python -m benchmarks.proof --write docs/measuring.md
 
 A generated world (`features.worlds`) says how likely each customer orders within a week alone, and how large their
-orders are. Both potential outcomes of each customer are drawn from it; an arm drawn by
-chance says which one is seen.
+orders are. Both potential outcomes of each customer are drawn from it; an arm drawn by chance
+says which one is seen.
 """
 
 import argparse
