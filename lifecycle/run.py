@@ -9,7 +9,7 @@ import base64
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +22,13 @@ from features.experiments import is_held_back
 from features.history import History
 from features.interactions import DAY
 from features.judge import Row
-from lifecycle import ledger, offers
+from lifecycle import exits, ledger, offers
 from lifecycle.audience import members
 from lifecycle.breaker import tripped
 from lifecycle.choice import POLICIES, Chosen, Rival, Stage, claims, full
 from lifecycle.day import ADDRESS, Day, day_of
 from lifecycle.drafts import Draft, draft, lacking
+from lifecycle.filed import ByCustomer
 from lifecycle.hours import local, local_day, opens
 from lifecycle.ledger import HOLDOUT, MESSAGE, Names, Past, Pauses
 from lifecycle.occasions import PARTS, Occasions
@@ -127,6 +128,7 @@ class Run:
     names: list[str]  # customers, by person
     reached: Mapping[str, np.ndarray]  # channel -> by person, whether an address is known
     shut: Mapping[str, np.ndarray]  # likewise, whether it is suppressed
+    ordered: ByCustomer | None = None  # of each what exits count; None: nothing of this run is kept
 
     @property
     def at(self) -> datetime:
@@ -168,7 +170,8 @@ def run(
                     f"{at.isoformat()}: `osclms train --until` that moment, or run as of a later one"
                 )
             made = prepared(day, store, engine, table, rules, aliases, now)
-            return decide(made, chosen, told)
+            before = exits.orders(history, at - exits.WITHIN, at)
+            return decide(replace(made, ordered=ByCustomer(before)), chosen, told)
 
 
 def moment_of(home: Path, day: str) -> datetime:
@@ -445,6 +448,9 @@ def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     arm = arm_of(made.policy, program, past.named(name))
     if not arm:
         past.shown = [*found.shown(program), *past.shown]
+    if made.ordered and program.exit:
+        lines = [*exits.lines(made.ordered.of([name]))]
+        found = found.model_copy(update={"known": exits.known(program.exit, found.products, lines)})
     return decision._replace(outcome=HOLDOUT if arm else MESSAGE, detail=arm, draft=found)
 
 

@@ -90,7 +90,7 @@ def test_what_is_told_is_consistent() -> None:
     assert found.ci95 and found.incremental_ci95 == pytest.approx([200 * end for end in found.ci95])
     assert compare(a, b) == found != compare(a, b, seed=8)
     turned = compare(b, a)
-    assert turned.difference == pytest.approx(b.mean() - a.mean())
+    assert found.difference and turned.difference == pytest.approx(-found.difference)
     assert turned.p == pytest.approx(found.p, abs=0.05)
 
 
@@ -148,8 +148,7 @@ def test_too_few_buyers_are_refused_with_the_reason() -> None:
         and "the control has 4 buyers of 500" in found.refused
         and "hold back more" in found.refused
     )
-    claims = (found.difference, found.p, found.ci95, found.lift, found.incremental, found.detectable)
-    assert claims == (None,) * 6
+    assert {found.difference, found.p, found.ci95, found.lift, found.incremental} == {None}
     assert found.control.mean == pytest.approx(80 / 500)
     lucky = np.zeros(100)
     lucky[:6] = 20.0  # six seen, but of 60 buyers a fiftieth was to be expected
@@ -222,7 +221,7 @@ def test_a_a_tests_reject_as_often_as_they_say_and_intervals_cover() -> None:
 
 def test_lost_customers_and_leaks_are_told() -> None:
     assert proof.alarms(50_000, 0.5, 0.05, "control", 30).alarms >= 28
-    assert proof.alarms(200_000, 0.1, 0.05, "treated", 5).alarms == 5
+    assert proof.alarms(200_000, 0.1, 0.05, "treated", 10).alarms == 10
     assert proof.alarms(50_000, 0.5, 0.0, "control", 100).alarms <= 1
     assert [proof.leaking(share, 5).alarms for share in (0.0, 0.05)] == [0, 5]
     assert proof.leaking(0.2, 30).shrunk == pytest.approx(0.8, abs=0.1)
@@ -288,8 +287,7 @@ def test_a_file_is_compared_as_csv_and_as_parquet(tmp_path: Path, run: Run) -> N
     assert all(wanted <= set(of) for of in found["arms"]) and len(found["warnings"]) == 1
     table = pa.csv.read_csv(SAMPLE)
     pq.write_table(table, tmp_path / "arms.parquet")
-    again = of_file(tmp_path / "arms.parquet", "arm", "held", "spent")
-    assert json.loads(json.dumps(again)) == found | {"data": "arms.parquet"}
+    assert of_file(tmp_path / "arms.parquet", "arm", "held", "spent") == found | {"data": "arms.parquet"}
     adjusted = run(*asked, "--covariate", "before", "--share", 0.2).json
     assert adjusted["arms"][0]["reduction"] > 0 and adjusted["ratio"]["assumed"] is False
     shown = run(*asked[:-1])

@@ -16,6 +16,7 @@ from lifecycle.measure.groups import LEAKY, leaked, warnings_of
 from lifecycle.measure.lift import (
     LEAST_BUYERS,
     Lift,
+    LiftError,
     Side,
     compare,
     corrected,
