@@ -16,7 +16,6 @@ from lifecycle.measure.groups import LEAKY, leaked, warnings_of
 from lifecycle.measure.lift import (
     LEAST_BUYERS,
     Lift,
-    LiftError,
     Side,
     compare,
     corrected,
