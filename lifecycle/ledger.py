@@ -21,7 +21,8 @@ PAUSED, RAN = DATA["pauses"].c, DATA["runs"].c
 class Past:
     """What a customer got, or would have got: (program, occasion) of messages of the runs `before`, and of those `made`
     by this very run, which `decided` more; the messages' days by channel where they count against caps, when each
-    program wrote last, and the products that mails showed lately."""
+    program wrote last, the products that mails showed lately, and the channels for which
+    a learned choice was made in this very run."""
 
     before: set[tuple[str, str]] = field(default_factory=set)
     made: set[tuple[str, str]] = field(default_factory=set)
@@ -29,6 +30,7 @@ class Past:
     days: dict[str, list[date]] = field(default_factory=dict)
     last: dict[str, datetime] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)
+    chosen: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def seen(
             of.last[program] = max(at, of.last.get(program, at))
             if kind == "marketing":
                 of.days.setdefault(channel, []).append(date.fromisoformat(day))
+        for name, channel in choices(store, ids, run_at):
+            past[names.own(name)].chosen.add(channel)
         for name, products in shown(store, ids, shown_since):
             past[names.own(name)].shown += products
     return Seen(upto, past)
@@ -104,6 +108,13 @@ def shown(store: Store, customers: Sequence[str], since: datetime) -> Iterator[t
         sends.customer_id.in_(customers), sends.at >= since
     )
     yield from store.select(wanted.order_by(sends.at.desc()))
+
+
+def choices(store: Store, customers: Sequence[str], run_at: datetime) -> list[tuple[str, str]]:
+    """(customer, channel) of the choices that were made for these customers in a run."""
+    c = DATA["choices"].c
+    wanted = sa.select(c.customer_id, c.channel).where(c.customer_id.in_(customers), c.run_at == run_at)
+    return [(name, channel) for name, channel in store.select(wanted)]
 
 
 def keep(

@@ -8,8 +8,8 @@ What was decided is what `lifecycle.outbox` sends.
 import base64
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,11 @@ from features.judge import Row
 from lifecycle import ledger
 from lifecycle.audience import members
 from lifecycle.breaker import tripped
-from lifecycle.choice import POLICIES, Chosen, Rival, Stage, claims, full
+from lifecycle.choice import POLICIES, Chosen, Rival, Stage, by_priority, claims, full
+from lifecycle.choose.context import written_down
+from lifecycle.choose.desk import Asked, Desk
+from lifecycle.choose.learner import SILENCE
+from lifecycle.choose.past import policy_of
 from lifecycle.day import ADDRESS, Day, day_of
 from lifecycle.drafts import Draft, draft, lacking
 from lifecycle.hours import local, local_day, opens
@@ -74,12 +78,13 @@ class Decision(NamedTuple):
     draft: Draft | None = None
     policy: str | None = None
     probability: float | None = None
+    choice: Row | None = None  # what is put on record of a learned choice, with the first of what it decides
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run came to. found: occasions by program; members: those of its audience; told: of these, whom a run before
-    wrote about; outcomes: what became of the others. messages are those that are to be sent."""
+    """What a run came to. found: occasions by program; members: those of its audience; told: of these, whom a run
+    before wrote about; outcomes: what became of the others. messages are those that are to be sent."""
 
     at: datetime
     found: Mapping[str, int]
@@ -126,6 +131,7 @@ class Run:
     names: list[str]  # customers, by person
     reached: Mapping[str, np.ndarray]  # channel -> by person, whether an address is known
     shut: Mapping[str, np.ndarray]  # likewise, whether it is suppressed
+    desk: Desk | None = None  # of a learned choice
 
     @property
     def at(self) -> datetime:
@@ -165,6 +171,9 @@ def run(
                     f"{at.isoformat()}: `osclms train --until` that moment, or run as of a later one"
                 )
             made = prepared(day, store, engine, table, rules, aliases, now)
+            if rules.choice == "learned":
+                taught = policy_of(home, store, day, rules, table, aliases)
+                made = replace(made, desk=Desk(taught, rules.choosers, str(rules.seed), at))
             return decide(made, chosen, told)
 
 
@@ -330,7 +339,10 @@ def of_one(
         else:
             rivals.setdefault(candidate.program.channel, []).append(decision)
     for channel, several in rivals.items():
-        yield from contest(made, name, channel, several, past)
+        if made.desk and arm_of(made.policy, several[0].candidate.program, name) != "control":
+            yield from choice_of(made, made.desk, name, channel, several, past)
+        else:
+            yield from contest(made, name, channel, several, past)
 
 
 def news(candidate: Candidate, past: Past) -> Candidate | None:
@@ -418,9 +430,66 @@ def contest(
             won[day] = decision.candidate.program.name
 
 
+def choice_of(
+    made: Run, desk: Desk, name: str, channel: str, several: Sequence[Decision], past: Past
+) -> Iterator[Decision]:
+    """One learned choice among all that caps leave and that has lists, so that whoever is written to and whoever hears
+    nothing could have been written to alike."""
+    caps, days = made.policy.caps.get(channel, ()), past.days.get(channel, ())
+    tried = list[Decision]()
+    for decision in several:
+        cap = full(caps, days, decision.day) if decision.day else None
+        tried.append(
+            decision._replace(outcome="cap", detail=str(cap))
+            if cap
+            else written(made, name, decision, replace(past))
+        )
+    yield from (decision for decision in tried if decision.outcome not in ledger.MADE)
+    ready = by_rank(decision for decision in tried if decision.outcome in ledger.MADE)
+    if not ready or channel in past.chosen:
+        yield from (unchosen(decision, "outranked", "chosen before") for decision in ready)
+        return
+    asked = Asked(
+        name,
+        channel,
+        list(dict.fromkeys(d.candidate.program.name for d in ready)),
+        context_of(made, ready[0], channel, past),
+    )
+    choice = desk.choose(asked)
+    row = desk.row(asked, choice, held=any(d.detail == "program" for d in ready), now=made.now)
+    best = next((d for d in ready if d.candidate.program.name == choice.arm), None)
+    if best:
+        yield best._replace(policy=choice.policy, probability=choice.probability, choice=row)
+        if best.draft and best.outcome == MESSAGE:
+            past.shown = [*best.draft.shown(best.candidate.program), *past.shown]
+    for place, decision in enumerate(d for d in ready if d is not best):
+        left = unchosen(decision, "silence" if choice.arm == SILENCE else "outranked", choice.arm)
+        yield left._replace(choice=None if best or place else row)
+
+
+def by_rank(decisions: Iterable[Decision]) -> list[Decision]:
+    """As the fixed priority would have them."""
+    return sorted(
+        decisions,
+        key=lambda d: (-d.candidate.program.priority, d.candidate.program.name, d.candidate.ripe),
+    )
+
+
+def unchosen(decision: Decision, outcome: str, detail: str) -> Decision:
+    return decision._replace(outcome=outcome, detail=detail, draft=None)
+
+
+def context_of(made: Run, decision: Decision, channel: str, past: Past) -> dict[str, Any]:
+    """What a learned choice looks at: what this run knows of the customer."""
+    told: Any = made.day.people.loc[decision.candidate.person]
+    codes, zones = made.day.zones
+    today = local_day(made.at, zones[codes[decision.candidate.person]])
+    return written_down(told, past.days.get(channel, ()), past.last, today, made.at)
+
+
 def chosen(made: Run, stage: Stage, today: Sequence[Decision]) -> Chosen | None:
     rivals = [Rival(place, d.candidate.program, d.candidate.ripe) for place, d in enumerate(today)]
-    return POLICIES[made.policy.choice](stage, rivals)
+    return POLICIES.get(made.policy.choice, by_priority)(stage, rivals)  # where a learned one is not asked
 
 
 def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
@@ -471,10 +540,11 @@ def code_of(store: Store, name: str, candidate: Candidate) -> str:
 
 def tables(made: Run, decisions: Sequence[Decision]) -> dict[str, list[Row]]:
     """The rows of these decisions, and of what they bring with them."""
-    rows: dict[str, list[Row]] = {"decisions": [], "sends": [], "vouchers": []}
+    rows: dict[str, list[Row]] = {"decisions": [], "sends": [], "vouchers": [], "choices": []}
     for decision in decisions:
         row = row_of(made, decision)
         rows["decisions"].append(row)
+        rows["choices"] += [decision.choice] if decision.choice else []
         if decision.outcome == MESSAGE:
             rows["sends"] += send_rows(made, decision, row)
             rows["vouchers"] += voucher_rows(made, decision, row)
