@@ -216,10 +216,10 @@ class Linear:
         return np.where(week.eligible, FLOOR + (1 - FLOOR * count) * share, 0.0)
 
 
-def players(world: World, seed: int) -> dict[str, Player]:
+def players(world: World, size: int, seed: int) -> dict[str, Player]:
     """All that are compared; fixed priorities by what programs are truly worth on average in the first half-year's
     middle, so that the best is the best that nobody could have known."""
-    shop = Shop.of(world, 2_000, seed)
+    shop = Shop.of(world, size, seed)
     worth = np.mean(
         [shop.week(week).buys.mean(axis=0)[1:] for week in (WEEKS // 4, WEEKS - WEEKS // 4)], axis=0
     )
@@ -251,7 +251,7 @@ def gained(world: World, size: int, seed: int, names: Sequence[str] = ()) -> dic
     """Of the gap from random to oracle the share that each player takes; `gap`: how wide it is, in the random one's."""
     found = {
         name: lived(world, size, seed, player)
-        for name, player in players(world, seed).items()
+        for name, player in players(world, size, seed).items()
         if not names or name in names
     }
     low, gap = found["random"], found["oracle"] - found["random"]
