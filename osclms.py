@@ -435,14 +435,11 @@ def deliver(
     """Send the messages that are due, each after a last look at whether it may go; take in what came back of others."""
     import time
 
-    from lifecycle.channels import CARRIERS
     from lifecycle.outbox import once
     from serving.settings import Settings
 
-    if channel not in CARRIERS:
-        raise typer.BadParameter(f"{channel!r} is none of {', '.join(CARRIERS)}", param_hint="--channel")
     settings = Settings.read(os.environ)
-    carriers = CARRIERS[channel](settings, home)
+    carriers = carriers_of(channel, settings, home)
     while True:
         at = until or datetime.now(UTC)
         done = once(home, database_url, settings, carriers, now=at, clock=lambda: datetime.now(UTC))
@@ -450,6 +447,14 @@ def deliver(
         if watch is None:
             return
         time.sleep(watch)
+
+
+def carriers_of(channel: str, settings: Any, home: Path) -> Any:
+    from lifecycle.channels import CARRIERS
+
+    if channel not in CARRIERS:
+        raise typer.BadParameter(f"{channel!r} is none of {', '.join(CARRIERS)}", param_hint="--channel")
+    return CARRIERS[channel](settings, home)
 
 
 @app.command(epilog="Example: `osclms audience thank_you --out thanked.txt`")
@@ -613,6 +618,47 @@ def preview_program(
         else "There is no message."
     )
     return None
+
+
+@program.command(
+    "test",
+    epilog="Examples: `osclms program test win_back --to me@shop.example`, "
+    "`osclms program test win_back --to seeds.txt --channel smtp --customer 1`",
+)
+def test_program(
+    name: ProgramName,
+    to: Annotated[
+        str, typer.Option(metavar="LIST", help="A file with an address a line, or some by commas.")
+    ],
+    channel: Annotated[str, typer.Option(help="files, smtp or webhook.")] = "files",
+    customer: Annotated[str | None, typer.Option(help="Whose lists it shows; missing: anybody's.")] = None,
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Send a program's message, in each of its languages, to addresses of the shop's own. It counts as no message."""
+    from lifecycle.channels import domain_of
+    from lifecycle.program_pages import tests_page
+    from lifecycle.programs import policy
+    from lifecycle.run import OWN
+    from lifecycle.seeds import Trial, seeds
+    from serving.links import Links
+    from serving.settings import Settings
+    from serving.store import Store, address
+
+    asked, given, settings = known_program(home, name), seeds(to), Settings.read(os.environ)
+    carriers = carriers_of(channel, settings, home)
+    with Store(address(home, database_url)) as store, current_of(home, database_url) as (engine, aliases):
+        trial = Trial(
+            store, engine, asked, carriers[asked.channel], datetime.now(UTC),
+            customer_id=aliases.get(customer, customer) if customer else None, links=Links.of(settings),
+            rules=policy(home / OWN).rules, sender=settings.mail_from or "", domain=domain_of(settings),
+        )  # fmt: skip
+        found = list(trial.send(given))
+        carriers[asked.channel].close()
+    print_json([of._asdict() for of in found]) if as_json else out.print(tests_page(asked, found))
+    if any(of.result != "sent" for of in found):
+        raise typer.Exit(1)
 
 
 @program.command(
@@ -1109,11 +1155,10 @@ def message(
     from features.history import History
     from lifecycle.messages import About
     from lifecycle.previews import preview
-    from lifecycle.programs import programs
+    from lifecycle.programs import policy
+    from lifecycle.run import OWN
 
-    known = programs(home / "programs")
-    if name not in known:
-        raise typer.BadParameter(f"{name!r} is no message; known: {', '.join(known)}", param_hint="NAME")
+    asked = known_program(home, name)
     with current_of(home, database_url) as (engine, aliases):
         customer = customer and aliases.get(customer, customer)
         if engine.is_buried(customer):
@@ -1121,8 +1166,8 @@ def message(
         profile = History(home / "history").row("customers", customer) if customer else None
         now = datetime.now(UTC)
         made = preview(
-            engine, known[name], About.of(profile), customer_id=customer, order_id=order, links=None,
-            at=as_of or now, now=now,
+            engine, asked, About.of(profile), customer_id=customer, order_id=order, links=None,
+            at=as_of or now, now=now, rules=policy(home / OWN).rules,
         )  # fmt: skip
     if html:
         html.write_text(made.html, encoding="utf-8")
@@ -1327,6 +1372,7 @@ EXPECTED = (
     ("serving.bulk", "BulkError"),
     ("lifecycle.messages", "NotSent"),
     ("lifecycle.yamls", "FileError"),
+    ("lifecycle.seeds", "SeedError"),
     ("lifecycle.run", "RunError"),
     ("lifecycle.preview", "PreviewError"),
     ("serving.scores", "ScoresError"),

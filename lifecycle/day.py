@@ -1,7 +1,7 @@
 """All that a run knows of everybody at its moment: who they are, where they stand, what they did. Nothing of what
 happened at or after the moment is in it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -19,7 +19,7 @@ from features.customers import Orders, facts, favourite
 from features.history import History
 from features.interactions import Ids, Interactions, compact, seconds
 from features.replenishment import due
-from features.schema import RECEIVED
+from lifecycle import offers
 from lifecycle.customers import known
 from serving.scores import Scores
 from serving.store import Store
@@ -41,7 +41,7 @@ class Day:
     consent to marketing, NaN none), and the scores where there are any (churn, expected_spend).
     person: by customer of `data` the row of people. acts: events of ACTS within LOOK, oldest first, of known customers:
     person, event_type, product (item of the catalogue, −1), at (seconds), value, order_id, message_id, event_id.
-    changes: what was said of products within LOOK, oldest first: product, at, price (before and after), in_stock.
+    changes: `lifecycle.offers.changes` within LOOK.
     """
 
     at: datetime
@@ -124,7 +124,7 @@ def day_of(history: History, store: Store, at: datetime, scores: Scores | None =
     day = Day(
         at=at, zone=zone, catalog=catalog, data=data, ids=everybody, person=person,
         people=people_of(data, catalog, everybody, person, contacts, consents),
-        acts=acts_of(acts, everybody, catalog), changes=changes_of(store, catalog, at),
+        acts=acts_of(acts, everybody, catalog), changes=offers.changes(store, catalog, at - LOOK, at),
         consents=agreeing(consents, everybody), asked=asked_of("personalisation", consents, everybody),
         last_event=last_event,
     )  # fmt: skip
@@ -207,30 +207,3 @@ def asked_of(purpose: str, consents: pd.DataFrame, everybody: Ids) -> NDArray[np
     """Who said yes or no to a purpose, on whatever channel."""
     names = consents.loc[consents["purpose"] == purpose, "customer_id"].unique().tolist()
     return np.sort(everybody.positions(names)).astype(np.int64)
-
-
-def changes_of(store: Store, catalog: Catalog, at: datetime) -> pd.DataFrame:
-    """What the store was told of prices and stock, each beside what was said before."""
-    rows: list[dict[str, Any]] = []
-    before: dict[str, dict[str, Any]] = {}
-    for page in store.read("products", 0, store.ends("products")["products"]):
-        for row in page:
-            if row[RECEIVED.name] >= at:
-                continue
-            was = before.setdefault(row["product_id"], {})
-            rows += changed(row, was, row[RECEIVED.name] >= at - LOOK)
-            was.update({name: row[name] for name in ("price", "in_stock") if row[name] is not None})
-    columns = ("product_id", "at", "price_before", "price", "was_in_stock", "in_stock")
-    found = pd.DataFrame(rows, columns=list(columns))
-    return found.assign(product=catalog.items.positions(found["product_id"].tolist()))
-
-
-def changed(row: Mapping[str, Any], was: Mapping[str, Any], lately: bool) -> Sequence[dict[str, Any]]:
-    if not lately or all(row[name] is None for name in ("price", "in_stock")):
-        return ()
-    return (
-        {
-            "product_id": row["product_id"], "at": seconds(row[RECEIVED.name]), "price_before": was.get("price"),
-            "price": row["price"], "was_in_stock": was.get("in_stock"), "in_stock": row["in_stock"],
-        },
-    )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 from lifecycle.drafts import draft
 from lifecycle.messages import About, Message, compose
 from lifecycle.programs import Program
+from lifecycle.triggers import PRODUCTS, WORDS
 from serving.engine import Engine, Order
 from serving.links import Links
 from serving.rules import Exclude
@@ -15,10 +16,13 @@ from serving.schemas import MAX_IDS
 
 NOWHERE = "https://example.invalid/"  # where the stars of a preview lead
 CODE = "PREVIEW"
-EXAMPLES: Mapping[str, Mapping[str, Any]] = {  # what an occasion of these kinds tells beside an order, for instance
-    "first_gap": {"nth": 1}, "milestone": {"nth": 10}, "stage": {"step": 1}, "tier": {"tier": "gold"},
-    "anniversary": {"years": 1}, "category": {"category": "New"},
-}  # fmt: skip
+GUESSED = (
+    "nth",
+    "step",
+    "tier",
+    "years",
+    "category",
+)  # what an occasion tells and an order does not, by an example
 CHEAPER = 0.8  # of what a product was, in the preview of a price that fell
 # of which triggers a preview is about the customer's latest order, and about how many products of it
 LATEST: Mapping[str, int] = {
@@ -47,6 +51,22 @@ def preview(
     return compose(engine, program, found, rated(program, about), links=links, now=now)
 
 
+def example(
+    engine: Engine, program: Program, about: About, *, at: datetime, rules: Sequence[Exclude] = ()
+) -> Message:
+    """The message about an occasion that is made up, with lists for anybody. Raises NotSent."""
+    kind = program.trigger.kind
+    first = engine.sample(0, 3).products if kind in PRODUCTS else ()
+    said = dict(WORDS[kind])
+    if "was" in said:
+        said |= {"was": (first[0].price or 1.0) / CHEAPER, "is": first[0].price or 1.0}
+    if program.voucher:
+        said["voucher"] = program.voucher.said(CODE, at)
+    products = tuple(product.product_id for product in first)
+    found = draft(engine, program, None, products, said, exclude=(), at=at, rules=rules)
+    return compose(engine, program, found, rated(program, about), links=None, now=at)
+
+
 def bought(order: Order) -> tuple[str, ...]:
     return tuple(line.product.product_id for line in order.lines)
 
@@ -54,7 +74,8 @@ def bought(order: Order) -> tuple[str, ...]:
 def words(program: Program, order: Order | None, at: datetime) -> dict[str, Any]:
     """What the occasion would say: of the order, by an example of what the order does not tell, and of a voucher, which
     is worth nothing."""
-    trigger, said = program.trigger, dict(EXAMPLES.get(program.trigger.kind, {}))
+    trigger, told = program.trigger, WORDS[program.trigger.kind]
+    said = {name: told[name] for name in GUESSED if name in told and trigger.kind != "order"}
     if order:
         lines = [{"quantity": line.quantity, "title": line.product.title} for line in order.lines]
         said |= {"order_id": order.order_id, "ordered_on": order.at.isoformat(), "lines": lines}

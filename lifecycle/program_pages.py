@@ -14,6 +14,7 @@ from lifecycle.audience import spoken
 from lifecycle.pages import bars
 from lifecycle.preview import Preview, Size
 from lifecycle.programs import Program
+from lifecycle.seeds import Tested
 from serving.store import Store
 
 
@@ -48,6 +49,13 @@ def size_page(program: Program, sizes: Sequence[Size]) -> Iterator[RenderableTyp
     table.add_row("all", *(f"{sum(column):,}" for column in list(zip(*sizes, strict=True))[1:]), style="bold")
     yield table
     yield bars("in audience, by day", {of.day: of.audience for of in sizes}, {})
+
+
+def tests_page(program: Program, found: Sequence[Tested]) -> Table:
+    table = Table("address", "language", "", title=f"{program.name}: tests")
+    for of in found:
+        table.add_row(f"{of.place}.", of.locale, Text(of.result, "green" if of.result == "sent" else "red"))
+    return table
 
 
 def preview_page(found: Preview) -> Table:

@@ -22,7 +22,7 @@ from features.experiments import is_held_back
 from features.history import History
 from features.interactions import DAY
 from features.judge import Row
-from lifecycle import ledger
+from lifecycle import ledger, offers
 from lifecycle.audience import members
 from lifecycle.breaker import tripped
 from lifecycle.choice import POLICIES, Chosen, Rival, Stage, by_priority, claims, full
@@ -83,7 +83,7 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run came to. found: occasions by program; members: those of its audience; told: of these, whom a run
+    """What a run came to. found: occasions by program; members: those of its audience; told: of these, what a run
     before wrote about; outcomes: what became of the others. messages are those that are to be sent."""
 
     at: datetime
@@ -160,7 +160,9 @@ def run(
     rules, table = policy(home / OWN), programs(home / OWN)
     chosen = {name: p for name, p in table.items() if p.enabled and (not only or name in only)}
     with Store(address(home, database_url)) as store:
+        offers.note_first(store, history.table("products"), at, now=now)
         compact(history, store, told=told, patience=PATIENCE)
+        offers.note(store, history.table("products"), at, now=now)
         told("facts", 0, 1)
         day = day_of(history, store, at, readable(home))
         told("facts", 1, 1)

@@ -20,6 +20,7 @@ MAX_TEXT = 120  # characters of a title, name or story
 MAX_FILLED = 10_000  # of a text
 JOINERS = "\u200c\u200d"  # format characters that scripts and emoji need
 MARK = "\ue000"  # where a text names something that is not known
+ENCODED = re.compile(r"%EE%80%80|\\ue000")  # the mark, as the filters for addresses and JSON write it
 GAP = re.compile(rf",?[^\S\n]*{MARK}")
 HEAD = re.compile(rf"(?:^|(?<=\n)){MARK}[,;:.!]?[^\S\n]*(\w?)")
 NAMES = (  # what a text may name; what an occasion says beside these may be named too
@@ -77,6 +78,7 @@ def filled(text: str, names: Mapping[str, Any]) -> str:
 
 def closed(text: str) -> str:
     """The text without the places where something was missing."""
+    text = ENCODED.sub("", text) if "%EE" in text or "\\ue000" in text else text
     if MARK not in text:
         return text
     return GAP.sub("", HEAD.sub(lambda found: found[1].upper(), text))

@@ -191,6 +191,16 @@ SUPPRESSED = Table(
         Column("at", TIME, True),
     ),
 )
+OFFERS = Table(
+    "offers",
+    key=("product_id", "at"),
+    columns=(
+        Column("product_id", TEXT, True),
+        Column("at", TIME, True, "since when a run knows it"),
+        Column("price", REAL),
+        Column("in_stock", FLAG),
+    ),
+)
 TOMBSTONES = Table("tombstones", key=("subject",), columns=(Column("subject", TEXT, True),))
 PERSONAL = (
     *("events", "customers", "identities", "consents", "sends", "merges"),
@@ -209,7 +219,7 @@ KEYS = Table(
         Column("ends", TIME, about="when it stops; missing: never"),
     ),
 )
-OUTGOING = (RUNS, DECISIONS, CHOICES, DELIVERIES, PAUSES, ALERTS, VOUCHERS, REDEEMED, SUPPRESSED)
+OUTGOING = (RUNS, DECISIONS, CHOICES, DELIVERIES, PAUSES, ALERTS, VOUCHERS, REDEEMED, SUPPRESSED, OFFERS)
 LEDGERS = {t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, MERGES, TOMBSTONES, KEYS, *OUTGOING)}
 RECENT = {"events": "occurred_at", "sends": "at"}  # tables asked for a customer's latest, and by which time
 
@@ -319,6 +329,7 @@ sa.Index("alerts_by_id", DATA["alerts"].c.alert_id, DATA["alerts"].c.open, uniqu
 sa.Index("vouchers_by_code", DATA["vouchers"].c.code, unique=True)
 sa.Index("redeemed_by_code", DATA["redeemed"].c.code, unique=True)
 sa.Index("suppressed_by_subject", DATA["suppressed"].c.subject, unique=True)
+sa.Index("offers_by_product", DATA["offers"].c.product_id, DATA["offers"].c.at, unique=True)
 sa.Index("choices_by_run", DATA["choices"].c.run_at)
 for _name in ("customers", "decisions", "deliveries", "pauses", "alerts", "vouchers", "redeemed", "choices"):
     sa.Index(f"{_name}_by_customer", DATA[_name].c.customer_id)

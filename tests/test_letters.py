@@ -309,6 +309,7 @@ def test_stories_are_told_in_the_letters_language(shop: Engine) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("https://shop.example/?n={{ first_name | url_encode }}&p=1", "https://shop.example/?n=&p=1"),
         ("Hello {{ first_name }}, look", "Hello, look"),
         ("Hello, {{ first_name }}!", "Hello!"),
         ("{{ first_name }}, your cart", "Your cart"),

@@ -499,7 +499,7 @@ def test_a_message(run: Run, engine: Engine, shop_home: Path, as_of: str, tmp_pa
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (("nothing",), 2, "'nothing' is no message; known: "),
+        (("nothing",), 2, "there is no program 'nothing'; known: "),
         (("thank_you", "--as-of", "2016-01-01"), 1, "ask for a later moment"),
         (("thank_you", "--html", "nowhere/thanks.html"), 1, "nowhere/thanks.html"),
     ],

@@ -6,13 +6,19 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from datetime import date, timedelta
+from email import message_from_bytes
+from email.policy import default
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from aiosmtpd.controller import Controller
 from conftest import CUSTOMER, END
+from cryptography.fernet import Fernet
 from rich.console import Console
+from running import free_port
+from test_channels import Mailbox
 from typer.testing import CliRunner, Result
 
 import osclms
@@ -29,8 +35,10 @@ from lifecycle.program_pages import preview_page, size_page
 from lifecycle.programs import Policy, Program, Waits, policy, programs
 from lifecycle.run import OWN, moment_of
 from lifecycle.run import run as decide
+from lifecycle.seeds import SeedError
 from lifecycle.triggers import TRIGGERS, WORDS
 from lifecycle.yamls import FileError, read
+from serving import addresses
 from serving.placements import PLACEMENTS
 from serving.store import Store, address
 
@@ -241,6 +249,48 @@ def test_a_preview_without_an_occasion_is_an_example(run: Run) -> None:
     assert "PREVIEW" in told["message"]["text"] and "gold" in told["message"]["subject"]
     nobody = run("preview", "mine", "--customer", "nobody", "--date", f"{END:%Y-%m-%d}")
     assert nobody.exit_code != 0
+
+
+def test_a_test_goes_to_the_shops_own_alone(
+    run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a real server, in each language, with anybody's lists; nothing is put on record."""
+    seeds = tmp_path / "seeds.txt"
+    seeds.write_text("# us\nme@shop.example\n\nleft@shop.example\nme@shop.example\n")
+    with Store(address(home, None)) as store:
+        left = addresses.subject(store, "email", "LEFT@shop.example")
+        addresses.suppress(store, {left: "email"}, "bounce", at=END, received_at=END)
+    box, port = Mailbox(), free_port()
+    said = {
+        "SMTP_URL": f"smtp://127.0.0.1:{port}",
+        "MAIL_FROM": "hello@shop.example",
+        "SECRET": Fernet.generate_key().decode(),
+        "PUBLIC_URL": "https://go.shop.example",
+        "SHOP_URL": "https://shop.example",
+    }
+    for name, text in said.items():
+        monkeypatch.setenv(f"OSCLMS_{name}", text)
+    server = Controller(box, hostname="127.0.0.1", port=port)
+    server.start()
+    ended = run("test", "win_back", "--to", str(seeds), "--channel", "smtp", "--json")
+    server.stop()
+    assert ended.stdout, ended.exception
+    told = json.loads(ended.stdout)
+    assert [(of["place"], of["locale"], of["result"]) for of in told] == [
+        *((1, locale, "sent") for locale in LOCALES), *((2, locale, "suppressed: bounce") for locale in LOCALES)
+    ]  # fmt: skip
+    assert ended.exit_code == 1  # not all went
+    mails = [message_from_bytes(took, policy=default) for took in box.took]
+    assert {mail["To"] for mail in mails} == {"me@shop.example"} and len(mails) == len(LOCALES)
+    assert all(mail["Subject"].startswith("[Test] ") for mail in mails)
+    with Store(address(home, None)) as store:
+        assert not any(store.ends(table)[table] for table in ("decisions", "deliveries", "sends", "vouchers"))
+
+
+@pytest.mark.parametrize("to", [", ,", "nowhere.txt", ",".join(f"{n}@shop.example" for n in range(51))])
+def test_a_list_of_tests_that_is_none_is_refused(run: Run, to: str) -> None:
+    ended = run("test", "win_back", "--to", to)
+    assert isinstance(ended.exception, SeedError | OSError) and "shop.example" not in str(ended.exception)
 
 
 def test_pages_say_it_in_words() -> None:

@@ -16,9 +16,10 @@ from live import new_database, nursery, place_postgres, postgres, spelled
 
 from features.history import History
 from lifecycle import run as module
-from lifecycle.ledger import HOLDOUT, MADE, MESSAGE
-from lifecycle.programs import policy
-from lifecycle.run import OWN, Ran, RunError, moment_of
+from lifecycle.ledger import HOLDOUT, MADE, MESSAGE, Past
+from lifecycle.occasions import PARTS
+from lifecycle.programs import policy, programs
+from lifecycle.run import OWN, Candidate, Ran, RunError, moment_of, news, untold
 from lifecycle.run import run as decide
 from serving.bundle import champion
 from serving.engine import Engine
@@ -158,6 +159,31 @@ def test_a_list_shows_nothing_that_the_last_mail_showed(home: Path) -> None:
     several = [of for of in by_customer.values() if len(of) > 1]
     assert len(several) > 20
     assert all(not a & b for of in several for n, a in enumerate(of) for b in of[:n])
+
+
+@pytest.mark.parametrize(
+    ("before", "made", "decided", "left"),
+    [
+        ((), (), (), "a|b|c"),
+        (("a",), (), (), "b|c"),
+        (("a|c",), (), (), "b"),
+        (("a", "b|c"), (), (), None),
+        (("a",), ("b|c",), ("b|c",), None),  # a run that goes on
+        (("a",), (), ("b|c",), None),  # likewise, where a cap was in the way
+        (("a",), ("b",), ("b",), "c"),  # c became due since
+    ],
+)
+def test_of_several_products_each_is_told_of_once(
+    before: tuple[str, ...], made: tuple[str, ...], decided: tuple[str, ...], left: str | None
+) -> None:
+    program = programs(None)["replenishment"]
+    keys = {name: {(program.name, key.replace("|", PARTS)) for key in of}
+            for name, of in (("before", before), ("made", made), ("decided", decided))}  # fmt: skip
+    candidate = Candidate(program, 0, "a|b|c".replace("|", PARTS), 0.0, ("pa", "pb", "pc"), {})
+    found = news(candidate, Past(keys["before"], keys["made"], keys["decided"]))
+    assert (found.key.replace(PARTS, "|") if found else None) == left
+    assert found is None or found.products == tuple(f"p{key}" for key in found.key.split(PARTS))
+    assert (untold(candidate, keys["before"]) == []) == (before == ("a", "b|c"))
 
 
 def test_who_is_held_back_is_not_written_to_and_moves_nowhere(home: Path) -> None:
