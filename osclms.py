@@ -741,6 +741,106 @@ def known_program(home: Path, name: str) -> Any:
     return table[name]
 
 
+# --- measure ----------------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog="Examples: `osclms lift --out lift`, `osclms lift --program win_back --window 28 --json`, of any file "
+    "`osclms lift --data docs/samples/arms.csv --arm arm --control held --outcome spent`"
+)
+def lift(
+    program: Annotated[str | None, typer.Option(help="Only this one, or all: all together.")] = None,
+    since: Annotated[
+        datetime | None, typer.Option("--from", parser=moment, metavar="DATE", help="Decisions from then on.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option("--to", parser=moment, metavar="DATE", help="Decisions before then.")
+    ] = None,
+    window: Annotated[str, typer.Option(metavar="DAYS", help="After each decision; several by commas.")] = "7,28,90",
+    to: Annotated[Path | None, typer.Option("--out", help="A folder for the page and its JSON.")] = None,
+    plan: Annotated[
+        int | None, typer.Option(min=2, metavar="CUSTOMERS", help="Before launch: what would be found of so many.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Of a CSV or Parquet file, a row a customer.")] = None,
+    arm: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of the file: which arm.")] = None,
+    control: Annotated[str | None, typer.Option(metavar="VALUE", help="Of that column: the control.")] = None,
+    outcome: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of the file: what is compared.")] = None,
+    covariate: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Of the file: known before the assignment, as spend.")
+    ] = None,
+    exposed: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Of the file: who was treated in fact.")
+    ] = None,
+    share: Annotated[
+        float | None, typer.Option(help="Of the file: the control's planned part; missing: the nearest round one.")
+    ] = None,
+    database_url: Database = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """What programs earned, against the customers held back: docs/measuring.md."""
+    of_file = {"--arm": arm, "--control": control, "--outcome": outcome}
+    rest = {"--covariate": covariate, "--exposed": exposed, "--share": share}
+    if data is not None:
+        if missing := [name for name, value in of_file.items() if value is None]:
+            raise typer.BadParameter(f"--data needs {', '.join(missing)}, too")
+        return show_arms(data, str(arm), str(control), str(outcome), covariate, share, exposed, as_json)
+    if given := [name for name, value in {**of_file, **rest}.items() if value is not None]:
+        raise typer.BadParameter(f"{given[0]} is for a file: name it with --data")
+    windows = days_of(window)
+    if plan is not None:
+        from lifecycle.measure.pages import plan_page
+        from lifecycle.measure.report import planned
+
+        found = planned(home, plan, windows=windows, until=until)
+        return print_json(found) if as_json else out.print(*plan_page(found))
+    if program not in (None, "all"):
+        known_program(home, str(program))
+    from lifecycle.measure.pages import lift_page
+    from lifecycle.measure.report import earned
+
+    with bar() as told:
+        found = earned(home, database_url, only=program, since=since, until=until, windows=windows, told=told)
+    if to is not None:
+        write_lift(home, found, to)
+    print_json(found) if as_json else out.print(*lift_page(found))
+    return None
+
+
+def days_of(text: str) -> list[int]:
+    """7,28,90"""
+    try:
+        days = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        days = []
+    if not days or days[0] < 1 or days[-1] > 3_650:
+        raise typer.BadParameter(f"{text!r} is no list of days such as 7,28,90", param_hint="--window")
+    return days
+
+
+def show_arms(
+    data: Path, arm: str, control: str, outcome: str, covariate: str | None, share: float | None, exposed: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    from lifecycle.measure.groups import of_file
+    from lifecycle.measure.pages import arms_page
+
+    found = of_file(data, arm, control, outcome, covariate=covariate, share=share, exposed=exposed)
+    print_json(found) if as_json else out.print(*arms_page(found))
+
+
+def write_lift(home: Path, found: dict[str, Any], to: Path) -> None:
+    """The page and its JSON, in a folder and as a run of MLflow."""
+    from training.earned import DATA, PAGE, log, page
+
+    to.mkdir(parents=True, exist_ok=True)
+    made = page(found)
+    (to / PAGE).write_text(made, encoding="utf-8")
+    (to / DATA).write_text(json.dumps(found, indent=2, ensure_ascii=False), encoding="utf-8")
+    run_id = log(home, found, made)
+    err.print(f"{to / PAGE}, {to / DATA}; MLflow run {run_id}", highlight=False, soft_wrap=True)
+
+
 # --- learn ------------------------------------------------------------------------------------------
 
 
@@ -1375,6 +1475,7 @@ EXPECTED = (
     ("lifecycle.seeds", "SeedError"),
     ("lifecycle.run", "RunError"),
     ("lifecycle.preview", "PreviewError"),
+    ("lifecycle.measure.lift", "LiftError"),
     ("serving.scores", "ScoresError"),
     ("training.train", "TrainError"),
     ("training.settings", "SettingsError"),

@@ -19,7 +19,7 @@ HISTORY = (1, 2, 5, 10, 20, 50, 100)  # where a new bar begins, in past orders
 def recipes_compared(scores: Mapping[str, Interval], *, metric: str, baseline: str, customers: int) -> Figure:
     """A bar per recipe with its interval, the best on top; the baseline's mean runs through as a line."""
     names = sorted(scores, key=lambda name: scores[name].mean)
-    figure, axes = _canvas(height=1.6 + 0.42 * len(names))
+    figure, axes = canvas(height=1.6 + 0.42 * len(names))
     colours = [ORANGE if name == baseline else BLUE for name in names]
     _bars(axes, names, [scores[name] for name in names], colours)
     axes.axvline(scores[baseline].mean, color=ORANGE, linestyle="--", linewidth=1)
@@ -44,7 +44,7 @@ def by_history(orders: ArrayLike, values: ArrayLike, *, recipe: str, metric: str
     """What a recipe reaches for customers with few past orders and with many."""
     past, scores = np.asarray(orders, dtype=np.int64), np.asarray(values, dtype=np.float64)
     groups = [(name, scores[inside]) for name, inside in _history_groups(past) if inside.any()]
-    figure, axes = _canvas(height=4.2)
+    figure, axes = canvas(height=4.2)
     at = np.arange(len(groups))
     means = [interval(group, seed=seed) for _, group in groups]
     axes.errorbar(at, [m.mean for m in means], yerr=_whiskers(means), fmt="o", color=BLUE, capsize=3)
@@ -53,20 +53,20 @@ def by_history(orders: ArrayLike, values: ArrayLike, *, recipe: str, metric: str
     axes.set_xlabel("orders before the cutoff; below: customers")
     axes.set_ylabel(f"{metric}, mean and 95 % interval")
     axes.set_title(f"{recipe}: {metric} by length of history", loc="left")
-    _light(axes, grid="y")
+    light(axes, grid="y")
     return figure
 
 
 def hits_by_rank(hits: ArrayLike, *, recipe: str) -> Figure:
     """How often each position of the list is bought: `hits` has a row per customer, a column per position."""
     rates = 100 * np.asarray(hits, dtype=np.float64).mean(axis=0)
-    figure, axes = _canvas(height=4.2)
+    figure, axes = canvas(height=4.2)
     axes.bar(np.arange(1, len(rates) + 1), rates, color=BLUE)
     axes.set_xticks(np.arange(1, len(rates) + 1))
     axes.set_xlabel("position in the list")
     axes.set_ylabel("bought in the window, % of customers")
     axes.set_title(f"{recipe}: hits by position, {len(np.asarray(hits)):,} customers", loc="left")
-    _light(axes, grid="y")
+    light(axes, grid="y")
     return figure
 
 
@@ -74,7 +74,7 @@ def reliability(bins: Sequence[tuple[float, float, int]], *, title: str) -> Figu
     """Where probabilities come true the dots lie on the line. A bin is its mean probability, the share bought, and how
     many candidates it holds, which the dot's area tells; both axes are logarithms, so a share of 0 lies at the foot."""
     predicted, bought, n = (np.array([b[place] for b in bins], dtype=np.float64) for place in range(3))
-    figure, axes = _canvas(height=4.6)
+    figure, axes = canvas(height=4.6)
     low = 0.5 * min([*predicted, *bought[bought > 0], 0.01])
     axes.plot([low, 1], [low, 1], color=ORANGE, linestyle="--", linewidth=1)
     axes.scatter(
@@ -84,13 +84,13 @@ def reliability(bins: Sequence[tuple[float, float, int]], *, title: str) -> Figu
     axes.set_xlabel("probability by the ranker, mean of the bin")
     axes.set_ylabel("share bought")
     axes.set_title(f"{title}: do probabilities come true?", loc="left")
-    _light(axes, grid="y")
+    light(axes, grid="y")
     return figure
 
 
 def calibrated(bins: Sequence[tuple[float, float, int]], *, title: str, about: str, truth: str) -> Figure:
     """Mean score and mean truth of each bin; where scores come true the dots lie on the line."""
-    figure, axes = _canvas(height=4.6)
+    figure, axes = canvas(height=4.6)
     predicted, actual = ([b[place] for b in bins] for place in (0, 1))
     room = 1.05 * _room([*predicted, *actual])
     axes.plot([0, room], [0, room], color=ORANGE, linestyle="--", linewidth=1)
@@ -99,14 +99,14 @@ def calibrated(bins: Sequence[tuple[float, float, int]], *, title: str, about: s
     axes.set_xlabel(f"{about}, mean of the tenth")
     axes.set_ylabel(truth)
     axes.set_title(f"{title}: does it come true?", loc="left")
-    _light(axes, grid="y")
+    light(axes, grid="y")
     return figure
 
 
 def lift(bins: Sequence[tuple[float, float, int]], *, title: str, truth: str) -> Figure:
     """Mean truth by tenths of the score, the highest first; the dashed line is everybody's mean."""
     actual, n = (np.array([b[place] for b in bins][::-1], dtype=np.float64) for place in (1, 2))
-    figure, axes = _canvas(height=4.2)
+    figure, axes = canvas(height=4.2)
     at = np.arange(1, len(actual) + 1)
     axes.bar(at, actual, color=BLUE)
     axes.axhline(float(actual @ n / n.sum()), color=ORANGE, linestyle="--", linewidth=1)
@@ -114,11 +114,11 @@ def lift(bins: Sequence[tuple[float, float, int]], *, title: str, truth: str) ->
     axes.set_xlabel("tenths by the score, the highest first")
     axes.set_ylabel(truth)
     axes.set_title(f"{title}: lift by decile", loc="left")
-    _light(axes, grid="y")
+    light(axes, grid="y")
     return figure
 
 
-def _canvas(height: float) -> tuple[Figure, Axes]:
+def canvas(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8, height), dpi=120, layout="constrained")
     return figure, figure.add_subplot()
 
@@ -130,7 +130,7 @@ def _bars(axes: Axes, names: Sequence[str], scores: Sequence[Interval], colours:
     for row, score in enumerate(scores):
         _label(axes, f"{score.mean:.4f}", at=(score.high, row))
     axes.set_xlim(0, 1.15 * _room([score.high for score in scores]))
-    _light(axes, grid="x")
+    light(axes, grid="x")
 
 
 def _panel(axes: Axes, name: str, places: Sequence[str], values: Sequence[float]) -> None:
@@ -153,7 +153,7 @@ def _room(values: Sequence[float]) -> float:
     return max(float(np.nanmax(values)), 0.0) or 1.0
 
 
-def _light(axes: Axes, *, grid: Literal["x", "y"]) -> None:
+def light(axes: Axes, *, grid: Literal["x", "y"]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)

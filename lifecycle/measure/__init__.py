@@ -1,0 +1,1 @@
+"""What programs earned, against the customers who were held back."""

@@ -1,0 +1,231 @@
+"""What each program of a home earned, as one document of plain values: the terminal, JSON and the page show it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.history import History, HistoryError
+from features.interactions import DAY, Ids, Interactions, moment, seconds
+from lifecycle.ledger import Names
+from lifecycle.measure.assigned import ALL, Assigned, assigned, decided, went_out
+from lifecycle.measure.groups import LEAKY, leaked, warnings_of
+from lifecycle.measure.lift import (
+    LEAST_BUYERS,
+    Lift,
+    LiftError,
+    Side,
+    compare,
+    corrected,
+    detectable,
+    looked_at,
+    planned_error,
+    ratio,
+)
+from lifecycle.measure.outcomes import Purchases, matured
+from lifecycle.programs import Program, policy, programs
+from lifecycle.run import OWN as FOLDER
+from lifecycle.run import PATIENCE
+from serving.compact import compact
+from serving.store import Store, address
+
+WINDOWS = (7, 28, 90)
+SHARES = (0.05, 0.1, 0.2, 0.5)  # of a plan
+LOOKS = 26  # at most, one a week or rarer
+COVARIATES = {"revenue": "revenue", "margin": "revenue", "orders": "orders", "conversion": "orders"}
+Told = Callable[[str, int, int | None], None]
+
+
+def earned(
+    home: Path, database_url: str | None, *, only: str | None = None, since: datetime | None = None,
+    until: datetime | None = None, windows: Sequence[int] = WINDOWS, seed: int = 7,
+    told: Told = lambda what, done, of: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Every program against its control, and all together against the universal one, by the decisions with
+    since ≤ run < until. What came in live is moved into the history first.
+
+    Raises HistoryError without events, LiftError where nothing was decided, StoreError.
+    """
+    history = History(home / "history")
+    table, rules = programs(home / FOLDER), policy(home / FOLDER)
+    with Store(address(home, database_url)) as store:
+        compact(history, store, told=told, patience=PATIENCE)
+        span = history.span()
+        if span is None:
+            raise HistoryError(f"{history.folder} holds no events: run `osclms load` first")
+        rows = decided(store, Names(history.aliases()), store.graves())
+        if not len(rows):
+            raise LiftError(
+                "no marketing was decided yet: `osclms run` decides it, and policy.yaml who is held back"
+            )
+        out = went_out(store, history, rows)
+    wanted = [None, *sorted(set(rows["program"]))] if only is None else [None if only == ALL else only]
+    found = [
+        of for name in wanted if (name is None or name in table)
+        and (of := assigned(rows, table[name] if name else None, rules, since=since, until=until, went_out=out))
+    ]  # fmt: skip
+    end = seconds(span[1]) + 1
+    data, costs = bought(history, span[1])
+    done = []
+    for place, one in enumerate(found, 1):
+        done.append(measured(one, Purchases.of(data, costs, one.customers), windows, end, table, seed))
+        told("programs", place, len(found))
+    adjust(done)
+    return {
+        "from": since and since.isoformat(), "to": until and until.isoformat(),
+        "data_until": moment(end).isoformat(), "currency": history.store.currency, "store": history.store.name,
+        "windows": list(windows), "programs": done,
+        "left_out": left_out(wanted, {one.program for one in found}),
+        "warnings": warnings_of(None, None, sum(of["program"] != ALL for of in done) > 1),
+    }  # fmt: skip
+
+
+def bought(history: History, last: datetime) -> tuple[Interactions, dict[str, float]]:
+    """Everything that was bought, returns taken back, and what products cost the shop."""
+    events = history.purchases(moment(seconds(last) + 1))
+    items = Ids.of(name for name in events["product_id"].unique().to_pylist() if name is not None)
+    data = Interactions.from_events(
+        events, items=items, keep=np.ones(len(items), bool), until=moment(seconds(last) + 1)
+    )
+    products = history.table("products", columns=("product_id", "cost")).to_pylist()
+    return data, {row["product_id"]: row["cost"] for row in products if row["cost"] is not None}
+
+
+def left_out(wanted: Sequence[str | None], found: set[str]) -> list[str]:
+    """Programs that cannot be measured, as nobody was held back, or nobody written to."""
+    return [name or ALL for name in wanted if (name or ALL) not in found]
+
+
+# --- one program ------------------------------------------------------------------------------------------
+
+
+def measured(
+    of: Assigned, purchases: Purchases, windows: Sequence[int], end: int, table: Mapping[str, Program], seed: int
+) -> dict[str, Any]:  # fmt: skip
+    """A program's part of the document."""
+    program = table.get(of.program)
+    metric, days = (program.metric, program.metric_days) if program else ("revenue", 28)
+    sizes = (int(of.treated.sum()), int((~of.treated).sum()))
+    before = purchases.before(of.since)
+    parts = {str(window): windowed(of, purchases, before, window, end, seed) for window in windows}
+    held = leaked(~of.treated, np.zeros(len(of), bool)) | {
+        "reached": of.reached,
+        "share": of.reached / sizes[1],
+    }
+    leak = held | {"alarm": held["share"] > LEAKY}
+    found = ratio(sizes, (1 - of.share, of.share)) if 0 < of.share < 1 else None
+    window = min(windows, key=lambda w: (abs(w - days), w))
+    metric = metric if metric in parts[str(window)]["measures"] else "revenue"
+    return {
+        "program": of.program, "note": of.note, "treated": sizes[0], "control": sizes[1],
+        "first": moment(int(of.at.min())).isoformat(), "last": moment(int(of.at.max())).isoformat(),
+        "ratio": found and vars(found), "leak": leak, "mixed": of.mixed,
+        "metric": metric, "window": window, "costed": purchases.costed, "windows": parts,
+        "looks": looks(of, purchases, window, end), "by_day": by_day(of, purchases, window, end),
+        "warnings": warnings_of(found, leak, False),
+    }  # fmt: skip
+
+
+def windowed(
+    of: Assigned, purchases: Purchases, before: Mapping[str, Any], days: int, end: int, seed: int
+) -> dict[str, Any]:  # fmt: skip
+    """All measures in one window, of those whose window has ended."""
+    ripe = matured(of.at, days, end)
+    treated, control = ripe & of.treated, ripe & ~of.treated
+    found: dict[str, Any] = {"matured": [int(treated.sum()), int(control.sum())], "measures": {}}
+    if not treated.any() or not control.any():
+        return found | {"why": f"no window of {days} days has ended yet in both arms"}
+    for name, values in purchases.after(of.at, days).items():
+        x = before[COVARIATES[name]]
+        lift = compare(values[treated], values[control], before=(x[treated], x[control]), seed=seed)
+        plain = compare(values[treated], values[control], seed=seed)
+        found["measures"][name] = told(lift) | {"unadjusted": short(plain)}
+    return found
+
+
+def told(of: Lift) -> dict[str, Any]:
+    values = of.as_dict()
+    for side in ("treated", "control"):
+        values[side]["sum"] = values[side]["mean"] * values[side]["customers"]
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def short(of: Lift) -> dict[str, Any]:
+    return {name: told(of)[name] for name in ("difference", "ci95", "p")}
+
+
+def adjust(done: Sequence[dict[str, Any]]) -> None:
+    """Put beside each program's p-value, of its own metric and window, the one corrected for their number."""
+    own = [of for of in done if of["program"] != ALL]
+    primary = [of["windows"][str(of["window"])]["measures"].get(of["metric"], {}) for of in own]
+    for of, p in zip(own, corrected([found.get("p") for found in primary]), strict=True):
+        of["p_adjusted"] = p
+
+
+def looks(of: Assigned, purchases: Purchases, days: int, end: int) -> list[dict[str, Any]]:
+    """Week by week what had been earned of revenue by then, with a band that holds at all looks together."""
+    first = int(of.at.min()) + days * DAY
+    step = max(7, -(-(end - first) // (LOOKS * DAY))) * DAY
+    values, found = purchases.after(of.at, days)["revenue"], []
+    for at in (*range(first, end, step), end):
+        ripe = matured(of.at, days, at)
+        sides = [side(values[ripe & arm]) for arm in (of.treated, ~of.treated)]
+        if min(s.buyers for s in sides) < LEAST_BUYERS:
+            continue
+        error = (sides[0].error + sides[1].error) ** 0.5
+        low, high = looked_at(sides[0].mean - sides[1].mean, error, int(ripe.sum()), planned=len(of))
+        n = sides[0].customers
+        found.append(
+            {
+                "at": moment(at).isoformat(), "treated": n, "control": sides[1].customers,
+                "incremental": (sides[0].mean - sides[1].mean) * n, "band95": [float(low) * n, float(high) * n],
+            }
+        )  # fmt: skip
+    return found
+
+
+def side(values: NDArray[np.float64]) -> Side:
+    return Side.of(values, int(np.count_nonzero(values)))
+
+
+def by_day(of: Assigned, purchases: Purchases, days: int, end: int) -> dict[str, list[float]]:
+    """Mean revenue since the decision, day by day, of both arms."""
+    ripe = matured(of.at, days, end)
+    return {
+        name: purchases.by_day(of.at, days, ripe & arm).tolist()
+        for name, arm in (("treated", of.treated), ("control", ~of.treated))
+    }
+
+
+# --- before launch ----------------------------------------------------------------------------------------
+
+
+def planned(
+    home: Path, customers: int, *, windows: Sequence[int] = WINDOWS, shares: Sequence[float] = SHARES,
+    until: datetime | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The smallest difference of revenue that would be found 8 times in 10, were so many customers like all who have
+    bought compared: by window and the control's share of them. It goes by what they spent in the last such window."""
+    history = History(home / "history")
+    span = history.span()
+    if span is None:
+        raise HistoryError(f"{history.folder} holds no events: run `osclms load` first")
+    end = min(until or datetime.max.replace(tzinfo=UTC), moment(seconds(span[1]) + 1))
+    data, costs = bought(history, span[1])
+    everybody = data.customers.at(range(len(data.customers)))
+    purchases, rows = Purchases.of(data, costs, everybody), []
+    for days in windows:
+        since = np.full(len(everybody), seconds(end) - days * DAY)
+        spent = purchases.total(since, since + days * DAY)["revenue"]
+        for share in shares:
+            least = detectable(planned_error(float(spent.std(ddof=1)), customers, share))
+            buyers = float((spent > 0).mean() * customers * min(share, 1 - share))
+            rows.append(
+                {"window": days, "share": share, "mean": float(spent.mean()), "detectable": least,
+                 "lift": least / float(spent.mean()) if spent.any() else None, "buyers": buyers,
+                 "refused": buyers < LEAST_BUYERS}
+            )  # fmt: skip
+    return {"customers": customers, "currency": history.store.currency, "plans": rows}
