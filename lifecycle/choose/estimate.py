@@ -71,7 +71,7 @@ def judged(name: str, rows: Rows, who: Sequence[str], target: Array, *, whole: b
     place, groups = np.arange(len(rows)), np.unique(np.asarray(who), return_inverse=True)[1]
     weight = target[place, rows.chosen] / rows.probability
     effective = float(weight.sum() ** 2 / (weight**2).sum()) if weight.any() else 0.0
-    about = {
+    about: dict[str, Any] = {
         "policy": name, "decisions": len(rows), "effective": effective, "mean_weight": float(weight.mean()),
         "largest_weight": float(weight.max()), "logged": around(rows.reward, groups),
     }  # fmt: skip

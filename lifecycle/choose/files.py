@@ -72,7 +72,7 @@ def read(path: Path) -> Given:
 
 
 def opened(path: Path) -> pd.DataFrame:
-    kinds = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    kinds: dict[str, Any] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
     if path.suffix not in kinds:
         raise ChooseError(f"{path.name} is neither .csv nor .parquet")
     try:

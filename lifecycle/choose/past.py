@@ -103,12 +103,16 @@ def worths(data: Interactions, cost: Array | None) -> Array:
 
 
 def brought(
-    data: Interactions, worth: Array, who: NDArray[np.int64], at: NDArray[np.int64], window: int
+    data: Interactions,
+    worth: Array,
+    who: NDArray[np.int64],
+    at: NDArray[np.int64],
+    window: int | NDArray[np.int64],
 ) -> Array:
     """The sum of `worth` of the lines that these customers bought from `at` (seconds) on, for so many seconds."""
     named = np.flatnonzero(data.customer >= 0)
     order = named[np.lexsort((data.at[named], data.customer[named]))]
-    span = int(max(data.at.max(initial=0), at.max(initial=0))) + window + 1
+    span = int(max(data.at.max(initial=0), (at + window).max(initial=0))) + 1
     key = data.customer[order].astype(np.int64) * span + data.at[order]
     total = np.concatenate([[0.0], np.cumsum(worth[order])])
     first, last = (np.searchsorted(key, who * span + moment) for moment in (at, at + window))
