@@ -1101,7 +1101,7 @@ def report_choice(
     from lifecycle.choose.report import reported
 
     found = reported(home, database_url, as_of)
-    print_json(found) if as_json else out.print(*report_page(found))
+    print_json(found) if as_json else out.print(*report_page(found), sep="\n")
 
 
 @choose.command(
@@ -1124,7 +1124,7 @@ def evaluate_choice(
     from lifecycle.programs import programs
 
     found = evaluated(log, policy, ranked(programs(home / "programs"))).as_dict()
-    print_json(found) if as_json else out.print(*judged_page(found))
+    print_json(found) if as_json else out.print(*judged_page(found), sep="\n")
 
 
 scores = typer.Typer(

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from conftest import END
 from live import nursery
 from test_run import AT, PROGRAMS, databases, decisions, own_home, run, same, with_programs  # noqa: F401
+from typer.testing import CliRunner
 
 from features.history import History
 from features.interactions import Ids, Interactions, seconds
@@ -22,6 +23,7 @@ from lifecycle.choose.policy import Policy
 from lifecycle.choose.report import learned, reported
 from lifecycle.programs import Choosers
 from lifecycle.run import run as decide
+from osclms import app
 from serving.store import CHOICES, DATA, Store, address
 
 EVEN = {"learned": 0.4, "random": 0.2, "priority": 0.2, "silence": 0.2}
@@ -111,6 +113,12 @@ def test_day_by_day_it_learns_from_what_has_matured_alone(home: Path) -> None:
     assert all(min(of.values()) >= 0.01 - 1e-9 for of in eligible if len({*of.values()} - {0.0, 1.0}) > 1)
     assert sum(share.values()) > 10 and learned(home, None, at).version == policy.version
     told = reported(home, None, at)
+    said = CliRunner().invoke(
+        app, ["choose", "report", "--home", str(home), "--as-of", at.isoformat(), "--json"]
+    )
+    assert said.exit_code == 0 and json.loads(said.stdout) == json.loads(json.dumps(told, default=str))
+    page = CliRunner().invoke(app, ["choose", "report", "--home", str(home), "--as-of", at.isoformat()])
+    assert page.exit_code == 0 and "more than silence" in " ".join(page.stdout.split())
     assert told["matured"] <= told["choices"] == len(choices(home))
     assert {row["arm"] for row in told["groups"]["against"]["silence"]} == set(EVEN)
     assert [of["policy"] for of in told["policies"]] == ["priority", "random", "silence"]

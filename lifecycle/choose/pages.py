@@ -16,6 +16,9 @@ def report_page(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield Text("the groups are not of the sizes planned: see docs/choosing.md", style="yellow")
     for against, rows in found["groups"]["against"].items():
         yield group_table(against, rows)
+        yield from (
+            Text(f"{row['arm']}: {row['refused']}", style="yellow") for row in rows if row.get("refused")
+        )
     arms = Table("group", "what was chosen")
     for name, of in found["arms"].items():
         if of:
@@ -32,7 +35,7 @@ def group_table(against: str, rows: list[Mapping[str, Any]]) -> Table:
             low, high = row["ci95"]
             told = (f"{row['difference']:.2f}", f"{low:.2f} to {high:.2f}", f"{row['p']:.3f}")
         elif row.get("refused"):
-            told = (Text(str(row["refused"])).plain, "", "")
+            told = ("refused", "", "")
         table.add_row(row["arm"], f"{row['customers']:,}", f"{row['buyers']:,}", f"{row['mean']:.2f}", *told)
     return table
 
