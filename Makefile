@@ -5,13 +5,14 @@ BIN := .venv/bin
 PORT ?= 3000
 HOMES ?= .osclms
 NOTEBOOKS ?= notebooks/*.py
+RUNS ?= 2000
 QUALITY_HOME ?= .osclms-quality
 QUALITY ?= --tune-until 2017-11-01 --until 2017-12-01 --end 2018-01-01 --train
 export OSCLMS_HOME ?= .osclms
 export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: run setup test test-long lint bench bench-cold bench-replenishment bench-quality bench-serving bench-lifecycle bench-choose likeness notebooks clean help
+.PHONY: run setup test test-long lint bench bench-cold bench-replenishment bench-quality bench-serving bench-lifecycle bench-proof bench-choose likeness notebooks clean help
 
 help:                 ## what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -58,6 +59,9 @@ bench-replenishment: setup  ## measure due dates on the demo data; half a minute
 bench-lifecycle: setup  ## measure messages, on a shop made up for it, and a daily run of OSCLMS_HOME; a minute
 	$(BIN)/python -m benchmarks.lifecycle
 	$(BIN)/python -m benchmarks.runs --home $(OSCLMS_HOME)
+
+bench-proof: setup    ## whether what osclms lift says is true, in worlds whose truth is known; an hour, or RUNS=100
+	$(BIN)/python -m benchmarks.proof --runs $(RUNS) --write docs/measuring.md
 
 notebooks: setup      ## run the notebooks on the home and write their .ipynb; some minutes
 	$(BIN)/python -m benchmarks.notebooks $(NOTEBOOKS)

@@ -793,7 +793,7 @@ def lift(
         from lifecycle.measure.report import planned
 
         found = planned(home, plan, windows=windows, until=until)
-        return print_json(found) if as_json else out.print(*plan_page(found))
+        return print_json(found) if as_json else out.print(*plan_page(found), sep="\n")
     if program not in (None, "all"):
         known_program(home, str(program))
     from lifecycle.measure.pages import lift_page
@@ -803,7 +803,7 @@ def lift(
         found = earned(home, database_url, only=program, since=since, until=until, windows=windows, told=told)
     if to is not None:
         write_lift(home, found, to)
-    print_json(found) if as_json else out.print(*lift_page(found))
+    print_json(found) if as_json else out.print(*lift_page(found), sep="\n")
     return None
 
 
@@ -826,7 +826,7 @@ def show_arms(
     from lifecycle.measure.pages import arms_page
 
     found = of_file(data, arm, control, outcome, covariate=covariate, share=share, exposed=exposed)
-    print_json(found) if as_json else out.print(*arms_page(found))
+    print_json(found) if as_json else out.print(*arms_page(found), sep="\n")
 
 
 def write_lift(home: Path, found: dict[str, Any], to: Path) -> None:

@@ -4,6 +4,8 @@ FNV-1a (https://datatracker.ietf.org/doc/draft-eastlake-fnv/) over the seed, and
 BUCKETS: hashed once, ids that differ in their last characters alone would lie side by side.
 """
 
+from collections.abc import Mapping
+
 BUCKETS = 10_000
 OFFSET, PRIME, MASK = 0xCBF29CE484222325, 0x100000001B3, (1 << 64) - 1
 
@@ -25,3 +27,13 @@ def bucket(seed: str, name: str) -> int:
 def is_held_back(seed: str, name: str, share: float) -> bool:
     """Whether this one is of the control group: `share` of all names are."""
     return bucket(seed, name) < round(share * BUCKETS)
+
+
+def arm_of(seed: str, name: str, shares: Mapping[str, float]) -> str | None:
+    """The arm that this one is of, by the share of each; None for the rest of the names."""
+    place, upto = bucket(seed, name), 0.0
+    for arm, share in shares.items():
+        upto += share
+        if place < round(upto * BUCKETS):
+            return arm
+    return None

@@ -21,8 +21,8 @@ PAUSED, RAN = DATA["pauses"].c, DATA["runs"].c
 class Past:
     """What a customer got, or would have got: (program, occasion) of messages of the runs `before`, and of those `made`
     by this very run, which `decided` more; the messages' days by channel where they count against caps, when each
-    program wrote last, the products that mails showed lately, and the channels for which
-    a learned choice was made in this very run."""
+    program wrote last, the products that mails showed lately, the id by which the first was decided, and the
+    channels for which a learned choice was made in this very run."""
 
     before: set[tuple[str, str]] = field(default_factory=set)
     made: set[tuple[str, str]] = field(default_factory=set)
@@ -31,6 +31,12 @@ class Past:
     last: dict[str, datetime] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)
     chosen: set[str] = field(default_factory=set)
+    first: tuple[datetime, str] | None = None
+
+    def named(self, name: str) -> str:
+        """The id that says which arms the customer is of: the first ever decided about, so that a merge moves nobody
+        who was decided before."""
+        return self.first[1] if self.first else name
 
 
 @dataclass(frozen=True)
@@ -92,10 +98,13 @@ def seen(
                 continue
             (of.made if when == run_at else of.before).add((program, occasion))
             of.last[program] = max(at, of.last.get(program, at))
+            of.first = min(of.first or (when, name), (when, name))
             if kind == "marketing":
                 of.days.setdefault(channel, []).append(date.fromisoformat(day))
-        for name, channel in choices(store, ids, run_at):
-            past[names.own(name)].chosen.add(channel)
+        for name, channel, first, now in choices(store, ids, run_at):
+            of = past[names.own(name)]
+            of.first = min(of.first or (first, name), (first, name))
+            of.chosen |= {channel} if now else set()
         for name, products in shown(store, ids, shown_since):
             past[names.own(name)].shown += products
     return Seen(upto, past)
@@ -110,11 +119,19 @@ def shown(store: Store, customers: Sequence[str], since: datetime) -> Iterator[t
     yield from store.select(wanted.order_by(sends.at.desc()))
 
 
-def choices(store: Store, customers: Sequence[str], run_at: datetime) -> list[tuple[str, str]]:
-    """(customer, channel) of the choices that were made for these customers in a run."""
+def choices(
+    store: Store, customers: Sequence[str], run_at: datetime
+) -> list[tuple[str, str, datetime, bool]]:
+    """(customer, channel, run of the first choice, whether one was made in this run) of these customers."""
     c = DATA["choices"].c
-    wanted = sa.select(c.customer_id, c.channel).where(c.customer_id.in_(customers), c.run_at == run_at)
-    return [(name, channel) for name, channel in store.select(wanted)]
+    now = sa.func.max(sa.case((c.run_at == run_at, 1), else_=0))
+    wanted = sa.select(c.customer_id, c.channel, sa.func.min(c.run_at), now).where(
+        c.customer_id.in_(customers)
+    )
+    return [
+        (name, on, first, bool(made))
+        for name, on, first, made in store.select(wanted.group_by(c.customer_id, c.channel))
+    ]
 
 
 def keep(

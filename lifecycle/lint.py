@@ -45,12 +45,27 @@ def faults_of(path: Path, placements: Collection[str]) -> list[tuple[int, str]]:
         return error.faults
     lines = lines_of(path)
     found = [
-        *(faults(program, names(program)) or unknown_filters(program)),
-        *unknown_placements(program, placements),
-        *about_nothing(program),
+        *faults_of_form(program, placements),
+        *(fault for name in program.variants for fault in faults_of_variant(name, program, placements)),
         *([("name", f"is {program.name}, the file says {path.stem}")] if program.name != path.stem else ()),
     ]
     return sorted((line_of(place(where), lines), f"{where}: {says}") for where, says in found)
+
+
+def faults_of_form(program: Program, placements: Collection[str]) -> list[tuple[str, str]]:
+    return [
+        *(faults(program, names(program)) or unknown_filters(program)),
+        *unknown_placements(program, placements),
+        *about_nothing(program),
+    ]
+
+
+def faults_of_variant(name: str, program: Program, placements: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Those that the program as it stands has not."""
+    known = faults_of_form(program, placements)
+    for where, says in faults_of_form(program.form(name), placements):
+        if (where, says) not in known:
+            yield f"variants.{name}.{where}", says
 
 
 def names(program: Program) -> tuple[str, ...]:

@@ -254,7 +254,8 @@ class Batch:
 
     def parcel(self, case: "Case") -> Parcel:
         """The message, made now. Raises NotSent."""
-        row, program, draft = case.row, self.programs[case.row["program"]], case.draft
+        row, program, draft = case.row, case.program, case.draft
+        assert program is not None  # what has none was dropped
         address, channel, about = case.address, row["channel"], case.about
         made = compose(self.engine, program, draft, about, links=self.links, now=self.now)
         if channel != "email" and not getattr(made, channel):
@@ -277,7 +278,8 @@ class Case:
 
     @cached_property
     def program(self) -> Program | None:
-        return self.batch.programs.get(self.row["program"])
+        program = self.batch.programs.get(self.row["program"])
+        return program.forms.get(self.row["variant"]) if program else None
 
     @cached_property
     def draft(self) -> Draft:

@@ -23,7 +23,9 @@ def listed(programs: Mapping[str, Program]) -> list[dict[str, Any]]:
     return [
         {
             "name": name, "enabled": of.enabled, "trigger": of.trigger.kind, "kind": of.kind, "channel": of.channel,
-            "priority": of.priority, "holdout": of.holdout, "locales": list(of.texts), "about": of.about,
+            "priority": of.priority, "holdout": of.holdout,
+            "variants": {name: one.share for name, one in of.variants.items()}, "locales": list(of.texts),
+            "about": of.about,
             "audience": [spoken(*condition) for condition in of.audience.items()], "version": of.version,
         }
         for name, of in programs.items()
@@ -52,9 +54,14 @@ def size_page(program: Program, sizes: Sequence[Size]) -> Iterator[RenderableTyp
 
 
 def tests_page(program: Program, found: Sequence[Tested]) -> Table:
-    table = Table("address", "language", "", title=f"{program.name}: tests")
+    table = Table("address", "variant", "language", "", title=f"{program.name}: tests")
     for of in found:
-        table.add_row(f"{of.place}.", of.locale, Text(of.result, "green" if of.result == "sent" else "red"))
+        table.add_row(
+            f"{of.place}.",
+            of.variant or "",
+            of.locale,
+            Text(of.result, "green" if of.result == "sent" else "red"),
+        )
     return table
 
 

@@ -20,10 +20,12 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
     model_validator,
 )
 
 from features.customers import GROUP_NAMES, STAGES
+from features.experiments import arm_of
 from lifecycle.yamls import FileError, read
 from serving.rules import Exclude
 
@@ -296,6 +298,25 @@ class Breaker(Strict):
     fallback: Share = 0.8
 
 
+class Variant(Strict):
+    """What a share of the customers gets instead, to find out which does better: the fields it names take the place of
+    the program's. `texts` are laid over the program's, language by language and field by field."""
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    template: Template | None = None
+    shelves: tuple[Shelf, ...] | None = None
+    texts: Mapping[str, Mapping[str, Any]] = {}
+
+
+Name = Annotated[str, Field(pattern=r"[a-z][a-z0-9_]{0,39}")]
+
+
+def within_one(given: Mapping[str, Variant]) -> Mapping[str, Variant]:
+    if sum(of.share for of in given.values()) > 1 + 1e-9:
+        raise ValueError("the shares of variants are above 1 together")
+    return given
+
+
 class Program(Strict):
     """A file of `programs`."""
 
@@ -321,6 +342,8 @@ class Program(Strict):
     voucher: Voucher | None = None
     rating: bool = False  # asks for stars
     breaker: Breaker = Breaker()
+    variants: Annotated[Mapping[Name, Variant], AfterValidator(within_one)] = {}
+    draw: str = ""  # another word draws anew who gets which variant
     texts: Annotated[Mapping[str, Texts], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -334,12 +357,45 @@ class Program(Strict):
                 )
         if self.kind == "transactional" and self.holdout:
             raise ValueError("a transactional message has no holdout")
+        for name in self.variants:
+            try:
+                self.form(name)
+            except ValueError as error:
+                raise ValueError(f"variants.{name}: {what_is_wrong(error)}") from error
         return self
+
+    def form(self, variant: str | None) -> Self:
+        """The program as who gets a variant gets it; None: as it stands. Raises KeyError for one that there is not."""
+        if variant is None:
+            return self
+        of, said = self.variants[variant], self.model_dump(mode="json", exclude={"variants"})
+        for name, value in of.model_dump(mode="json", exclude={"share", "texts"}, exclude_none=True).items():
+            said[name] = value
+        for locale, texts in of.texts.items():
+            said["texts"][locale] = {**said["texts"].get(locale, {}), **texts}
+        return type(self).model_validate(said)
+
+    @cached_property
+    def forms(self) -> Mapping[str | None, "Program"]:
+        """Every form of it: as it stands, and by variant."""
+        return {name: self.form(name) for name in (None, *self.variants)}
+
+    def variant_of(self, seed: int, customer_id: str) -> str | None:
+        """The variant that a customer gets, the same for ever; None: the program as it stands."""
+        shares = {name: of.share for name, of in self.variants.items()}
+        return arm_of(f"variant|{self.name}|{self.draw}|{seed}", customer_id, shares)
 
     @cached_property
     def version(self) -> str:
         """A name of what the file says: the same for equal files."""
         return hashlib.blake2b(self.model_dump_json().encode(), digest_size=6).hexdigest()
+
+
+def what_is_wrong(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    told = ((".".join(map(str, of["loc"])), of["msg"].removeprefix("Value error, ")) for of in error.errors())
+    return "; ".join(": ".join(filter(None, pair)) for pair in told)
 
 
 # --- what holds for all -----------------------------------------------------------------------------------

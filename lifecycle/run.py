@@ -78,6 +78,7 @@ class Decision(NamedTuple):
     draft: Draft | None = None
     policy: str | None = None
     probability: float | None = None
+    variant: str | None = None
     choice: Row | None = None  # what is put on record of a learned choice, with the first of what it decides
 
 
@@ -341,7 +342,7 @@ def of_one(
         else:
             rivals.setdefault(candidate.program.channel, []).append(decision)
     for channel, several in rivals.items():
-        if made.desk and arm_of(made.policy, several[0].candidate.program, name) != "control":
+        if made.desk and arm_of(made.policy, several[0].candidate.program, past.named(name)) != "control":
             yield from choice_of(made, made.desk, name, channel, several, past)
         else:
             yield from contest(made, name, channel, several, past)
@@ -451,12 +452,8 @@ def choice_of(
     if not ready or channel in past.chosen:
         yield from (unchosen(decision, "outranked", "chosen before") for decision in ready)
         return
-    asked = Asked(
-        name,
-        channel,
-        list(dict.fromkeys(d.candidate.program.name for d in ready)),
-        context_of(made, ready[0], channel, past),
-    )
+    arms = list(dict.fromkeys(d.candidate.program.name for d in ready))
+    asked = Asked(name, past.named(name), channel, arms, context_of(made, ready[0], channel, past))
     choice = desk.choose(asked)
     row = desk.row(asked, choice, held=any(d.detail == "program" for d in ready), now=made.now)
     best = next((d for d in ready if d.candidate.program.name == choice.arm), None)
@@ -496,7 +493,10 @@ def chosen(made: Run, stage: Stage, today: Sequence[Decision]) -> Chosen | None:
 
 def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     """The message with its lists, one held back, or why there is none. What goes wrong is this customer's alone."""
-    candidate, program = decision.candidate, decision.candidate.program
+    variant = decision.candidate.program.variant_of(made.policy.seed, past.named(name))
+    program = decision.candidate.program.forms[variant]
+    candidate = decision.candidate._replace(program=program)
+    decision = decision._replace(candidate=candidate, variant=variant)
     try:
         found = drafted(made, candidate, words(made, name, decision), past.shown)
     except Exception as error:
@@ -507,7 +507,7 @@ def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     why = lacking(program, [held.items for held in found.lists])
     if why:
         return decision._replace(outcome="too_few", detail=why)
-    arm = arm_of(made.policy, program, name)
+    arm = arm_of(made.policy, program, past.named(name))
     if not arm:
         past.shown = [*found.shown(program), *past.shown]
     return decision._replace(outcome=HOLDOUT if arm else MESSAGE, detail=arm, draft=found)
@@ -558,12 +558,14 @@ def row_of(made: Run, decision: Decision) -> Row:
     name, is_made = made.names[candidate.person], decision.outcome in ledger.MADE
     occasion = f"{name}|{program.name}|{candidate.key}"
     return {
-        "run_at": made.at, "customer_id": name, "program": program.name, "version": program.version,
+        "run_at": made.at, "customer_id": name, "program": program.name,
+        "version": made.programs[program.name].version,
         "occasion": candidate.key, "outcome": decision.outcome, "detail": decision.detail, "channel": program.channel,
         "message_id": made.store.subject(f"message|{occasion}")[:24] if is_made else None,
         "send_at": decision.send_at, "local_day": decision.day.isoformat() if decision.day else None,
         "kind": program.kind, "content": decision.draft.model_dump_json() if decision.draft else None,
-        "policy": decision.policy, "probability": decision.probability, "received_at": made.now,
+        "variant": decision.variant, "policy": decision.policy, "probability": decision.probability,
+        "received_at": made.now,
     }  # fmt: skip
 
 

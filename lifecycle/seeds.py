@@ -30,6 +30,7 @@ class Tested(NamedTuple):
     """What became of the message to the address of this place in the list."""
 
     place: int
+    variant: str | None
     locale: str
     result: str
 
@@ -65,44 +66,45 @@ class Trial:
     domain: str = NOBODY
 
     def send(self, to: Sequence[str]) -> Iterator[Tested]:
-        """Hand it to each of these addresses in each language. Nothing is put on record."""
+        """Hand it to each of these addresses in each variant and language. Nothing is put on record."""
         for place, address in enumerate(to, 1):
             subject = addresses.subject(self.store, self.program.channel, address)
             why = addresses.is_suppressed(self.store, subject)
-            for locale in self.program.texts:
-                yield Tested(
-                    place, locale, f"suppressed: {why}" if why else self.sent(place, address, locale)
-                )
+            for variant, form in self.program.forms.items():
+                for locale in form.texts:
+                    name = f"{place}|{variant}|{locale}"
+                    result = f"suppressed: {why}" if why else self.sent(name, form, address, locale)
+                    yield Tested(place, variant, locale, result)
 
-    def sent(self, place: int, address: str, locale: str) -> str:
+    def sent(self, name: str, form: Program, address: str, locale: str) -> str:
         """What became of one."""
         try:
-            self.carrier.send(self.parcel(place, address, locale))
+            self.carrier.send(self.parcel(name, form, address, locale))
         except (NotSent, Dead, Failed) as error:
             return f"not sent: {error}"
         return "sent"
 
-    def parcel(self, place: int, address: str, locale: str) -> Parcel:
-        program, at, channel = self.program, self.at, self.program.channel
-        said = f"{program.name}|{program.version}|{at}|{place}|{locale}".encode()
-        name = f"test-{hashlib.blake2b(said, digest_size=9).hexdigest()}"
-        links = self.links if program.kind == "marketing" else None
-        leave = unsubscribe_url(links, name, program.name, channel, at=at) if links else None
-        made = self.message(About(locale=locale, unsubscribe_url=leave))
+    def parcel(self, name: str, form: Program, address: str, locale: str) -> Parcel:
+        at, channel = self.at, form.channel
+        said = f"{form.name}|{form.version}|{at}|{name}".encode()
+        message_id = f"test-{hashlib.blake2b(said, digest_size=9).hexdigest()}"
+        links = self.links if form.kind == "marketing" else None
+        leave = unsubscribe_url(links, message_id, form.name, channel, at=at) if links else None
+        made = self.message(form, About(locale=locale, unsubscribe_url=leave))
         if channel != "email" and not getattr(made, channel, ""):
             raise NotSent(f"texts: the program says nothing by {channel}")
         return Parcel(
-            message_id=name, program=program.name, version=program.version, kind=program.kind, channel=channel,
+            message_id=message_id, program=form.name, version=form.version, kind=form.kind, channel=channel,
             to=address, at=at, handed_at=at, day=f"{at:%Y-%m-%d}", domain=self.domain, sender=self.sender,
             subject=MARK + made.subject, text=made.text, html=made.html, sms=MARK + made.sms,
             push=MARK + made.push, unsubscribe_url=leave,
         )  # fmt: skip
 
-    def message(self, about: About) -> Message:
+    def message(self, form: Program, about: About) -> Message:
         moment = max(self.at, self.engine.data_until)
         if self.customer_id is None:
-            return example(self.engine, self.program, about, at=moment, rules=self.rules)
+            return example(self.engine, form, about, at=moment, rules=self.rules)
         return preview(
-            self.engine, self.program, about, customer_id=self.customer_id, order_id=None, links=None, at=moment,
+            self.engine, form, about, customer_id=self.customer_id, order_id=None, links=None, at=moment,
             now=moment, rules=self.rules,
         )  # fmt: skip

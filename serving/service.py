@@ -392,9 +392,10 @@ class Site:
         return self.programs[name]
 
     def previewed(self, program: Program, about: About, asked: MessageQuery) -> Message:
+        variant = program.variant_of(self.rules.seed, asked.customer_id) if asked.customer_id else None
         try:
             return preview(
-                self.engine, program, about, customer_id=asked.customer_id, order_id=asked.order_id,
+                self.engine, program.forms[variant], about, customer_id=asked.customer_id, order_id=asked.order_id,
                 links=self.links, at=self.at(asked.at), now=self.clock(), rules=self.rules.rules,
             )  # fmt: skip
         except NotSent as error:

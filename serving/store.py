@@ -27,7 +27,7 @@ from features.history import Marks
 from features.judge import Row
 from features.schema import EVENTS, FLAG, PATH, REAL, RECEIVED, TABLES, TEXT, TIME, WORD, Column, Table
 
-HEAD = "r0008"  # the last of the migrations: the tables that this version reads and writes
+HEAD = "r0009"  # the last of the migrations: the tables that this version reads and writes
 FILE = "store.db"
 MIGRATIONS = Path(__file__).parent / "migrations"
 PATIENCE = 30  # seconds that a writer waits for the one before it
@@ -84,6 +84,7 @@ DECISIONS = Table(
         Column("local_day", TEXT, about="the customer's own day then, which caps count"),
         Column("kind", TEXT, True, "marketing or transactional"),
         Column("content", TEXT, about="JSON: what is shown; rendered as it is sent"),
+        Column("variant", TEXT, about="of the program; missing: as it stands, or it did not come to that"),
         Column("policy", TEXT, about="what chose it among others, with which seed"),
         Column("probability", REAL, about="how likely that choice was"),
     ),

@@ -23,6 +23,7 @@ PAGES = (
     "docs/choosing.md",
     "docs/data.md",
     "docs/decisions.md",
+    "docs/measuring.md",
     "docs/messages.md",
     "docs/outbox.md",
     "docs/programs.md",

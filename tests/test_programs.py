@@ -95,6 +95,25 @@ def test_each_is_written_in_three_languages_and_has_a_brief(name: str) -> None:
         ("{placement: next_best}", "{placement: next_best, about: both}\nexit: [order]", None, None),
         ("{kind: order}", "{kind: joined}\nexit: [ordered_product]", 4, "is about no product"),
         ("about: a test", "about: a test\nabout: twice", 3, "about is given twice"),
+        ("name: mine", "variants: {a: {share: 0.6}, b: {share: 0.5}}\nname: mine", 1, "above 1 together"),
+        (
+            "name: mine",
+            "variants: {a: {share: 0.6, shelves: []}}\nname: mine",
+            1,
+            "a: texts.en: 1 headings for 0",
+        ),
+        (
+            "name: mine",
+            "variants:\n  a: {share: 0.6, texts: {en: {title: '{{ tier }}'}}}\nname: mine",
+            2,
+            "'tier'",
+        ),
+        (
+            "name: mine",
+            "variants:\n  a: {share: 0.6, texts: {en: {titel: b}}}\nname: mine",
+            2,
+            "titel: Extra inputs",
+        ),
         ("[h]", "[h", 11, ""),
     ],
 )
@@ -131,8 +150,13 @@ def test_the_page_says_what_the_models_say() -> None:
     assert page == handbook.fresh(page), "write it anew: python -m lifecycle.handbook"
     fields = {*Program.model_fields, *Policy.model_fields, *Waits.model_fields, *SHIPPED}
     assert [name for name in sorted(fields) if f"`{name}`" not in page] == []
-    (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    assert Program.model_validate(yaml.safe_load(shown.replace("on:", "'on':"))).name == "autumn_teas"
+    shown, variants = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    said = yaml.safe_load(shown.replace("on:", "'on':"))
+    program = Program.model_validate(said | yaml.safe_load(variants))
+    assert program.name == "autumn_teas" and len(program.forms) == 4
+    asked = program.form("question").texts["en"]
+    assert asked.subject.startswith("Anything missing") and asked.title == program.texts["en"].title
+    assert program.form("one_product").template == "hero" and program.form("novelties").shelves[0].limit == 4
 
 
 # --- briefs -----------------------------------------------------------------------------------------------

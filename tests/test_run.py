@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,17 @@ from live import new_database, nursery, place_postgres, postgres, spelled
 
 from features.history import History
 from lifecycle import run as module
+from lifecycle.channels import Files
 from lifecycle.ledger import HOLDOUT, MADE, MESSAGE, Past
 from lifecycle.occasions import PARTS
+from lifecycle.outbox import once
 from lifecycle.programs import policy, programs
 from lifecycle.run import OWN, Candidate, Ran, RunError, moment_of, news, untold
 from lifecycle.run import run as decide
 from serving.bundle import champion
 from serving.engine import Engine
 from serving.identities import merge
+from serving.settings import Settings
 from serving.store import DATA, DECISIONS, Store, address
 
 AT = END + timedelta(hours=11)
@@ -197,6 +201,40 @@ def test_who_is_held_back_is_not_written_to_and_moves_nowhere(home: Path) -> Non
         sends = [row for page in store.read("sends", 0, store.ends("sends")["sends"]) for row in page]
     ghosts = {row["message_id"] for row in decisions(home) if row["outcome"] == HOLDOUT}
     assert ghosts and not ghosts & {row["message_id"] for row in sends}
+
+
+def test_each_gets_a_variant_and_keeps_it(home: Path) -> None:
+    """As many as its share, apart from who is held back; what is decided and what is sent are of the variant."""
+    variants = {"one": {"share": 0.4, "shelves": [{"placement": "discover", "limit": 2, "minimum": 1}]},
+                "other": {"share": 0.3, "texts": {"en": {"subject": "other"}}}}  # fmt: skip
+    with_programs(home, {**PROGRAMS, "news": {**PROGRAMS["news"], "variants": variants}})
+    run(home, None, AT, now=AT)
+    rows = [row for row in decisions(home) if row["program"] == "news" and row["outcome"] in MADE]
+    program = programs(home / OWN)["news"]
+    assert all(
+        row["variant"] == program.variant_of(policy(home / OWN).seed, row["customer_id"]) for row in rows
+    )
+    assert {row["variant"] for row in rows if row["outcome"] == HOLDOUT} > {None}
+    everybody = {row["customer_id"] for row in decisions(home) if row["program"] == "news"}
+    drawn = Counter(program.variant_of(policy(home / OWN).seed, name) for name in everybody)
+    assert 0.3 < drawn["one"] / len(everybody) < 0.5 and 0.2 < drawn["other"] / len(everybody) < 0.4
+    many = Counter(row["variant"] for row in rows)
+    lists = {variant: {of["placement"] for row in rows if row["variant"] == variant
+                       for of in json.loads(row["content"])["lists"]} for variant in many}  # fmt: skip
+    assert lists == {None: {"next_best"}, "one": {"discover"}, "other": {"next_best"}}
+    hands = {"email": Files(home)}
+    once(
+        home,
+        None,
+        Settings.read({}),
+        hands,
+        now=AT + timedelta(hours=12),
+        clock=lambda: AT + timedelta(hours=12),
+    )
+    named = {row["message_id"]: row["variant"] for row in rows}
+    subjects = {(named[path.stem], message_from_bytes(path.read_bytes())["Subject"])
+                for path in home.glob("outbox/*/news/*.eml")}  # fmt: skip
+    assert subjects == {(None, "s"), ("one", "s"), ("other", "other")}
 
 
 def test_what_goes_wrong_for_one_customer_is_theirs_alone(

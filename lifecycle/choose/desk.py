@@ -18,9 +18,10 @@ from lifecycle.programs import Choosers
 
 class Asked(NamedTuple):
     """What is chosen among: `arms` are the eligible programs by priority, the first first; silence is one without
-    being named."""
+    being named. who: the id that says which group the customer is of."""
 
     customer: str
+    who: str
     channel: str
     arms: Sequence[str]
     context: Mapping[str, Any]
@@ -44,7 +45,7 @@ class Desk:
     at: datetime
 
     def choose(self, asked: Asked) -> Choice:
-        chooser = group_of(self.seed, asked.customer, self.choosers)
+        chooser = group_of(self.seed, asked.who, self.choosers)
         eligible = CHOOSERS[chooser](self.policy, asked)
         names = sorted(eligible)
         draw = uniform(f"choose|{self.seed}|{self.at.isoformat()}|{asked.channel}", asked.customer)

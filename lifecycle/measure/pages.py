@@ -9,19 +9,19 @@ from rich.text import Text
 
 Doc = Mapping[str, Any]
 WARNING = "yellow"
+CLAIMS = ("difference, 95 %", "incremental", "lift", "p", "adjusted")
 
 
 def lift_page(doc: Doc) -> Iterator[RenderableType]:
     """Programs, each with its own metric in its own window."""
     table = Table(title=f"{doc['store']}, data until {doc['data_until'][:10]}", title_justify="left")
     table.add_column("program", no_wrap=True)
-    for name in ("treated", "control", "means", "difference", "95 %", "incremental", "lift", "p", "adjusted"):
-        table.add_column(name, justify="right")
+    for name in ("treated", "control", *CLAIMS):
+        table.add_column(name, justify="right", no_wrap=True)
     for of in doc["programs"]:
         found = of["windows"][str(of["window"])]["measures"].get(of["metric"])
         what = Text(f"{of['program']}\n{of['metric']}, {of['window']} days")
-        sizes = (f"{of['treated']:,}", f"{of['control']:,}")
-        table.add_row(what, *sizes, *compared(found, of.get("p_adjusted")))
+        table.add_row(what, *sizes(of, found), *claims(found or {}, of.get("p_adjusted")))
     yield table
     yield from reasons(doc)
     for of in doc["programs"]:
@@ -35,20 +35,22 @@ def lift_page(doc: Doc) -> Iterator[RenderableType]:
         )
 
 
-def compared(found: Doc | None, adjusted: float | None) -> tuple[str, ...]:
-    if found is None:
-        return ("", "no window has ended", *[""] * 5)
-    means = f"{found['treated']['mean']:,.4g}\n{found['control']['mean']:,.4g}"
-    return (means, *claims(found), "" if adjusted is None else f"{adjusted:.3f}")
+def sizes(of: Doc, found: Doc | None) -> tuple[str, ...]:
+    """Customers of both arms, and below what each brought."""
+    return tuple(
+        f"{of[arm]:,}" + (f"\n{found[arm]['mean']:,.4g}" if found else "") for arm in ("treated", "control")
+    )
 
 
-def claims(found: Doc) -> tuple[str, ...]:
-    if found["refused"]:
-        return ("refused", *[""] * 4)
+def claims(found: Doc, adjusted: float | None) -> tuple[str, ...]:
+    """What is claimed of the difference; nothing where it was refused or no window has ended."""
+    if not found or found["refused"]:
+        return ("refused" if found else "too early", *[""] * (len(CLAIMS) - 1))
     low, high = found["ci95"]
     return (
-        f"{found['difference']:+,.4g}", f"{low:+,.4g}\n{high:+,.4g}", f"{found['incremental']:+,.0f}",
+        f"{found['difference']:+,.4g}\n{low:+,.4g} to {high:+,.4g}", f"{found['incremental']:+,.0f}",
         "" if found["lift"] is None else f"{found['lift']:+.1%}", f"{found['p']:.3f}",
+        "" if adjusted is None else f"{adjusted:.3f}",
     )  # fmt: skip
 
 
@@ -65,15 +67,13 @@ def arms_page(doc: Doc) -> Iterator[RenderableType]:
     """The arms of a file."""
     table = Table(title=f"{doc['outcome']} by arm, against {doc['control']}", title_justify="left")
     table.add_column("arm", no_wrap=True)
-    for name in ("customers", "buyers", "mean", "difference", "95 %", "incremental", "lift", "p", "adjusted"):
-        table.add_column(name, justify="right")
+    for name in ("customers", "mean", *CLAIMS):
+        table.add_column(name, justify="right", no_wrap=True)
     for of in doc["arms"]:
         is_control = of["arm"] == doc["control"]
-        cells = [""] * 5 if is_control else claims(of)
-        adjusted = "" if of["p_adjusted"] is None else f"{of['p_adjusted']:.3f}"
-        table.add_row(
-            Text(of["arm"]), f"{of['customers']:,}", f"{of['buyers']:,}", f"{of['mean']:,.4g}", *cells, adjusted
-        )  # fmt: skip
+        cells = [""] * len(CLAIMS) if is_control else claims(of, of["p_adjusted"])
+        size = f"{of['customers']:,}\n{of['buyers']:,} buyers"
+        table.add_row(Text(of["arm"]), size, f"{of['mean']:,.4g}", *cells)
     yield table
     yield from (Text(f"{of['arm']}: {of['refused']}") for of in doc["arms"] if of["refused"])
     yield from (Text(said, WARNING) for said in doc["warnings"])

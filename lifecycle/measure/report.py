@@ -36,6 +36,10 @@ WINDOWS = (7, 28, 90)
 SHARES = (0.05, 0.1, 0.2, 0.5)  # of a plan
 LOOKS = 26  # at most, one a week or rarer
 COVARIATES = {"revenue": "revenue", "margin": "revenue", "orders": "orders", "conversion": "orders"}
+NOTHING = (
+    "nothing can be measured: no marketing was decided in this time, or nobody was held back. `osclms run` decides, "
+    "and policy.yaml and the programs say who is held back"
+)
 Told = Callable[[str, int, int | None], None]
 
 
@@ -47,7 +51,7 @@ def earned(
     """Every program against its control, and all together against the universal one, by the decisions with
     since ≤ run < until. What came in live is moved into the history first.
 
-    Raises HistoryError without events, LiftError where nothing was decided, StoreError.
+    Raises HistoryError without events, StoreError.
     """
     history = History(home / "history")
     table, rules = programs(home / FOLDER), policy(home / FOLDER)
@@ -79,7 +83,7 @@ def earned(
         "data_until": moment(end).isoformat(), "currency": history.store.currency, "store": history.store.name,
         "windows": list(windows), "programs": done,
         "left_out": left_out(wanted, {one.program for one in found}),
-        "warnings": warnings_of(None, None, sum(of["program"] != ALL for of in done) > 1),
+        "warnings": warnings_of(None, None, sum(of["program"] != ALL for of in done) > 1) if done else [NOTHING],
     }  # fmt: skip
 
 
