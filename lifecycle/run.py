@@ -25,7 +25,7 @@ from features.judge import Row
 from lifecycle import ledger, offers
 from lifecycle.audience import members
 from lifecycle.breaker import tripped
-from lifecycle.choice import POLICIES, Chosen, Rival, Stage, by_priority, claims, full
+from lifecycle.choice import POLICIES, Chosen, Rival, Stage, claims, full
 from lifecycle.choose.context import written_down
 from lifecycle.choose.desk import Asked, Desk
 from lifecycle.choose.learner import SILENCE
@@ -425,7 +425,7 @@ def contest(
             left = rest
             continue
         left.remove(today[pick.row])
-        best = today[pick.row]._replace(policy=made.policy.choice, probability=pick.probability)
+        best = today[pick.row]._replace(policy=rule_of(made), probability=pick.probability)
         decision = written(made, name, best, past)
         yield decision
         if decision.outcome in ledger.MADE:
@@ -486,9 +486,14 @@ def context_of(made: Run, decision: Decision, channel: str, past: Past) -> dict[
     return written_down(told, past.days.get(channel, ()), past.last, today, made.at)
 
 
+def rule_of(made: Run) -> str:
+    """What chooses where a learned choice is not asked, as for the universal control."""
+    return made.policy.choice if made.policy.choice in POLICIES else "priority"
+
+
 def chosen(made: Run, stage: Stage, today: Sequence[Decision]) -> Chosen | None:
     rivals = [Rival(place, d.candidate.program, d.candidate.ripe) for place, d in enumerate(today)]
-    return POLICIES.get(made.policy.choice, by_priority)(stage, rivals)  # where a learned one is not asked
+    return POLICIES[rule_of(made)](stage, rivals)
 
 
 def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
