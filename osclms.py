@@ -653,6 +653,7 @@ def test_program(
             store, engine, asked, carriers[asked.channel], datetime.now(UTC),
             customer_id=aliases.get(customer, customer) if customer else None, links=Links.of(settings),
             rules=policy(home / OWN).rules, sender=settings.mail_from or "", domain=domain_of(settings),
+            postal=settings.mail_address,
         )  # fmt: skip
         found = list(trial.send(given))
         carriers[asked.channel].close()

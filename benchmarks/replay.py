@@ -69,6 +69,8 @@ class Hands:
     def send(self, parcel: Parcel) -> None:
         self.handed[parcel.message_id] += 1
 
+    def take_back(self, parcel: Parcel) -> None: ...
+
     def close(self) -> None: ...
 
 

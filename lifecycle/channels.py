@@ -27,7 +27,7 @@ from serving.door import is_loopback
 from serving.outgoing import DEAD, OUTBOX, stem_of
 from serving.settings import Settings, SettingsError
 
-SECONDS = 15.0  # that a server may take for one step; all of them are less than half of a lease
+SECONDS = 15.0  # that a server may take for one step
 NOBODY = "nobody.invalid"  # the domain where none is known: it can be no one's
 GSM = frozenset(
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmno"
@@ -81,6 +81,9 @@ class Parcel:
 class Carrier(Protocol):
     def send(self, parcel: Parcel) -> None:
         """Return once the parcel is in other hands. Raises Failed, Away, Dead."""
+
+    def take_back(self, parcel: Parcel) -> None:
+        """Keep nothing of a parcel that was sent, as far as it is here."""
 
     def close(self) -> None: ...
 
@@ -219,17 +222,17 @@ class Files:
     def send(self, parcel: Parcel) -> None:
         e_mail = parcel.channel == "email"
         body = mail(parcel).as_bytes() if e_mail else json.dumps(posted(parcel), ensure_ascii=False).encode()
-        path = (
-            self.home
-            / OUTBOX
-            / parcel.day
-            / parcel.program
-            / f"{stem_of(parcel.message_id)}.{'eml' if e_mail else 'json'}"
-        )
         try:
-            write_whole(path, body)
+            write_whole(self.path(parcel), body)
         except OSError as error:
             raise Away(f"the file was not written: {error.strerror}") from error
+
+    def path(self, parcel: Parcel) -> Path:
+        name = f"{stem_of(parcel.message_id)}.{'eml' if parcel.channel == 'email' else 'json'}"
+        return self.home / OUTBOX / parcel.day / parcel.program / name
+
+    def take_back(self, parcel: Parcel) -> None:
+        self.path(parcel).unlink(missing_ok=True)
 
     def close(self) -> None:
         return None
@@ -280,6 +283,9 @@ class Smtp:
                 self.send(parcel)
                 return
             raise refusal(error) from None
+
+    def take_back(self, parcel: Parcel) -> None:
+        return None
 
     def server(self) -> smtplib.SMTP:
         if self._server is None:
@@ -374,6 +380,9 @@ class Webhook:
             raise Dead(f"the webhook answered {status}")
         raise Failed(f"the webhook answered {status}")
 
+    def take_back(self, parcel: Parcel) -> None:
+        return None
+
     def close(self) -> None:
         return None
 
@@ -411,6 +420,11 @@ def smtp(settings: Settings, home: Path) -> dict[str, Carrier]:
         raise SettingsError("smtp needs OSCLMS_SMTP_URL, as smtp://host:25, and OSCLMS_MAIL_FROM")
     told = webhook(settings, home) if settings.webhook_url else {}
     must_link(settings)
+    if settings.mail_address is None:
+        raise SettingsError(
+            "OSCLMS_MAIL_ADDRESS is not set: marketing mails must tell the sender's postal address, as "
+            "Corner Shop, 1 Market Street, Springfield"
+        )
     return {**told, "email": Smtp(settings.smtp_url.get_secret_value())}
 
 

@@ -34,12 +34,14 @@ class Held(Strict):
 
 class Draft(Strict):
     """products: what the occasion is about. words: what may be said of it. rules: what lists keep out, also those that
-    are filled up as the message is sent."""
+    are filled up as the message is sent. known: by exit of the program how many orders were known (`lifecycle.exits`).
+    """
 
     products: tuple[str, ...] = ()
     words: Mapping[str, Any] = Field(default_factory=dict)
     lists: tuple[Held, ...] = ()
     rules: tuple[Exclude, ...] = ()
+    known: Mapping[str, int] = Field(default_factory=dict)
 
     def shown(self, program: Program) -> tuple[str, ...]:
         """The products that the message shows in its lists, as long as all can be bought."""

@@ -41,7 +41,8 @@ def take_in(store: Store, history: History, *, at: datetime) -> int:
                 continue  # another worker has taken these in
             for reason, of in subjects.items():
                 barred += addresses.put(db, of, reason, at=at, received_at=at)
-            insert(db, "consents", consents)
+            gone = store.buried(row["customer_id"] for row in consents)  # meanwhile, too
+            insert(db, "consents", [row for row in consents if row["customer_id"] not in gone])
             mark(db, upto)
     return barred
 
@@ -78,7 +79,7 @@ def judged(
             continue
         customer, channel, subject = about
         if row["event_type"] == "unsubscribe":
-            if customer and not store.buried([customer]):
+            if customer:
                 consents.append(withdrawal(row, customer, channel, at))
         elif (
             row["event_type"] == "complaint" or is_hard(row["value"]) or is_worn(store, row, channel, subject)

@@ -141,8 +141,9 @@ def keep(
     with store.alone() as record:
         wanted = sa.select(D.customer_id).where(D.seq > upto, D.customer_id.in_(names.all(customers)))
         late = {names.own(name) for (name,) in store.select(wanted.distinct())}
+        none = late | store.buried(customers)  # who was erased meanwhile is not decided about
         record(
-            {table: [row for row in rows if row["customer_id"] not in late] for table, rows in tables.items()}
+            {table: [row for row in rows if row["customer_id"] not in none] for table, rows in tables.items()}
         )
     return late
 

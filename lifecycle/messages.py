@@ -42,7 +42,7 @@ class NotSent(ValueError):
 class About:
     """What is known of whom a message is for, and the addresses in it that are theirs alone; all of it may be missing.
 
-    rate_url: where stars lead, as `?stars=1` to 5.
+    rate_url: where stars lead, as `?stars=1` to 5. postal: where the sender is, which footers tell.
     """
 
     first_name: str | None = None
@@ -51,6 +51,7 @@ class About:
     unsubscribe_url: str | None = None
     view_url: str | None = None
     rate_url: str | None = None
+    postal: str | None = None
 
     @classmethod
     def of(cls, facts: Mapping[str, Any] | None, **addresses: str | None) -> Self:
@@ -280,6 +281,7 @@ class Letter:
             "button_url": self.button_url() if button else None,
             "stars": stars(self.about.rate_url) if self.program.rating else None,
             "why": self.why(),
+            "postal": self.about.postal,
             "more_lines": names["more_lines"] or 0,
             **{name: names[name] or None for name in ("order_id", "lines", "voucher")},
             **{name: safe_url(getattr(self.about, name)) for name in ("view_url", "unsubscribe_url")},

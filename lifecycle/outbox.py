@@ -1,11 +1,10 @@
 """Delivery: messages that are due are looked at again, filled, and handed to their channels.
 
 A message was decided some time ago. So whether it may still go is asked as it goes: consent, suppression, pauses, what
-was bought since. What becomes of each is a row of `deliveries`. At least once: a worker takes a message before it
-handles it, and one that dies leaves it to the next after a while.
+was bought since, and in the end whether its reader was erased. What becomes of each is a row of `deliveries`. At least
+once: a worker takes a message before it handles it, and one that dies leaves it to the next after a while.
 """
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,11 +14,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import sqlalchemy as sa
+
 from features.history import History
 from features.judge import Row
+from lifecycle import exits
 from lifecycle.channels import NOBODY, Away, Carrier, Dead, Failed, Parcel, domain_of, write_off
 from lifecycle.drafts import Draft
 from lifecycle.feedback import take_in
+from lifecycle.filed import Filed
+from lifecycle.fresh import Fresh
+from lifecycle.leases import Held
 from lifecycle.ledger import Pauses, pauses
 from lifecycle.messages import About, NotSent, compose
 from lifecycle.programs import Program, programs
@@ -28,24 +33,23 @@ from serving import addresses, outgoing
 from serving.addresses import CONTACT
 from serving.current import current
 from serving.engine import Engine
-from serving.identities import identities_now, ids_of
 from serving.links import Links
 from serving.mailed import rate_url, unsubscribe_url
-from serving.outgoing import BACKOFF, LEASE, Taken
-from serving.people import consents_now, facts_in, history_rows, records_in
+from serving.outgoing import BACKOFF, LEASE, Due, Taken
+from serving.people import consents_now, facts_in, records_in
 from serving.settings import Settings
-from serving.store import Store, address
+from serving.store import Store, address, moment_of
 
 VALID = timedelta(days=3)  # after its time a message is too late
 BATCH = 50  # messages taken at a time
-ORDERED = ("customer_id", "product_id", "occurred_at")
 log = logging.getLogger("osclms.outbox")
 
 
 @dataclass(frozen=True)
 class Delivered:
     """What became of messages: sent, dropped, failed (and tried again later), dead; waiting: another worker has them,
-    or they rest after a failure. suppressed: addresses that feedback put on the list. reasons: of what was not sent."""
+    they rest after a failure, or their program is paused. suppressed: addresses that feedback put on the list. reasons:
+    of what was not sent."""
 
     sent: int = 0
     dropped: int = 0
@@ -68,16 +72,19 @@ def once(
     clock: Callable[[], datetime],
 ) -> Delivered:  # fmt: skip
     """`deliver` for a home with its champion and its programs, as the settings say; the model is loaded where anything
-    is due. Raises FileError, BundleError, StoreError, HistoryError."""
+    can go. Raises FileError, BundleError, StoreError, HistoryError."""
     table = programs(home / OWN)
     with Store(address(home, database_url)) as store:
-        if not outgoing.due(store, tuple(channels), now):
-            return Delivered(suppressed=take_in(store, History(home / "history"), at=clock()))
+        paused, due = pauses(store, max(now, clock())), outgoing.due(store, tuple(channels), now)
+        if all(rests(paused, one, now) for one in due):
+            suppressed = take_in(store, History(home / "history"), at=clock())
+            return told([resting(paused, one, now) for one in due], suppressed)
         try:
             with current(home, database_url, clock=clock) as (engine, _):
                 return deliver(
                     store, engine, home, now=now, channels=channels, programs=table, clock=clock,
                     links=Links.of(settings), sender=settings.mail_from or "", domain=domain_of(settings),
+                    postal=settings.mail_address,
                 )  # fmt: skip
         finally:
             for carrier in channels.values():
@@ -85,9 +92,13 @@ def once(
 
 
 class Result(NamedTuple):
+    """parcel: what was handed over; bounced: whether that told that there is no such address."""
+
     state: str
     why: str | None = None
     subject: str | None = None
+    parcel: Parcel | None = None
+    bounced: bool = False
 
 
 WAITING = Result("waiting")
@@ -96,7 +107,7 @@ WAITING = Result("waiting")
 def deliver(
     store: Store, engine: Engine, home: Path, *, now: datetime, channels: Mapping[str, Carrier],
     programs: Mapping[str, Program], links: Links | None = None, sender: str = "", domain: str = NOBODY,
-    clock: Callable[[], datetime] | None = None,
+    clock: Callable[[], datetime] | None = None, lease: timedelta = LEASE, postal: str | None = None,
 ) -> Delivered:  # fmt: skip
     """Send what is due at `now`, on these channels; what is for others waits.
 
@@ -104,96 +115,43 @@ def deliver(
     moment, it may be run again: nothing is lost; what was being handed over goes once more, by the same id. Without
     `links` nothing in a message leads to the service. Raises StoreError, HistoryError.
     """
-    clock, history = clock or (lambda: now), History(home / "history")
-    suppressed = take_in(store, history, at=clock())
-    results, shut = list[Result](), set[str]()
-    numbers = outgoing.due(store, tuple(channels), now)
-    for start in range(0, len(numbers), BATCH):
-        since, part = clock(), numbers[start : start + BATCH]
-        taken = outgoing.take(store, part, at=since)
-        batch = Batch(store, engine, history, now, clock, channels, programs, links, sender, domain, taken)
-        results += [WAITING] * (len(part) - len(taken))
-        results += [handled(batch, home, one, shut, since + LEASE / 2) for one in taken]
+    clock = clock or (lambda: now)
+    suppressed = take_in(store, History(home / "history"), at=clock())
+    due = outgoing.due(store, tuple(channels), now)
+    office = Office(
+        store, engine, home, now, clock, channels, programs, links, sender, domain, postal, lease, due
+    )
+    results = [
+        result for start in range(0, len(due), BATCH) for result in office.sent(due[start : start + BATCH])
+    ]
+    return told(results, suppressed)
+
+
+def told(results: Sequence[Result], suppressed: int) -> Delivered:
     states = Counter(result.state for result in results)
     reasons = Counter(f"{result.state}: {result.why}" for result in results if result.why)
     return Delivered(**states, suppressed=suppressed, reasons=dict(reasons.most_common()))
 
 
-def handled(batch: "Batch", home: Path, one: Taken, shut: set[str], until: datetime) -> Result:
-    """Settle a message and put on record what became of it; after `until` another worker may have it before we come to
-    it, so it is left to that."""
-    if batch.clock() > until:
-        return WAITING
-    result = settled(batch, one, shut)
-    kept(batch.store, home, one, result, at=batch.now, received_at=batch.clock())
-    return result
+def rests(paused: Pauses, one: Due, now: datetime) -> str | None:
+    """Why a message is not even taken: its program is paused, and its time not over yet."""
+    if now - one.send_at > VALID:
+        return None
+    return paused.of(one.program, marketing=one.kind == "marketing")
 
 
-def settled(batch: "Batch", one: Taken, shut: set[str]) -> Result:
-    """What becomes of a message now. Whatever goes wrong with it is its own: the log tells no more than the kind."""
-    row = one.row
-    try:
-        result = attempted(batch, row, shut)
-    except Dead as error:
-        result = Result("dead", str(error))
-    except Failed as error:
-        if isinstance(error, Away):
-            shut.add(row["channel"])
-        result = Result("failed", str(error))
-    except Exception as error:
-        log.error("%s: a message failed: %s", row["program"], type(error).__name__)
-        result = Result("failed", type(error).__name__)
-    if result.state == "failed" and one.failures >= len(BACKOFF):
-        return Result("dead", f"given up after {one.failures + 1} tries: {result.why}")
-    return result
-
-
-def attempted(batch: "Batch", row: Row, shut: set[str]) -> Result:
-    case = batch.case(row)
-    if why := next(filter(None, (check(case) for check in CHECKS)), None):
-        return Result("dropped", why)
-    if row["channel"] in shut:
-        return Result("failed", "the channel is away")
-    try:
-        parcel = batch.parcel(case)
-    except NotSent as error:
-        return Result("dropped", str(error))
-    try:
-        batch.channels[row["channel"]].send(parcel)
-    except Dead as error:
-        if error.bounced:
-            at = batch.clock()
-            addresses.suppress(batch.store, {case.subject: row["channel"]}, "bounce", at=at, received_at=at)
-        raise
-    return Result("sent", None, case.subject)
-
-
-def kept(
-    store: Store, home: Path, one: Taken, result: Result, *, at: datetime, received_at: datetime
-) -> None:
-    """Put on record what became of a message; of one that is dead also in a file, before."""
-    row = one.row
-    if result.state == "dead":
-        about = {name: row[name] for name in ("message_id", "program", "channel")}
-        write_off(
-            home, {**about, "at": received_at.isoformat(), "tries": one.failures + 1, "why": result.why}
-        )
-    made = outgoing.delivery(
-        row, result.state, at=at, received_at=received_at, detail=result.why, subject=result.subject
-    )
-    store.append("deliveries", [made])
-
-
-# --- what is known of those written to ---------------------------------------------------------------------
+def resting(paused: Pauses, one: Due, now: datetime) -> Result:
+    return WAITING._replace(why=f"paused: {rests(paused, one, now)}")
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Messages taken together, and what files tell of whom they are for; what came in live is asked for each."""
+class Office:
+    """What all messages of a delivery share. What files tell is read once for all that is due, and again where they
+    have changed; what came in live is asked for each."""
 
     store: Store
     engine: Engine
-    history: History
+    home: Path
     now: datetime
     clock: Callable[[], datetime]
     channels: Mapping[str, Carrier]
@@ -201,93 +159,158 @@ class Batch:
     links: Links | None
     sender: str
     domain: str
-    taken: Sequence[Taken]
+    postal: str | None
+    lease: timedelta
+    due: Sequence[Due]
+    shut: set[str] = field(default_factory=set)  # channels that are away
 
     @cached_property
-    def aliases(self) -> dict[str, str]:
-        return identities_now(self.store, self.history)
+    def history(self) -> History:
+        return History(self.home / "history")
 
     @cached_property
-    def gone(self) -> Callable[[str], bool]:
-        return self.store.graves()
+    def filed(self) -> Fresh[Filed]:
+        return Fresh(lambda: (self.history.manifest, self.store.ends("identities")), self.read)
 
-    @property
-    def pauses(self) -> Pauses:
-        """As they are at this moment, read anew where there is a new record. By the clock, too: who sends as of another
-        day still heeds what was paused since."""
-        end, seen = self.store.ends("pauses")["pauses"], self.__dict__.get("_pauses")
-        if seen is None or seen[0] != end:
-            seen = self.__dict__["_pauses"] = (end, pauses(self.store, max(self.now, self.clock())))
-        found: Pauses = seen[1]
-        return found
+    def read(self) -> Filed:
+        decided = [one.run_at for one in self.due if (of := self.programs.get(one.program)) and of.exit]
+        since = min(decided) - exits.WITHIN if decided else None
+        return Filed.read(self.history, self.store, {one.customer_id for one in self.due}, since, self.now)
 
     @cached_property
-    def ids(self) -> tuple[str, ...]:
-        """Every id of everybody in it."""
-        names = {name for one in self.taken for name in ids_of(one.row["customer_id"], self.aliases)}
-        return tuple(sorted(names))
+    def pauses(self) -> Fresh[Pauses]:
+        """By the clock, too: who sends as of another day still heeds what was paused since."""
+        return Fresh(
+            lambda: self.store.ends("pauses"), lambda: pauses(self.store, max(self.now, self.clock()))
+        )
 
     @cached_property
-    def filed(self) -> Mapping[str, list[Row]]:
-        return {name: history_rows(self.history, name, self.ids) for name in ("customers", "consents")}
+    def gone(self) -> Fresh[Callable[[str], bool]]:
+        return Fresh(lambda: self.store.ends("tombstones"), self.store.graves)
 
-    @cached_property
-    def bought(self) -> list[Row]:
-        """Orders since the first of these was decided, as files tell them."""
-        since = min((one.row["run_at"] for one in self.taken), default=self.now)
-        found = self.history.events(since=since, until=self.now, types=("order",), columns=ORDERED)
-        return [row for row in found.to_pylist() if row["customer_id"] in self.ids]
+    def sent(self, due: Sequence[Due]) -> list[Result]:
+        """What became of these."""
+        paused = self.pauses()
+        results = [resting(paused, one, self.now) for one in due if rests(paused, one, self.now)]
+        numbers = [one.number for one in due if not rests(paused, one, self.now)]
+        taken = outgoing.take(self.store, numbers, at=self.clock(), lease=self.lease) if numbers else []
+        results += [WAITING] * (len(numbers) - len(taken))
+        if taken:
+            filed = self.filed()
+            with Held(self.store, taken, self.lease, self.clock) as held:
+                results += [self.handled(Case(self, filed, one, held)) for one in taken]
+        return results
 
-    def rows(self, table: str, ids: Sequence[str]) -> Iterator[Row]:
-        """Of these ids, what files tell and what came in live by now."""
-        yield from (row for row in self.filed[table] if row["customer_id"] in ids)
-        yield from (row for row in self.store.of(table, ids) if row["seq"] > self.moved[table])
+    def handled(self, case: "Case") -> Result:
+        """Settle a message and put on record what became of it; one that is not ours any more is left."""
+        if not case.held.has(case.taken):
+            return WAITING
+        result = settled(case)
+        self.keep(case, result)
+        case.held.done(case.taken)
+        return result
 
-    @cached_property
-    def moved(self) -> Mapping[str, int]:
-        """Up to which row of a table the files have what came in live; what they say since then is newer."""
-        marks = self.history.manifest.marks
-        return {name: self.store.reached(name, marks) for name in ("customers", "consents")}
+    def keep(self, case: "Case", result: Result) -> None:
+        """Put on record what became of a message. Nobody is erased between the look and the record: of who was before,
+        nothing is put anywhere, and what was written in a file is taken back."""
+        with self.store.writing() as db:
+            if not erased(case):
+                self.record(db, case, result, self.clock())
+                return
+        if result.parcel:
+            self.channels[case.row["channel"]].take_back(result.parcel)
 
-    def case(self, row: Row) -> "Case":
-        return Case(self, row, ids_of(row["customer_id"], self.aliases))
+    def record(self, db: sa.Connection, case: "Case", result: Result, at: datetime) -> None:
+        """Of a message that is dead there is also a line in a file, and before."""
+        row = case.row
+        if result.state == "dead":
+            about = {name: row[name] for name in ("message_id", "program", "channel")}
+            tries = case.taken.failures + 1
+            write_off(self.home, {**about, "at": at.isoformat(), "tries": tries, "why": result.why})
+        made = outgoing.delivery(
+            row, result.state, at=self.now, received_at=at, detail=result.why, subject=result.subject
+        )
+        outgoing.settle(db, row, made)
+        if result.bounced:
+            addresses.put(db, {case.subject: row["channel"]}, "bounce", at=at, received_at=at)
 
-    def parcel(self, case: "Case") -> Parcel:
-        """The message, made now. Raises NotSent."""
-        row, program, draft = case.row, case.program, case.draft
-        assert program is not None  # what has none was dropped
-        address, channel, about = case.address, row["channel"], case.about
-        made = compose(self.engine, program, draft, about, links=self.links, now=self.now)
-        if channel != "email" and not getattr(made, channel):
-            raise NotSent(f"texts: the program says nothing by {channel}")
-        return Parcel(
-            message_id=row["message_id"], program=row["program"], version=row["version"], kind=row["kind"],
-            channel=channel, to=address, at=self.now, handed_at=self.clock(), day=f"{row['send_at']:%Y-%m-%d}",
-            domain=self.domain, sender=self.sender, subject=made.subject, text=made.text, html=made.html, sms=made.sms,
-            push=made.push, unsubscribe_url=about.unsubscribe_url if row["kind"] == "marketing" else None,
-        )  # fmt: skip
+
+def settled(case: "Case") -> Result:
+    """What becomes of a message now. Whatever goes wrong with it is its own: the log tells no more than the kind."""
+    try:
+        result = attempted(case)
+    except Dead as error:
+        result = Result("dead", str(error), bounced=error.bounced)
+    except Failed as error:
+        if isinstance(error, Away):
+            case.office.shut.add(case.row["channel"])
+        result = Result("failed", str(error))
+    except Exception as error:
+        log.error("%s: a message failed: %s", case.row["program"], type(error).__name__)
+        result = Result("failed", type(error).__name__)
+    tries = case.taken.failures + 1
+    if result.state == "failed" and tries > len(BACKOFF):
+        return Result("dead", f"given up after {tries} tries: {result.why}")
+    return result
+
+
+def attempted(case: "Case") -> Result:
+    office, channel = case.office, case.row["channel"]
+    if why := next(filter(None, (check(case) for check in CHECKS)), None):
+        return Result("dropped", why)
+    if why := paused(case):
+        return Result("waiting", why)
+    if channel in office.shut:
+        return Result("failed", "the channel is away")
+    try:
+        parcel = case.parcel()
+    except NotSent as error:
+        return Result("dropped", str(error))
+    if why := erased(case):  # at the last moment
+        return Result("dropped", why)
+    office.channels[channel].send(parcel)
+    return Result("sent", None, case.subject, parcel)
+
+
+# --- what is known of those written to ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Case:
-    """A message and whom it is for, as things are now."""
+    """A message that is ours, and whom it is for, as things are now."""
 
-    batch: Batch
-    row: Row
-    ids: tuple[str, ...]
+    office: Office
+    filed: Filed
+    taken: Taken
+    held: Held
+
+    @property
+    def row(self) -> Row:
+        return self.taken.row
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        return self.filed.ids(self.row["customer_id"])
 
     @cached_property
     def program(self) -> Program | None:
-        program = self.batch.programs.get(self.row["program"])
+        program = self.office.programs.get(self.row["program"])
         return program.forms.get(self.row["variant"]) if program else None
 
     @cached_property
     def draft(self) -> Draft:
-        return Draft.model_validate(json.loads(self.row["content"] or "{}"))
+        return Draft.model_validate_json(self.row["content"] or "{}")
+
+    def rows(self, table: str) -> Iterator[Row]:
+        """What files tell and what came in live by now."""
+        store, moved = self.office.store, self.filed.moved[table]
+        yield from self.filed.rows[table].of(self.ids)
+        if store.ends(table)[table] > moved:
+            yield from (row for row in store.of(table, self.ids) if row["seq"] > moved)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        return facts_in(self.batch.rows("customers", self.ids), self.ids)
+        return facts_in(self.rows("customers"), self.ids)
 
     @property
     def address(self) -> str:
@@ -295,37 +318,60 @@ class Case:
 
     @cached_property
     def subject(self) -> str:
-        return addresses.subject(self.batch.store, self.row["channel"], self.address)
+        return addresses.subject(self.office.store, self.row["channel"], self.address)
 
     @property
     def about(self) -> About:
         """What a message may say of its reader, and its links to the service."""
-        row, links, at = self.row, self.batch.links, self.batch.clock()
+        row, links, at = self.row, self.office.links, self.office.clock()
         if links is None:
-            return About.of(self.facts)
+            return About.of(self.facts, postal=self.office.postal)
         told = (row["message_id"], row["program"], row["channel"])
         return About.of(
             self.facts,
+            postal=self.office.postal,
             unsubscribe_url=unsubscribe_url(links, *told, at=at),
             rate_url=rate_url(links, *told, at=at),
         )
 
     @property
-    def products(self) -> Iterator[str | None]:
-        """What the customer ordered since the message was decided."""
-        since, until = self.row["run_at"], self.batch.now
-        for row in self.batch.bought:
-            if row["customer_id"] in self.ids and since <= row["occurred_at"]:
-                yield row["product_id"]
+    def ordered(self) -> list[exits.Line]:
+        """What the customer ordered by now, from so long before the message was decided that exits count it."""
+        since, until, store = self.row["run_at"] - exits.WITHIN, self.office.now, self.office.store
+        found = [line for line in exits.lines(self.filed.ordered.of(self.ids)) if since <= line.occurred_at]
         for name in self.ids:
-            yield from self.batch.store.since(name, since, until, types=("order",))["product_id"]
+            live = store.since(name, since, until, types=("order",))
+            columns = live["order_id"], live["product_id"], map(moment_of, live["occurred_at"])
+            found += map(exits.Line, *columns)
+        return found
+
+    def parcel(self) -> Parcel:
+        """The message, made now. Raises NotSent."""
+        office, row, about, program, channel = (
+            self.office,
+            self.row,
+            self.about,
+            self.program,
+            self.row["channel"],
+        )
+        assert program is not None  # what has none was dropped
+        made = compose(office.engine, program, self.draft, about, links=office.links, now=office.now)
+        if channel != "email" and not getattr(made, channel):
+            raise NotSent(f"texts: the program says nothing by {channel}")
+        return Parcel(
+            message_id=row["message_id"], program=row["program"], version=row["version"], kind=row["kind"],
+            channel=channel, to=self.address, at=office.now, handed_at=office.clock(), day=f"{row['send_at']:%Y-%m-%d}",
+            domain=office.domain, sender=office.sender, subject=made.subject, text=made.text, html=made.html,
+            sms=made.sms, push=made.push,
+            unsubscribe_url=about.unsubscribe_url if row["kind"] == "marketing" else None,
+        )  # fmt: skip
 
 
 # --- whether it may still go --------------------------------------------------------------------------------
 
 
 def too_late(case: Case) -> str | None:
-    return "too late" if case.batch.now - case.row["send_at"] > VALID else None
+    return "too late" if case.office.now - case.row["send_at"] > VALID else None
 
 
 def is_off(case: Case) -> str | None:
@@ -335,7 +381,7 @@ def is_off(case: Case) -> str | None:
 
 
 def erased(case: Case) -> str | None:
-    return "erased" if any(map(case.batch.gone, case.ids)) else None
+    return "erased" if any(map(case.office.gone(), case.ids)) else None
 
 
 def no_address(case: Case) -> str | None:
@@ -343,7 +389,7 @@ def no_address(case: Case) -> str | None:
 
 
 def suppressed(case: Case) -> str | None:
-    why = addresses.is_suppressed(case.batch.store, case.subject)
+    why = addresses.is_suppressed(case.office.store, case.subject)
     return f"suppressed: {why}" if why else None
 
 
@@ -351,30 +397,33 @@ def no_consent(case: Case) -> str | None:
     """A transactional message asks for none."""
     if case.row["kind"] != "marketing":
         return None
-    said = consents_now(records_in(case.batch.rows("consents", case.ids)))
+    said = consents_now(records_in(case.rows("consents")))
     record = said.get((case.row["channel"], "marketing"))
     return None if record and record["granted"] else "no consent"
 
 
-def paused(case: Case) -> str | None:
-    row, marketing = case.row, case.row["kind"] == "marketing"
-    found = (case.batch.pauses.of(row["program"], name, marketing=marketing) for name in case.ids)
+def is_paused(case: Case) -> str | None:
+    """For this customer, which is for good; what is paused for everybody waits."""
+    row, marketing, paused = case.row, case.row["kind"] == "marketing", case.office.pauses()
+    if paused.of(row["program"], marketing=marketing):
+        return None
+    found = (paused.of(row["program"], name, marketing=marketing) for name in case.ids)
     return next((f"paused: {why}" for why in found if why), None)
 
 
 def left(case: Case) -> str | None:
     """An order, or one of what the message is about, is what it was meant to bring about."""
-    exits = case.program.exit if case.program else ()
-    if not exits:
-        return None
-    bought = set(case.products)
-    if "order" in exits and bought:
-        return "exit: ordered since"
-    if "ordered_product" in exits and bought.intersection(case.draft.products):
-        return "exit: ordered it since"
-    return None
+    wanted = case.program.exit if case.program else ()
+    why = exits.ended(wanted, case.draft, case.ordered, case.row["run_at"]) if wanted else None
+    return f"exit: {why}" if why else None
 
 
 CHECKS: tuple[Callable[[Case], str | None], ...] = (
-    too_late, is_off, erased, no_address, suppressed, no_consent, paused, left,
+    too_late, is_off, erased, no_address, suppressed, no_consent, is_paused, left,
 )  # fmt: skip
+
+
+def paused(case: Case) -> str | None:
+    row = case.row
+    why = case.office.pauses().of(row["program"], marketing=row["kind"] == "marketing")
+    return f"paused: {why}" if why else None

@@ -143,9 +143,10 @@ def preview(
     mine = mine.where(mine.person == person)
     past = past_of(made, made.names[person])
     steps = [*asked(made, programs[name], person, mine, past)]
-    variant = programs[name].variant_of(made.policy.seed, past.named(made.names[person]))
+    known = past.named(made.names[person])
+    variant = programs[name].variant_of(made.policy.seed, known)
     message, last = shown(made, programs[name].forms[variant], person, mine, past)
-    arm = arm_of(made.policy, programs[name], past.named(made.names[person]))
+    arm = arm_of(made.policy, programs[name], known)
     held = Step("not held back", arm is None, f"of the {arm}'s control group" if arm else "yes")
     which = (Step("variant", True, variant or "as it stands"),) if programs[name].variants else ()
     return Preview(name, customer_id, at.isoformat(), (*steps, *which, last, held), message)

@@ -22,7 +22,7 @@ from features.experiments import is_held_back
 from features.history import History
 from features.interactions import DAY
 from features.judge import Row
-from lifecycle import ledger, offers
+from lifecycle import exits, ledger, offers
 from lifecycle.audience import members
 from lifecycle.breaker import tripped
 from lifecycle.choice import POLICIES, Chosen, Rival, Stage, claims, full
@@ -32,6 +32,7 @@ from lifecycle.choose.learner import SILENCE
 from lifecycle.choose.past import policy_of
 from lifecycle.day import ADDRESS, Day, day_of
 from lifecycle.drafts import Draft, draft, lacking
+from lifecycle.filed import ByCustomer
 from lifecycle.hours import local, local_day, opens
 from lifecycle.ledger import HOLDOUT, MESSAGE, Names, Past, Pauses
 from lifecycle.occasions import PARTS, Occasions
@@ -132,6 +133,7 @@ class Run:
     names: list[str]  # customers, by person
     reached: Mapping[str, np.ndarray]  # channel -> by person, whether an address is known
     shut: Mapping[str, np.ndarray]  # likewise, whether it is suppressed
+    ordered: ByCustomer | None = None  # of each what exits count; None: nothing of this run is kept
     desk: Desk | None = None  # of a learned choice
 
     @property
@@ -177,7 +179,8 @@ def run(
             if rules.choice == "learned":
                 taught = policy_of(home, store, day, rules, table, aliases)
                 made = replace(made, desk=Desk(taught, rules.choosers, str(rules.seed), at))
-            return decide(made, chosen, told)
+            before = exits.orders(history, at - exits.WITHIN, at)
+            return decide(replace(made, ordered=ByCustomer(before)), chosen, told)
 
 
 def moment_of(home: Path, day: str) -> datetime:
@@ -515,6 +518,9 @@ def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     arm = arm_of(made.policy, program, past.named(name))
     if not arm:
         past.shown = [*found.shown(program), *past.shown]
+    if made.ordered and program.exit:
+        lines = [*exits.lines(made.ordered.of([name]))]
+        found = found.model_copy(update={"known": exits.known(program.exit, found.products, lines)})
     return decision._replace(outcome=HOLDOUT if arm else MESSAGE, detail=arm, draft=found)
 
 

@@ -64,6 +64,7 @@ class Trial:
     rules: Sequence[Exclude] = ()
     sender: str = ""
     domain: str = NOBODY
+    postal: str | None = None
 
     def send(self, to: Sequence[str]) -> Iterator[Tested]:
         """Hand it to each of these addresses in each variant and language. Nothing is put on record."""
@@ -90,7 +91,7 @@ class Trial:
         message_id = f"test-{hashlib.blake2b(said, digest_size=9).hexdigest()}"
         links = self.links if form.kind == "marketing" else None
         leave = unsubscribe_url(links, message_id, form.name, channel, at=at) if links else None
-        made = self.message(form, About(locale=locale, unsubscribe_url=leave))
+        made = self.message(form, About(locale=locale, unsubscribe_url=leave, postal=self.postal))
         if channel != "email" and not getattr(made, channel, ""):
             raise NotSent(f"texts: the program says nothing by {channel}")
         return Parcel(

@@ -36,7 +36,8 @@ class Operation:
     `also` lists media types of the answer beside JSON, `takes` those of the body. `statuses` says what its
     own ones mean: of the 200s and redirects with the answer, of others with an error. `example` is a body or a
     query that anyone may send. `scope` is what a key must be good for (serving/keys.py). `answers` is the media
-    type of the answer; with `bodies` a list of bodies is sent, or a text for each.
+    type of the answer; with `bodies` a list of bodies is sent, or a text for each. `sealed`: who brings a token of ours
+    is never refused for asking too often.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Operation:
     scope: str = ALL
     answers: str = JSON
     bodies: bool = False
+    sealed: bool = False
 
     @property
     def chosen(self) -> bool:

@@ -23,41 +23,94 @@ LEASE = timedelta(minutes=5)  # so long a message is its taker's alone
 BACKOFF = tuple(timedelta(minutes=m) for m in (1, 5, 30, 120, 360, 720, 1440))  # after each failure
 
 
+class Due(NamedTuple):
+    """A message that is due: the number of its decision, and what is asked before anybody takes it."""
+
+    number: int
+    customer_id: str
+    program: str
+    kind: str
+    run_at: datetime
+    send_at: datetime
+
+
 class Taken(NamedTuple):
-    """A message that is ours to send: its row, and how often it has failed before."""
+    """A message that is ours to send: its row, how often it has failed before, and the number of the row of
+    `deliveries` that says so. As long as that is the last of the message it is ours."""
 
     row: Row
     failures: int
+    ticket: int = 0
+
+    @property
+    def message_id(self) -> str:
+        name: str = self.row["message_id"]
+        return name
 
 
 # --- messages ---------------------------------------------------------------------------------------------
 
 
-def due(store: Store, channels: Collection[str], now: datetime) -> list[int]:
-    """The numbers of decisions whose message is due at `now` and not done, in the order of sending."""
-    d, done = DATA["decisions"].c, DATA["deliveries"].c
-    final = sa.exists().where(done.message_id == d.message_id, done.state.in_(FINAL))
-    wanted = sa.select(d.seq).where(
-        d.outcome == "message", d.send_at <= now, d.channel.in_(channels), d.message_id.is_not(None), ~final
-    )
-    return [number for (number,) in store.select(wanted.order_by(d.send_at, d.seq))]
+def due(store: Store, channels: Collection[str], now: datetime) -> list[Due]:
+    """Messages that are due at `now` and not done, in the order of sending; of those who were erased none."""
+    found = [Due(*row) for row in store.select(due_sql(channels, now))]
+    gone = store.graves() if found else bool
+    return [one for one in found if not gone(one.customer_id)]
 
 
-def take(store: Store, numbers: Sequence[int], *, at: datetime) -> list[Taken]:
-    """Those of these messages that nobody else has at `at` (the clock's), and that need wait no longer: ours now."""
+def due_sql(channels: Collection[str], now: datetime) -> "sa.Select[Any]":
+    """Its conditions are those of the index `messages_open`, word for word: what is settled is not looked at."""
+    d = DATA["decisions"].c
+    made = d.outcome == sa.literal_column("'message'")
+    return (
+        sa.select(d.seq, d.customer_id, d.program, d.kind, d.run_at, d.send_at)
+        .where(made, d.settled_at.is_(None), d.send_at <= now, d.channel.in_(channels), d.message_id.is_not(None))
+        .order_by(d.send_at, d.seq)
+    )  # fmt: skip
+
+
+def take(store: Store, numbers: Sequence[int], *, at: datetime, lease: timedelta = LEASE) -> list[Taken]:
+    """Those of these messages that nobody else has at `at` (the clock's), and that need wait no longer: ours now. Of
+    those who were erased none."""
     d = DATA["decisions"]
     with store.writing() as db:
-        rows = [
-            dict(row)
-            for row in db.execute(
-                sa.select(d).where(d.c.seq.in_(numbers)).order_by(d.c.send_at, d.c.seq)
-            ).mappings()
-        ]
+        wanted = sa.select(d).where(d.c.seq.in_(numbers)).order_by(d.c.send_at, d.c.seq)
+        rows = [dict(row) for row in db.execute(wanted).mappings()]
+        gone = store.buried(row["customer_id"] for row in rows)
         past = pasts(db, [row["message_id"] for row in rows])
-        free = [Taken(row, failures(past[row["message_id"]])) for row in rows]
-        free = [one for one in free if is_free(past[one.row["message_id"]], at)]
-        insert(db, "deliveries", [delivery(one.row, "taken", at=at, received_at=at) for one in free])
-    return free
+        free = [
+            Taken(row, failures(past[row["message_id"]])) for row in rows
+            if row["customer_id"] not in gone and is_free(past[row["message_id"]], at, lease)
+        ]  # fmt: skip
+        return ours(db, free, at)
+
+
+def renew(store: Store, held: Sequence[Taken], *, at: datetime) -> list[Taken]:
+    """Those of these messages that are still ours, for as long again."""
+    with store.writing() as db:
+        last = lasts(db, [one.message_id for one in held])
+        return ours(db, [one for one in held if last.get(one.message_id) == one.ticket], at)
+
+
+def ours(db: sa.Connection, free: Sequence[Taken], at: datetime) -> list[Taken]:
+    insert(db, "deliveries", [delivery(one.row, "taken", at=at, received_at=at) for one in free])
+    tickets = lasts(db, [one.message_id for one in free])
+    return [one._replace(ticket=tickets[one.message_id]) for one in free]
+
+
+def lasts(db: sa.Connection, messages: Sequence[str]) -> dict[str, int]:
+    """The number of the last row about each of these messages."""
+    d = DATA["deliveries"].c
+    wanted = sa.select(d.message_id, sa.func.max(d.seq).label("last")).where(d.message_id.in_(messages))
+    return {row.message_id: row.last for row in db.execute(wanted.group_by(d.message_id))}
+
+
+def settle(db: sa.Connection, row: Row, made: Row) -> None:
+    """Put on record what became of a message, within a transaction of `Store.writing`."""
+    insert(db, "deliveries", [made])
+    if made["state"] in FINAL:
+        d = DATA["decisions"]
+        db.execute(sa.update(d).where(d.c.seq == row["seq"]).values(settled_at=made["received_at"]))
 
 
 def pasts(db: sa.Connection, messages: Sequence[str]) -> dict[str, list[Row]]:
@@ -74,12 +127,13 @@ def failures(past: Sequence[Row]) -> int:
     return sum(row["state"] == "failed" for row in past)
 
 
-def is_free(past: Sequence[Row], at: datetime) -> bool:
+def is_free(past: Sequence[Row], at: datetime, lease: timedelta = LEASE) -> bool:
     """Whether a message may be taken. Leases and pauses between tries go by when a row was received: by the clock."""
     if not past:
         return True
     state, since = past[-1]["state"], past[-1]["received_at"]
-    rest = {"taken": LEASE, "failed": BACKOFF[min(failures(past), len(BACKOFF)) - 1]}
+    tried = BACKOFF[min(failures(past), len(BACKOFF)) - 1]
+    rest = {"taken": lease, "failed": tried, "waiting": timedelta(0)}
     return state in rest and at >= since + rest[state]
 
 

@@ -66,7 +66,7 @@ OPERATIONS = (
     ),
     Operation(
         "unsubscribe", "POST", "/u/{token}", "End these messages: the page's button, or a mailbox (RFC 8058)",
-        also=("text/html",), statuses={200: "ended, now or before", **GONE}, scope=OPEN,
+        also=("text/html",), statuses={200: "ended, now or before", **GONE}, scope=OPEN, sealed=True,
     ),
     Operation(
         "rate_page", "GET", "/rate/{token}", "A page that asks for stars; it counts nothing",
@@ -179,6 +179,15 @@ def read(request: Request, tokens: Tokens | None, kind: type[Kind], at: datetime
         return opened(tokens, request.path_params["token"], kind, at=at)
     except TokenError as error:
         raise RequestError("token", str(error), 410 if isinstance(error, Expired) else 404) from error
+
+
+def is_ours(request: Request, tokens: Tokens | None, *, at: datetime) -> bool:
+    """Whether the link is one of those that end messages."""
+    try:
+        read(request, tokens, Unsubscribe, at)
+    except RequestError:
+        return False
+    return True
 
 
 async def form_of(request: Request) -> dict[str, str]:

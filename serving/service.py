@@ -50,7 +50,7 @@ from serving.body import read_body
 from serving.bundle import BundleError, Edition, edition
 from serving.delivery import NO_PLACEMENT
 from serving.direct import Direct, Routes
-from serving.door import CALLER, PREFLIGHT, Door, caller, is_loopback, is_preflight, now
+from serving.door import ANYBODY, CALLER, PREFLIGHT, Door, caller, is_loopback, is_preflight, now
 from serving.engine import Engine, Product
 from serving.headers import CSS, HTML, JSON, MESSAGE_HEADERS, PAGE_HEADERS, SCRIPT, TEXT, WIDGET_HEADERS
 from serving.keys import ALL, CUSTOMERS, LISTS, OPEN
@@ -234,13 +234,14 @@ class Site:
         turns: Turns | None = None,
         rules: Policy | None = None,
         programs: Mapping[str, Program] | None = None,
+        postal: str | None = None,
         clock: Callable[[], datetime] = now,
     ) -> None:
         """`clicked` keeps the clicks on links of mails; without it they are counted alone. `sent` keeps the ledger."""
         self.turns, self.lists = turns or Turns(), 0
         self.engine, self.as_of, self.clock, self.intake = engine, as_of, clock, intake
         self.tokens, self.links, self.clicked = tokens, links, clicked
-        self.sent, self.rules = sent, rules or Policy()
+        self.sent, self.rules, self.postal = sent, rules or Policy(), postal
         self.programs = shipped() if programs is None else programs
         self.history = History(history) if history else None
         self.aliases = self.history.aliases() if self.history else {}
@@ -374,7 +375,7 @@ class Site:
     async def message(self, request: Request) -> Response:
         asked = self.known(MessageQuery.model_validate(query(request)))
         program = self.program(request.path_params["program"])
-        about = About.of(await self.profile(asked.customer_id))
+        about = About.of(await self.profile(asked.customer_id), postal=self.postal)
         if self.engine.is_buried(asked.customer_id):
             raise RequestError("customer_id", "there is nobody of this id to write to", 404)
         message = await self.turns.compute(lambda: self.previewed(program, about, asked))
@@ -429,6 +430,10 @@ class Site:
 
     async def unsubscribe_page(self, request: Request) -> Response:
         return replies.unsubscribe_page(request, self.tokens, self.engine.store.name, at=self.clock())
+
+    def is_sealed(self, request: Request) -> bool:
+        """Whether a mailbox posts what we sealed: many readers' come from one address, and none may be turned away."""
+        return replies.is_ours(request, self.tokens, at=self.clock())
 
     async def unsubscribe(self, request: Request) -> Response:
         name = self.engine.store.name
@@ -714,7 +719,8 @@ class Edge:
 
         @wraps(endpoint)
         async def admitted(request: Request) -> Response:
-            request.scope[CALLER] = self.door.admit(request, operation.scope)
+            free = operation.sealed and self.site is not None and self.site.is_sealed(request)
+            request.scope[CALLER] = ANYBODY if free else self.door.admit(request, operation.scope)
             return await endpoint(request)
 
         return admitted
@@ -815,6 +821,7 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
         turns=Turns(settings.waiting),
         rules=policy(settings.programs()),
         programs=programs_in(settings.programs()),
+        postal=settings.mail_address,
     )
     if intake:
         in_a_hurry = Store(intake.store.url, hurry=True)

@@ -33,6 +33,7 @@ CARRIED = Path(__file__).parent.parent / "bundle"  # beside the packages in a be
 WEB = re.compile(r"https?://[^\s<>\"\\?#]+", re.IGNORECASE)
 SMTP = re.compile(r"smtps?://(?:[^\s/@]+@)?(?:[\w.-]+|\[[0-9a-fA-F:]+\])(?::\d{1,5})?/?")
 SENDER = re.compile(r"(?:[^<>@\r\n]* )?<[^<>@\s]+@[\w.-]+>|[^<>@\s]+@[\w.-]+")
+POSTAL = 200  # letters of an address at most
 DEFAULT_HOME = Path(".osclms")
 
 
@@ -79,6 +80,14 @@ def sender(text: str | None) -> str | None:
     return text
 
 
+def postal(text: str | None) -> str | None:
+    if text is not None and not (text.isprintable() and text.strip() and len(text) <= POSTAL):
+        raise ValueError(
+            f"must be an address in one line of at most {POSTAL} letters: Corner Shop, 1 Market Street, …"
+        )
+    return text and " ".join(text.split())
+
+
 def rate(text: str) -> str:
     try:
         shared(text, 1)
@@ -99,7 +108,8 @@ class Settings(BaseModel):
     loopback too; OSCLMS_RATE_SECRET and OSCLMS_RATE_PUBLISHABLE say how often; OSCLMS_WAITING how many requests may
     wait for a worker, OSCLMS_DRAIN how many seconds one goes on that is to end, OSCLMS_LOG_REQUESTS that each request
     is logged, OSCLMS_TRACE_SHARE what share of them is traced, and OSCLMS_TRACE_TO where to. Messages leave from
-    OSCLMS_MAIL_FROM by OSCLMS_SMTP_URL, or by OSCLMS_WEBHOOK_URL, signed with OSCLMS_WEBHOOK_SECRET."""
+    OSCLMS_MAIL_FROM by OSCLMS_SMTP_URL, or by OSCLMS_WEBHOOK_URL, signed with OSCLMS_WEBHOOK_SECRET; their footers
+    tell OSCLMS_MAIL_ADDRESS, where the shop is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -112,6 +122,7 @@ class Settings(BaseModel):
     public_url: Annotated[str | None, AfterValidator(web)] = None
     shop_url: Annotated[str | None, AfterValidator(web)] = None
     mail_from: Annotated[str | None, AfterValidator(sender)] = None
+    mail_address: Annotated[str | None, AfterValidator(postal)] = None
     smtp_url: Annotated[SecretStr | None, AfterValidator(smtp)] = None
     webhook_url: Annotated[str | None, AfterValidator(web)] = None
     webhook_secret: Annotated[SecretStr | None, Field(min_length=16)] = None

@@ -1,8 +1,8 @@
 """What comes in live, in one database: events, changes, ledgers. SQLite at home, or PostgreSQL.
 
-Rows are appended and never changed. Each has a number, `seq`, and writers come one after the other, so the
-order of the numbers is the order of the commits: who has read up to one has missed none below it. What is
-committed is on disk. Moments are stored as microseconds since 1970, UTC.
+Rows are appended and never changed, but that a message is marked as settled. Each has a number, `seq`, and writers
+come one after the other, so the order of the numbers is the order of the commits: who has read up to one has missed
+none below it. What is committed is on disk. Moments are stored as microseconds since 1970, UTC.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from features.history import Marks
 from features.judge import Row
 from features.schema import EVENTS, FLAG, PATH, REAL, RECEIVED, TABLES, TEXT, TIME, WORD, Column, Table
 
-HEAD = "r0009"  # the last of the migrations: the tables that this version reads and writes
+HEAD = "r0010"  # the last of the migrations: the tables that this version reads and writes
 FILE = "store.db"
 MIGRATIONS = Path(__file__).parent / "migrations"
 PATIENCE = 30  # seconds that a writer waits for the one before it
@@ -87,6 +87,7 @@ DECISIONS = Table(
         Column("variant", TEXT, about="of the program; missing: as it stands, or it did not come to that"),
         Column("policy", TEXT, about="what chose it among others, with which seed"),
         Column("probability", REAL, about="how likely that choice was"),
+        Column("settled_at", TIME, about="when what became of its message was for good; missing: not yet"),
     ),
 )
 DELIVERIES = Table(
@@ -95,7 +96,7 @@ DELIVERIES = Table(
     columns=(
         Column("message_id", TEXT, True),
         Column("customer_id", TEXT, True),
-        Column("state", TEXT, True, "taken, failed; or, for good: sent, dropped, dead"),
+        Column("state", TEXT, True, "taken, waiting, failed; or, for good: sent, dropped, dead"),
         Column("at", TIME, True),
         Column("detail", TEXT, about="why; no address is in it"),
         Column("subject", TEXT, about="HMAC of the channel and address that it went to"),
@@ -323,6 +324,8 @@ sa.Index(
     unique=True, sqlite_where=_MADE, postgresql_where=_MADE,
 )  # fmt: skip
 sa.Index("messages_by_id", _D.message_id, unique=True, sqlite_where=_MADE, postgresql_where=_MADE)
+_OPEN = sa.text("outcome = 'message' AND settled_at IS NULL")
+sa.Index("messages_open", _D.send_at, sqlite_where=_OPEN, postgresql_where=_OPEN)
 sa.Index("runs_by_program", DATA["runs"].c.run_at, DATA["runs"].c.program, unique=True)
 sa.Index("deliveries_by_message", DATA["deliveries"].c.message_id)
 sa.Index("deliveries_by_subject", DATA["deliveries"].c.subject)

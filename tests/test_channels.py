@@ -244,12 +244,14 @@ def test_a_push_is_cut_at_a_word() -> None:
 WHOLE = {
     "OSCLMS_SECRET": SECRET, "OSCLMS_PUBLIC_URL": PUBLIC_URL, "OSCLMS_SHOP_URL": SHOP_URL,
     "OSCLMS_MAIL_FROM": "Corner <hello@shop.example>", "OSCLMS_SMTP_URL": "smtps://me:hush@mail.example",
+    "OSCLMS_MAIL_ADDRESS": "Corner Shop, 1 Market Street,  Springfield",
     "OSCLMS_WEBHOOK_URL": "https://texts.example/in", "OSCLMS_WEBHOOK_SECRET": "s" * 16,
 }  # fmt: skip
 
 
 def test_settings_name_the_channels(tmp_path: Path) -> None:
     whole = Settings.read(WHOLE)
+    assert whole.mail_address == "Corner Shop, 1 Market Street, Springfield"
     assert "hush" not in repr(whole) and domain_of(whole) == "shop.example"
     assert [type(of).__name__ for of in CARRIERS["smtp"](whole, tmp_path).values()] == [
         "Smtp", "Webhook", "Webhook",
@@ -257,7 +259,12 @@ def test_settings_name_the_channels(tmp_path: Path) -> None:
     mail_alone = {n: t for n, t in WHOLE.items() if "WEBHOOK" not in n}
     assert set(CARRIERS["smtp"](Settings.read(mail_alone), tmp_path)) == {"email"}
     assert set(CARRIERS["files"](Settings.read({}), tmp_path)) == {"email", "sms", "push"}
-    for name, lacking in (("smtp", "MAIL_FROM"), ("smtp", "SMTP_URL"), ("webhook", "WEBHOOK_SECRET")):
+    for name, lacking in (
+        ("smtp", "MAIL_FROM"),
+        ("smtp", "SMTP_URL"),
+        ("smtp", "MAIL_ADDRESS"),
+        ("webhook", "WEBHOOK_SECRET"),
+    ):
         with pytest.raises(SettingsError, match=f"OSCLMS_{lacking}"):
             CARRIERS[name](Settings.read({n: t for n, t in WHOLE.items() if lacking not in n}), tmp_path)
     with pytest.raises(SettingsError, match="without a way to unsubscribe"):
@@ -270,6 +277,8 @@ def test_settings_name_the_channels(tmp_path: Path) -> None:
         ("OSCLMS_SMTP_URL", "mail.example"),
         ("OSCLMS_SMTP_URL", "http://me:hush@mail.example"),
         ("OSCLMS_MAIL_FROM", "Corner"),
+        ("OSCLMS_MAIL_ADDRESS", "1 Market Street\nSpringfield"),
+        ("OSCLMS_MAIL_ADDRESS", "x" * 201),
         ("OSCLMS_MAIL_FROM", "a@b.example\r\nBcc: x@y"),
         ("OSCLMS_WEBHOOK_URL", "ftp://x"),
         ("OSCLMS_WEBHOOK_SECRET", "hush"),

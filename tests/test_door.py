@@ -12,11 +12,12 @@ from zlib import crc32
 
 import httpx
 import pytest
-from web import NOW, OTHER, SHOP, TOKEN, Web
+from web import NOW, OTHER, SHOP, TOKEN, TOKENS, Web
 
 from serving import logs, metrics
 from serving.door import is_loopback
 from serving.keys import OPEN, PUBLISHABLE, SECRET, end, make, read
+from serving.mailed import UNSUBSCRIBE_AGE, Rate, Unsubscribe
 from serving.schemas import ErrorBody
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
@@ -312,6 +313,25 @@ def test_a_rate_is_kept_by_key_and_by_address(made: Callable[..., Web]) -> None:
     late = web.ask("GET", "/v1/placements", kind=SECRET)
     assert "5 per 1 hour" in refused(late, 429).error
     assert 0 < int(late.headers["retry-after"]) <= 7200
+
+
+def test_a_mailbox_that_ends_messages_is_never_turned_away(made: Callable[..., Web]) -> None:
+    """Many readers' requests come from one address; what is none of ours from there counts like anybody's."""
+    web = made(rates={PUBLISHABLE: "2/hour"})
+    said = {"program": "hello", "channel": "email"}
+    ours = TOKENS.seal(Unsubscribe(unsubscribe="m1", **said), at=NOW)
+    stars = TOKENS.seal(Rate(rate="m1", **said), at=NOW)
+    old = TOKENS.seal(Unsubscribe(unsubscribe="m1", **said), at=NOW - 2 * UNSUBSCRIBE_AGE)
+
+    def posted(
+        token: str, times: int, path: str = "/u/", body: str = "List-Unsubscribe=One-Click"
+    ) -> list[int]:
+        return [web.ask("POST", f"{path}{token}", content=body).status_code for _ in range(times)]
+
+    assert posted(ours, 4) == [200] * 4
+    assert [*posted("x", 1), *posted(old, 1), *posted(stars, 1)] == [404, 410, 429]
+    assert posted(stars, 1, "/rate/", "stars=5") == [429] == statuses(web, 1)
+    assert posted(ours, 2) == [200] * 2
 
 
 def test_workers_share_a_rate() -> None:

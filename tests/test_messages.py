@@ -95,17 +95,18 @@ HOSTILE = Counter(
     store=Store("Fish & <Chips>", "USD", "UTC"),
 )
 CASES: dict[str, tuple[Counter, dict[str, Any]]] = {
-    "order": (PLAIN, {"first_name": "Anna", "locale": "en-US"}),
+    "order": (PLAIN, {"first_name": "Anna", "locale": "en-US", "postal": "Corner Shop, 1 Market Street, Springfield"}),
     "stranger": (Counter(goods=PLAIN.goods), {}),
-    "hostile": (HOSTILE, {"first_name": "{{ 7*7 }}\r\nBcc: a@example.com", "locale": "{{ 7*7 }}"}),
-}
+    "hostile": (HOSTILE, {"first_name": "{{ 7*7 }}\r\nBcc: a@example.com", "locale": "{{ 7*7 }}",
+                "postal": "<b>1</b> Market Street {{ 7*7 }}"}),
+}  # fmt: skip
 
 
-def told(counter: Counter, locale: str | None = None, **facts: Any) -> Message:
+def told(counter: Counter, locale: str | None = None, postal: str | None = None, **facts: Any) -> Message:
+    about = About.of({**facts, "locale": locale}, postal=postal)
     return preview(
-        cast(Engine, counter), THANKS, About.of({**facts, "locale": locale}), customer_id="anna", order_id=None,
-        links=None, at=AT, now=AT,
-    )  # fmt: skip
+        cast(Engine, counter), THANKS, about, customer_id="anna", order_id=None, links=None, at=AT, now=AT
+    )
 
 
 def write(case: str) -> Message:

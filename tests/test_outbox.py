@@ -20,11 +20,12 @@ from tiny import GROCER, GROCERIES, bundle
 
 from features.history import History
 from lifecycle.channels import Away, Dead, Failed, Parcel
+from lifecycle.drafts import Draft
 from serving.addresses import is_suppressed, subject, suppress
 from serving.engine import Engine
 from serving.outgoing import BACKOFF, LEASE, due, take
 from serving.people import erase
-from serving.store import Store, address
+from serving.store import DATA, Store, address
 
 ONE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
@@ -103,9 +104,7 @@ def test_other_channels_are_files_of_json(store: Store, engine: Engine, home: Pa
 def test_a_transactional_message_asks_for_no_consent(store: Store, engine: Engine, home: Path) -> None:
     person(store, agreed=False)
     store.append("decisions", [decision("m1", program="receipt"), decision("m2")])
-    store.append("pauses", [pause(None, None)])
-    done = sending(store, engine, home)
-    assert (done.sent, done.reasons) == (1, {"dropped: no consent": 1})
+    assert sending(store, engine, home).reasons == {"dropped: no consent": 1}
     made = opened(mails(home)[0])
     assert made["Auto-Submitted"] == "auto-generated" and made["List-Unsubscribe"] is None
 
@@ -122,11 +121,18 @@ def said(table: str, *rows: dict[str, Any]) -> Callable[[Store], None]:
     return lambda store: store.append(table, rows)
 
 
-def ordered(product: str, hours: float = 0.5) -> Callable[[Store], None]:
+def ordered(product: str, hours: float = 0.5, known: bool = False) -> Callable[[Store], None]:
+    """An order; whether it was known when the message was decided."""
     about: dict[str, Any] = {"event_type": "order", "order_id": "o", "quantity": 1.0, "product_id": product}
 
     def happens(store: Store) -> None:
         store.add([event("e1", **about, occurred_at=NOW + hours * HOUR)])
+        counted = {
+            "content": Draft(products=("bread",), known={"order": 1, "ordered_product": 1}).model_dump_json()
+        }
+        if known:
+            with store.writing() as db:
+                db.execute(sa.update(DATA["decisions"]).values(counted))
 
     return happens
 
@@ -137,6 +143,7 @@ def barred(store: Store) -> None:
     )
 
 
+UNBOUGHT = Draft(products=("bread",), known={"order": 0, "ordered_product": 0}).model_dump_json()
 SINCE: dict[str, Any] = {"at": NOW, "received_at": NOW}
 CASES: tuple[tuple[str, Callable[[Store], None], str | None], ...] = (
     ("hello", lambda store: None, None),
@@ -144,21 +151,22 @@ CASES: tuple[tuple[str, Callable[[Store], None], str | None], ...] = (
     ("hello", said("consents", consent(granted=False, **SINCE), consent(at=NOW + HOUR)), None),
     ("hello", said("consents", consent(channel="sms", granted=False, **SINCE)), None),
     ("hello", barred, "suppressed: bounce"),
-    ("hello", said("pauses", pause("hello", None)), "paused: why"),
     ("hello", said("pauses", pause("hello", "anna")), "paused: why"),
     ("hello", said("pauses", pause(None, "anna")), "paused: why"),
-    ("hello", said("pauses", pause(None, None)), "paused: why"),
     ("hello", said("pauses", pause(None, None), pause(None, None, paused=False)), None),
     ("hello", said("pauses", pause(None, "anna", ends=NOW + 2 * HOUR)), "paused: why"),
     ("hello", said("pauses", pause(None, "anna", ends=NOW)), None),
     ("hello", said("pauses", pause("cart", None), pause("hello", "bert")), None),
     ("gone", ordered("milk"), "exit: ordered since"),
-    ("gone", ordered("milk", -7), None),
+    ("gone", ordered("milk", -7, known=True), None),
+    ("gone", ordered("milk", -7), "exit: ordered since"),
+    ("gone", ordered("milk", -7 - 24 * 90), None),
+    ("cart", ordered("bread", -7), "exit: ordered it since"),
+    ("cart", ordered("milk", -7), None),
     ("cart", ordered("milk"), None),
     ("cart", ordered("bread"), "exit: ordered it since"),
     ("off", lambda store: None, "the program is off"),
     ("nowhere", lambda store: None, "there is no such program any more"),
-    ("hello", lambda store: store.bury("anna", at=NOW), "erased"),
 )  # fmt: skip
 
 
@@ -170,7 +178,8 @@ def test_what_is_so_as_it_goes_counts(store: Store, engine: Engine, home: Path) 
             person(shop)
             person(shop, "bert")
             shop.append(
-                "decisions", [decision("m1", program=name), decision("m2", "bert", program="receipt")]
+                "decisions",
+                [decision("m1", program=name, content=UNBOUGHT), decision("m2", "bert", program="receipt")],
             )
             happens(shop)
             done = sending(shop, engine, home / str(n))
@@ -243,6 +252,9 @@ class Carrier:
         if self.errors:
             raise self.errors.pop(0)
 
+    def take_back(self, parcel: Parcel) -> None:
+        return None
+
     def close(self) -> None:
         return None
 
@@ -295,7 +307,7 @@ def test_an_address_that_is_none_is_never_written_to_again(store: Store, engine:
 def test_of_two_workers_one_has_a_message_until_it_dies(store: Store, engine: Engine, home: Path) -> None:
     person(store)
     store.append("decisions", [decision(f"m{n}") for n in range(3)])
-    numbers = due(store, ["email"], NOW)
+    numbers = [one.number for one in due(store, ["email"], NOW)]
     assert [one.row["message_id"] for one in take(store, numbers, at=NOW)] == ["m0", "m1", "m2"]
     assert take(store, numbers, at=NOW + LEASE - timedelta(seconds=1)) == []
     assert sending(store, engine, home, clock=lambda: NOW).waiting == 3
@@ -320,20 +332,38 @@ def test_workers_at_once_send_each_message_once(
 
 
 @ONE
-def test_a_slow_worker_leaves_what_another_may_have(store: Store, engine: Engine, home: Path) -> None:
+def test_a_slow_worker_renews_what_it_holds(store: Store, engine: Engine, home: Path) -> None:
+    """Each message takes more than a third of a lease; nobody else may have one meanwhile."""
     person(store)
     store.append("decisions", [decision(f"m{n}") for n in range(4)])
-    time = [NOW]
+    time, numbers = [NOW], [one.number for one in due(store, ["email"], NOW)]
 
     class Slow(Carrier):
         def send(self, parcel: Parcel) -> None:
             super().send(parcel)
-            time[0] += LEASE / 3
+            time[0] += LEASE * 0.4
+            assert take(store, numbers, at=time[0]) == []
 
     slow = Slow()
     done = sending(store, engine, home, channels={"email": slow}, clock=lambda: time[0])
-    assert (done.sent, done.waiting, len(slow.got)) == (2, 2, 2)
-    assert sending(store, engine, home, channels={"email": slow}, clock=lambda: NOW + LEASE).sent == 2
+    assert (done.sent, done.waiting, len(slow.got)) == (4, 0, 4) and time[0] > NOW + LEASE
+
+
+@ONE
+def test_a_worker_that_slept_leaves_what_another_took(store: Store, engine: Engine, home: Path) -> None:
+    person(store)
+    store.append("decisions", [decision(f"m{n}") for n in range(3)])
+    time, numbers = [NOW], [one.number for one in due(store, ["email"], NOW)]
+
+    class Asleep(Carrier):
+        def send(self, parcel: Parcel) -> None:
+            super().send(parcel)
+            time[0] += 2 * LEASE
+            assert len(take(store, numbers[1:], at=time[0])) == 2
+
+    asleep = Asleep()
+    done = sending(store, engine, home, channels={"email": asleep}, clock=lambda: time[0])
+    assert (done.sent, done.waiting, len(asleep.got)) == (1, 2, 1)
 
 
 # --- kill -9 --------------------------------------------------------------------------------------------
@@ -456,5 +486,5 @@ def test_nobody_comes_back_by_their_address(store: Store, engine: Engine, home: 
     rows = [decision("m2", "stranger", program="receipt"), decision("m3", "stranger", channel="sms")]
     store.append("decisions", rows)
     done = sending(store, engine, home)
-    assert (done.sent, done.reasons) == (0, {"dropped: suppressed: erased": 2, "dropped: erased": 1})
+    assert (done.sent, done.reasons) == (0, {"dropped: suppressed: erased": 2}) and states(store, "m1") == []
     assert len(PROGRAMS) == 5 and isinstance(NOW, datetime)
