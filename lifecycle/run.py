@@ -478,7 +478,7 @@ def by_rank(decisions: Iterable[Decision]) -> list[Decision]:
 
 
 def unchosen(decision: Decision, outcome: str, detail: str) -> Decision:
-    return decision._replace(outcome=outcome, detail=detail, draft=None)
+    return decision._replace(outcome=outcome, detail=detail, draft=None, variant=None)
 
 
 def context_of(made: Run, decision: Decision, channel: str, past: Past) -> dict[str, Any]:
