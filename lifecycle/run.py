@@ -8,7 +8,7 @@ What was decided is what `lifecycle.outbox` sends.
 import base64
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
@@ -26,6 +26,10 @@ from lifecycle import exits, ledger, offers
 from lifecycle.audience import members
 from lifecycle.breaker import tripped
 from lifecycle.choice import POLICIES, Chosen, Rival, Stage, claims, full
+from lifecycle.choose.context import written_down
+from lifecycle.choose.desk import Asked, Desk
+from lifecycle.choose.learner import SILENCE
+from lifecycle.choose.past import policy_of
 from lifecycle.day import ADDRESS, Day, day_of
 from lifecycle.drafts import Draft, draft, lacking
 from lifecycle.filed import ByCustomer
@@ -76,6 +80,7 @@ class Decision(NamedTuple):
     policy: str | None = None
     probability: float | None = None
     variant: str | None = None
+    choice: Row | None = None  # what is put on record of a learned choice, with the first of what it decides
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,7 @@ class Run:
     reached: Mapping[str, np.ndarray]  # channel -> by person, whether an address is known
     shut: Mapping[str, np.ndarray]  # likewise, whether it is suppressed
     ordered: ByCustomer | None = None  # of each what exits count; None: nothing of this run is kept
+    desk: Desk | None = None  # of a learned choice
 
     @property
     def at(self) -> datetime:
@@ -170,6 +176,9 @@ def run(
                     f"{at.isoformat()}: `osclms train --until` that moment, or run as of a later one"
                 )
             made = prepared(day, store, engine, table, rules, aliases, now)
+            if rules.choice == "learned":
+                taught = policy_of(home, store, day, rules, table, aliases)
+                made = replace(made, desk=Desk(taught, rules.choosers, str(rules.seed), at))
             before = exits.orders(history, at - exits.WITHIN, at)
             return decide(replace(made, ordered=ByCustomer(before)), chosen, told)
 
@@ -336,7 +345,10 @@ def of_one(
         else:
             rivals.setdefault(candidate.program.channel, []).append(decision)
     for channel, several in rivals.items():
-        yield from contest(made, name, channel, several, past)
+        if made.desk and arm_of(made.policy, several[0].candidate.program, past.named(name)) != "control":
+            yield from choice_of(made, made.desk, name, channel, several, past)
+        else:
+            yield from contest(made, name, channel, several, past)
 
 
 def news(candidate: Candidate, past: Past) -> Candidate | None:
@@ -416,7 +428,7 @@ def contest(
             left = rest
             continue
         left.remove(today[pick.row])
-        best = today[pick.row]._replace(policy=made.policy.choice, probability=pick.probability)
+        best = today[pick.row]._replace(policy=rule_of(made), probability=pick.probability)
         decision = written(made, name, best, past)
         yield decision
         if decision.outcome in ledger.MADE:
@@ -424,9 +436,67 @@ def contest(
             won[day] = decision.candidate.program.name
 
 
+def choice_of(
+    made: Run, desk: Desk, name: str, channel: str, several: Sequence[Decision], past: Past
+) -> Iterator[Decision]:
+    """One learned choice among all that caps leave and that has lists, so that whoever is written to and whoever hears
+    nothing could have been written to alike."""
+    caps, days = made.policy.caps.get(channel, ()), past.days.get(channel, ())
+    tried = list[Decision]()
+    for decision in several:
+        cap = full(caps, days, decision.day) if decision.day else None
+        tried.append(
+            decision._replace(outcome="cap", detail=str(cap))
+            if cap
+            else written(made, name, decision, replace(past))
+        )
+    yield from (decision for decision in tried if decision.outcome not in ledger.MADE)
+    ready = by_rank(decision for decision in tried if decision.outcome in ledger.MADE)
+    if not ready or channel in past.chosen:
+        yield from (unchosen(decision, "outranked", "chosen before") for decision in ready)
+        return
+    arms = list(dict.fromkeys(d.candidate.program.name for d in ready))
+    asked = Asked(name, past.named(name), channel, arms, context_of(made, ready[0], channel, past))
+    choice = desk.choose(asked)
+    row = desk.row(asked, choice, held=any(d.detail == "program" for d in ready), now=made.now)
+    best = next((d for d in ready if d.candidate.program.name == choice.arm), None)
+    if best:
+        yield best._replace(policy=choice.policy, probability=choice.probability, choice=row)
+        if best.draft and best.outcome == MESSAGE:
+            past.shown = [*best.draft.shown(best.candidate.program), *past.shown]
+    for place, decision in enumerate(d for d in ready if d is not best):
+        left = unchosen(decision, "silence" if choice.arm == SILENCE else "outranked", choice.arm)
+        yield left._replace(choice=None if best or place else row)
+
+
+def by_rank(decisions: Iterable[Decision]) -> list[Decision]:
+    """As the fixed priority would have them."""
+    return sorted(
+        decisions,
+        key=lambda d: (-d.candidate.program.priority, d.candidate.program.name, d.candidate.ripe),
+    )
+
+
+def unchosen(decision: Decision, outcome: str, detail: str) -> Decision:
+    return decision._replace(outcome=outcome, detail=detail, draft=None, variant=None)
+
+
+def context_of(made: Run, decision: Decision, channel: str, past: Past) -> dict[str, Any]:
+    """What a learned choice looks at: what this run knows of the customer."""
+    told: Any = made.day.people.loc[decision.candidate.person]
+    codes, zones = made.day.zones
+    today = local_day(made.at, zones[codes[decision.candidate.person]])
+    return written_down(told, past.days.get(channel, ()), past.last, today, made.at)
+
+
+def rule_of(made: Run) -> str:
+    """What chooses where a learned choice is not asked, as for the universal control."""
+    return made.policy.choice if made.policy.choice in POLICIES else "priority"
+
+
 def chosen(made: Run, stage: Stage, today: Sequence[Decision]) -> Chosen | None:
     rivals = [Rival(place, d.candidate.program, d.candidate.ripe) for place, d in enumerate(today)]
-    return POLICIES[made.policy.choice](stage, rivals)
+    return POLICIES[rule_of(made)](stage, rivals)
 
 
 def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
@@ -483,10 +553,11 @@ def code_of(store: Store, name: str, candidate: Candidate) -> str:
 
 def tables(made: Run, decisions: Sequence[Decision]) -> dict[str, list[Row]]:
     """The rows of these decisions, and of what they bring with them."""
-    rows: dict[str, list[Row]] = {"decisions": [], "sends": [], "vouchers": []}
+    rows: dict[str, list[Row]] = {"decisions": [], "sends": [], "vouchers": [], "choices": []}
     for decision in decisions:
         row = row_of(made, decision)
         rows["decisions"].append(row)
+        rows["choices"] += [decision.choice] if decision.choice else []
         if decision.outcome == MESSAGE:
             rows["sends"] += send_rows(made, decision, row)
             rows["vouchers"] += voucher_rows(made, decision, row)
