@@ -21,7 +21,7 @@ PAUSED, RAN = DATA["pauses"].c, DATA["runs"].c
 class Past:
     """What a customer got, or would have got: (program, occasion) of messages of the runs `before`, and of those `made`
     by this very run, which `decided` more; the messages' days by channel where they count against caps, when each
-    program wrote last, the products that mails showed lately, the id by which the first was decided, and the
+    program wrote last before, the products that mails showed lately, the id by which the first was decided, and the
     channels for which a learned choice was made in this very run."""
 
     before: set[tuple[str, str]] = field(default_factory=set)
@@ -97,7 +97,8 @@ def seen(
             if message is None:
                 continue
             (of.made if when == run_at else of.before).add((program, occasion))
-            of.last[program] = max(at, of.last.get(program, at))
+            if when != run_at:
+                of.last[program] = max(at, of.last.get(program, at))
             of.first = min(of.first or (when, name), (when, name))
             if kind == "marketing":
                 of.days.setdefault(channel, []).append(date.fromisoformat(day))

@@ -36,7 +36,7 @@ from lifecycle.filed import ByCustomer
 from lifecycle.hours import local, local_day, opens
 from lifecycle.ledger import HOLDOUT, MESSAGE, Names, Past, Pauses
 from lifecycle.occasions import PARTS, Occasions
-from lifecycle.programs import Due, Policy, Program, policy, programs
+from lifecycle.programs import Addition, Due, Policy, Program, policy, programs
 from lifecycle.triggers import found
 from serving.addresses import subject
 from serving.compact import compact
@@ -321,7 +321,7 @@ def settle(
         before.update(
             candidate.program.name
             for person, name in zip(chunk, names, strict=True) if name not in late
-            for candidate in queue[person] if not untold(candidate, known.past[name].before)
+            for candidate in queue[person] if was_told(candidate, known.past[name])
         )  # fmt: skip
         done += len(chunk) - len(late)
         told("customers", done, len(queue))
@@ -353,7 +353,7 @@ def of_one(
 
 def news(candidate: Candidate, past: Past) -> Candidate | None:
     """What of an occasion no message was about yet, and this run has not decided yet; None where nothing is left."""
-    left = untold(candidate, past.before | past.made)
+    left = [] if rests(candidate, past) else untold(candidate, past.before | past.made)
     name, keys = candidate.program.name, parts_of(candidate)
     key = PARTS.join(keys[place] for place in left)
     if not left or (name, key) in past.decided:
@@ -361,6 +361,18 @@ def news(candidate: Candidate, past: Past) -> Candidate | None:
     if len(left) == len(keys):
         return candidate
     return candidate._replace(key=key, products=tuple(candidate.products[place] for place in left))
+
+
+def was_told(candidate: Candidate, past: Past) -> bool:
+    """Whether runs before this one wrote about all of an occasion, or in its place."""
+    return rests(candidate, past) or not untold(candidate, past.before)
+
+
+def rests(candidate: Candidate, past: Past) -> bool:
+    """Of the categories of one turn one is written about."""
+    last = past.last.get(candidate.program.name)
+    is_turn = isinstance(candidate.program.trigger, Addition)
+    return is_turn and last is not None and last.timestamp() >= candidate.ripe
 
 
 def untold(candidate: Candidate, occasions: Set[tuple[str, str]]) -> list[int]:

@@ -314,7 +314,9 @@ def test_what_is_done_is_not_due_again(store: Store, engine: Engine, home: Path)
 
 
 @ONE
-def test_what_could_not_go_on_time_waits_for_its_hours_and_for_room(store: Store, engine: Engine, home: Path) -> None:
+def test_what_could_not_go_on_time_waits_for_its_hours_and_for_room(
+    store: Store, engine: Engine, home: Path
+) -> None:
     """Two of marketing that lay while no worker ran: neither goes at night, one goes a day."""
     person(store, time_zone="UTC")
     store.append("decisions", [decision("m1"), decision("m2"), decision("m3", program="receipt")])
