@@ -34,5 +34,9 @@ def test_an_audience_is_of_those_who_agreed(tmp_path: Path) -> None:
             store, {subject(store, "email", "bert@mail.example"): "email"}, "bounce", at=NOW, received_at=NOW
         )
         file, west = tmp_path / "west.txt", program(audience={"region": ["West"]})
+        held = program(audience={"region": ["West"]}, holdout=1.0)
+        assert write_audience(tmp_path, store, held, file, at=NOW + timedelta(hours=1)) == 0
+        past = program(trigger={"kind": "broadcast", "on": "2026-01-01"})
+        assert write_audience(tmp_path, store, past, file, at=NOW + timedelta(hours=1)) == 0
         assert write_audience(tmp_path, store, west, file, at=NOW + timedelta(hours=1)) == 1
     assert file.read_text() == hashlib.sha256(b"anna@mail.example").hexdigest() + "\n"
