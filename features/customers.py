@@ -277,7 +277,7 @@ def stages_at(
 
     At each moment nothing is seen that happened at or after it, be it an order or a return.
     """
-    found = list(pasts(events, items=catalog.items, keep=catalog.eligible, moments=moments))
+    found = list(pasts(events, items=catalog.items, moments=moments))
     customers = Ids.of(name for data in found for name in data.customers.at(np.arange(len(data.customers))))
     codes = np.zeros((len(customers), len(moments)), np.int8)
     for column, data in enumerate(found):

@@ -160,9 +160,9 @@ class Interactions:
 
     @classmethod
     def from_events(
-        cls, events: pa.Table, *, items: Ids, keep: NDArray[np.bool_], until: datetime
+        cls, events: pa.Table, *, items: Ids, until: datetime, keep: NDArray[np.bool_] | None = None
     ) -> "Interactions":
-        """Paid order lines of products in `keep` (bool [len(items)]) strictly before `until`.
+        """Paid order lines strictly before `until`, of products in `keep` (bool [len(items)]), by default of all.
 
         `events` holds EVENT_COLUMNS of the contract, in any order. A line given away for nothing is no choice
         and is left out; a return takes back its purchase: first in the order that it names, its customer's own
@@ -175,8 +175,8 @@ class Interactions:
         customer: int,
         events: pa.Table,
         *,
-        keep: NDArray[np.bool_],
         until: datetime,
+        keep: NDArray[np.bool_] | None = None,
         others: Sequence[int] = (),
     ) -> "Interactions":
         """What one customer bought (−1: nothing as yet) with what these events of theirs add, as of `until`.
@@ -214,6 +214,12 @@ class Interactions:
             return self
         rows = self.at < until
         return replace(self, until=until, **{name: getattr(self, name)[rows] for name in LINE})
+
+    def among(self, customers: Ids) -> "Interactions":
+        """The same rows with positions in `customers`, who are these and perhaps others."""
+        place = customers._find(self.customers.values.astype(customers.values.dtype))
+        customer = np.append(place, -1).astype(np.int32)[self.customer]
+        return replace(self, customers=customers, customer=customer)
 
     def rows(self, customer: int) -> slice:
         return (
@@ -301,12 +307,11 @@ class Lines:
         )
 
     @classmethod
-    def bought(cls, events: pa.Table, items: Ids, keep: NDArray[np.bool_], until: datetime) -> "Lines":
-        """The paid lines of products to keep, before `until`."""
+    def bought(cls, events: pa.Table, items: Ids, keep: NDArray[np.bool_] | None, until: datetime) -> "Lines":
+        """The paid lines of products to keep, None: of all `items`, before `until`."""
         paid = pc.fill_null(pc.not_equal(events["unit_price"], 0.0), True)
         lines = cls.of(before(events, until, "order", also=paid), items)
-        kept = lines.kept(keep)
-        return lines if kept.all() else lines.where(kept)
+        return lines.only(np.ones(len(items), bool) if keep is None else keep)
 
     @classmethod
     def of_rows(cls, data: Interactions, customer: int) -> "Lines":
@@ -331,15 +336,20 @@ class Lines:
 
     def told(self, events: pa.Table, items: Ids, until: datetime) -> Interactions:
         """These lines as rows, after what was returned of them."""
+        return self.left(events, items, until).merged(items, seconds(until))
+
+    def left(self, events: pa.Table, items: Ids, until: datetime) -> "Lines":
+        """These lines after what was returned of them before `until`."""
         returned = before(events, until, "return")
-        left = self.less(Lines.of(returned, items, like=self)) if len(returned) else self
-        return left.merged(items, seconds(until))
+        return self.less(Lines.of(returned, items, like=self)) if len(returned) else self
 
     def where(self, mask: NDArray[Any]) -> "Lines":
         return replace(self, **{name: getattr(self, name)[mask] for name in LINE})
 
-    def kept(self, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return (self.item >= 0) & np.append(keep, False)[self.item]
+    def only(self, keep: NDArray[np.bool_]) -> "Lines":
+        """The lines of products to keep."""
+        kept = (self.item >= 0) & np.append(keep, False)[self.item]
+        return self if kept.all() else self.where(kept)
 
     def less(self, returns: "Lines") -> "Lines":
         """These lines after `returns`, the earliest first, took back their purchases."""
@@ -420,8 +430,21 @@ def take_back(
             wanted -= taken
 
 
+def whole_and_part(
+    events: pa.Table, *, items: Ids, keep: NDArray[np.bool_], until: datetime
+) -> tuple[Interactions, Interactions]:
+    """(`Interactions.from_events` of all products, that of those to keep); the same value twice where that is all.
+
+    A return takes back its own product alone, so that it does not matter what else was bought.
+    """
+    left = Lines.bought(events, items, None, until).left(events, items, until)
+    part = left.only(keep)
+    whole = left.merged(items, seconds(until))
+    return whole, whole if part is left else part.merged(items, seconds(until))
+
+
 def pasts(
-    events: pa.Table, *, items: Ids, keep: NDArray[np.bool_], moments: Sequence[datetime]
+    events: pa.Table, *, items: Ids, moments: Sequence[datetime], keep: NDArray[np.bool_] | None = None
 ) -> Iterator[Interactions]:
     """`Interactions.from_events` as of each of these moments in turn; ids are read once for all of them."""
     lines = Lines.bought(events, items, keep, max(moments))

@@ -52,7 +52,7 @@ def known(history: History, at: datetime) -> tuple[pa.Table, Catalog]:
 def counts(history: History, at: datetime) -> Counts:
     """Customers by stage and group, and their moves since a month before."""
     events, catalog = known(history, at)
-    then, now = pasts(events, items=catalog.items, keep=catalog.eligible, moments=(at - MONTH, at))
+    then, now = pasts(events, items=catalog.items, moments=(at - MONTH, at))
     found = facts(now, catalog)
     former, current = stages_of(then, facts(then, catalog)), stages_of(now, found)
     names = sorted({*former, *current})
@@ -72,7 +72,10 @@ def stages_of(data: Interactions, found: pd.DataFrame) -> dict[str, str]:
 
 
 def scored(home: Path, at: datetime) -> Scored:
-    """Every customer's scores as of a moment. Raises ScoresError where there are none."""
+    """Every customer's scores as of a moment, by purchases of what may be recommended, as they were learned.
+
+    Raises ScoresError where there are none.
+    """
     scores = current(home)
     if scores is None:
         raise ScoresError(f"{home} has no scores yet: run `osclms scores fit`")
@@ -101,8 +104,9 @@ def all_before(history: History, at: datetime) -> Everybody:
     events, catalog = known(history, at)
     zone, span = history.store.time_zone, history.span()
     ends = [end for _, end in month_ends(max(span[0], at - YEARS), at, zone)] if span else []
-    found = pasts(events, items=catalog.items, keep=catalog.eligible, moments=[*ends[:-1], at])
-    kept = {}
-    for data in found:
-        kept[data.until] = Norms.of(data, catalog)
+    kept = {
+        data.until: Norms.of(data, catalog)
+        for data in pasts(events, items=catalog.items, moments=[*ends[:-1], at])
+    }
+    data = Interactions.from_events(events, items=catalog.items, keep=catalog.eligible, until=at)
     return Everybody(catalog, data, zone, kept)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from features.catalog import Catalog
 from features.customers import Orders, facts, favourite
 from features.history import History
-from features.interactions import Ids, Interactions, compact, seconds
+from features.interactions import Ids, Interactions, compact, seconds, whole_and_part
 from features.replenishment import due
 from lifecycle import offers
 from lifecycle.customers import known
@@ -39,6 +39,8 @@ class Day:
     people: a row a customer, in the order of `ids`: what `features.customers.facts` tells (NaN without an order, the
     stage prospect), category (of most purchases), CONTACTS (None unknown), agreed_at (seconds of the first
     consent to marketing, NaN none), and the scores where there are any (churn, expected_spend).
+    data: all that was bought, by which facts and occasions are told; eligible: what of it may be recommended, with the
+    same customers, by which products are chosen and scores were learned.
     person: by customer of `data` the row of people. acts: events of ACTS within LOOK, oldest first, of known customers:
     person, event_type, product (item of the catalogue, −1), at (seconds), value, order_id, message_id, event_id.
     changes: `lifecycle.offers.changes` within LOOK.
@@ -48,6 +50,7 @@ class Day:
     zone: str
     catalog: Catalog
     data: Interactions
+    eligible: Interactions
     ids: Ids
     people: pd.DataFrame
     person: NDArray[np.int64]
@@ -70,8 +73,8 @@ class Day:
 
     @cached_property
     def due(self) -> pd.DataFrame:
-        """What everybody will want again: `features.replenishment.due`, with `person` beside."""
-        found = due(self.data, self.catalog)
+        """What everybody will want again, and may be told of: `features.replenishment.due`, with `person` beside."""
+        found = due(self.eligible, self.catalog)
         return found.assign(person=self.person[found["customer"]])
 
     @cached_property
@@ -103,12 +106,12 @@ def day_of(history: History, store: Store, at: datetime, scores: Scores | None =
     Raises HistoryError without events.
     """
     events, catalog = known(history, at)
-    data = Interactions.from_events(events, items=catalog.items, keep=catalog.eligible, until=at)
+    data, eligible = whole_and_part(events, items=catalog.items, keep=catalog.eligible, until=at)
     last_event = pc.max(events["occurred_at"]).as_py()
     del events  # of a large shop half a gigabyte
     pa.default_memory_pool().release_unused()
     gone = store.graves()
-    data = without(data, gone)
+    data, eligible = (without(of, gone) for of in (data, eligible))
     acts = history.events(until=at, since=at - LOOK, types=ACTS)
     consents = history.table("consents").to_pandas()
     consents = consents[consents["at"] < at].sort_values("at", kind="stable")
@@ -122,7 +125,8 @@ def day_of(history: History, store: Store, at: datetime, scores: Scores | None =
     person = everybody.positions(data.customers.at(range(len(data.customers)))).astype(np.int64)
     zone = history.store.time_zone
     day = Day(
-        at=at, zone=zone, catalog=catalog, data=data, ids=everybody, person=person,
+        at=at, zone=zone, catalog=catalog, data=data, eligible=eligible.among(data.customers), ids=everybody,
+        person=person,
         people=people_of(data, catalog, everybody, person, contacts, consents),
         acts=acts_of(acts, everybody, catalog), changes=offers.changes(store, catalog, at - LOOK, at),
         consents=agreeing(consents, everybody), asked=asked_of("personalisation", consents, everybody),
@@ -135,7 +139,7 @@ def scored(day: Day, scores: Scores) -> Day:
     """The same with what these scores say, unless they were learned from what came after the day."""
     if day.until < seconds(scores.manifest.data_until):
         return day
-    told, people = scores.of(day.data, day.catalog), day.people
+    told, people = scores.of(day.eligible, day.catalog), day.people
     for name, values in (("churn", told.churn), ("expected_spend", told.spend)):
         if values is not None:
             column = np.full(len(people), np.nan)

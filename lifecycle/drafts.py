@@ -94,6 +94,13 @@ def held(found: RecommendResponse) -> Held:
     return Held(placement=found.placement, recommendation_id=found.recommendation_id, items=tuple(items))
 
 
+def unshown(engine: Engine, program: Program, draft: Draft) -> str | None:
+    """Why a message that is to show what it is about cannot; None where it can."""
+    if not (program.products and draft.products) or any(map(engine.offered, draft.products)):
+        return None
+    return "products: nothing of what it is about can be bought"
+
+
 def lacking(program: Program, lists: Sequence[Sequence[Shown | Recommendation]]) -> str | None:
     """Why lists are too short to be sent; None where they are not."""
     for shelf, items in zip(program.shelves, lists, strict=True):

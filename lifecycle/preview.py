@@ -232,10 +232,11 @@ def about(day: Day, person: int) -> About:
 
 
 def example(day: Day, program: Program, person: int) -> tuple[Sequence[str], Mapping[str, Any]]:
-    """(products, words) for one who has no occasion: the products are of their last order."""
+    """(products, words) for one who has no occasion: the products are of their last order that held any to be
+    recommended."""
     if program.trigger.kind not in PRODUCTS:
         return (), WORDS[program.trigger.kind]
-    rows = np.flatnonzero(day.person[day.data.customer] == person) if len(day.person) else np.empty(0, int)
-    rows = rows[day.data.customer[rows] >= 0]
-    last = rows[day.data.order[rows] == day.data.order[rows[-1]]] if len(rows) else rows
-    return tuple(day.data.items.at(day.data.item[last])), WORDS[program.trigger.kind]
+    data, customer = day.eligible, np.flatnonzero(day.person == person)
+    rows = np.arange(len(data))[data.rows(int(customer[0]) if len(customer) else -1)]
+    last = rows[data.order[rows] == data.order[rows[-1]]] if len(rows) else rows
+    return tuple(data.items.at(data.item[last])), WORDS[program.trigger.kind]

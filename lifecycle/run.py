@@ -31,7 +31,7 @@ from lifecycle.choose.desk import Asked, Desk
 from lifecycle.choose.learner import SILENCE
 from lifecycle.choose.past import policy_of
 from lifecycle.day import ADDRESS, Day, day_of
-from lifecycle.drafts import Draft, draft, lacking
+from lifecycle.drafts import Draft, draft, lacking, unshown
 from lifecycle.filed import ByCustomer
 from lifecycle.hours import local, local_day, opens
 from lifecycle.ledger import HOLDOUT, MESSAGE, Names, Past, Pauses
@@ -524,7 +524,7 @@ def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
         return decision._replace(outcome="failed", detail=type(error).__name__)
     if candidate.products and not found.products:
         return decision._replace(outcome="sensitive")
-    why = lacking(program, [held.items for held in found.lists])
+    why = unshown(made.engine, program, found) or lacking(program, [held.items for held in found.lists])
     if why:
         return decision._replace(outcome="too_few", detail=why)
     arm = arm_of(made.policy, program, past.named(name))

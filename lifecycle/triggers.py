@@ -105,17 +105,20 @@ def buyers(day: Day) -> Array:
 
 
 def held(day: Day, rows: Array) -> Iterator[tuple[tuple[str, ...], list[dict[str, Any]]]]:
-    """Of each of these orders (its products, its lines as a message shows them)."""
+    """Of each of these orders (its products that may be recommended, all where none may; all its lines as a message
+    shows them)."""
     begin, data = lines(day), day.data
     counts = begin[rows + 1] - begin[rows]
     each = np.repeat(begin[rows] - np.append(0, np.cumsum(counts)[:-1]), counts) + np.arange(counts.sum())
     items, quantity = data.item[each], data.quantity[each].tolist()
-    names, titles = data.items.at(items), day.catalog.title
+    titles = day.catalog.title
     shown = [
         {"quantity": round(n, 3), "title": titles[i]} for n, i in zip(quantity, items.tolist(), strict=True)
     ]
     for end, count in zip(np.cumsum(counts).tolist(), counts.tolist(), strict=True):
-        yield tuple(names[end - count : end]), shown[end - count : end]
+        own = items[end - count : end]
+        eligible = own[day.catalog.eligible[own]]
+        yield tuple(data.items.at(eligible if len(eligible) else own)), shown[end - count : end]
 
 
 def about_orders(day: Day, rows: Array, key: Sequence[str], at: Floats) -> Occasions:
@@ -386,7 +389,7 @@ def told_chances(day: Day) -> Chances:
 
 
 def kindred_chances(day: Day) -> Chances:
-    data, n = day.data, len(day.catalog.parents)
+    data, n = day.eligible, len(day.catalog.parents)
     main = favourite(day.catalog.parent, data)
     category = day.catalog.parent[data.item]
     known = (data.customer >= 0) & (category >= 0)
@@ -403,7 +406,7 @@ def kindred_chances(day: Day) -> Chances:
 
 def favourites(day: Day) -> dict[int, tuple[str, ...]]:
     """By main category what most orders of late held, OFFERED of those that can be bought."""
-    late = day.data.item[day.data.at >= day.until - LATELY]
+    late = day.eligible.item[day.eligible.at >= day.until - LATELY]
     sold = np.bincount(late, minlength=len(day.catalog))
     items = np.flatnonzero((sold > 0) & (day.catalog.parent >= 0) & day.catalog.available)
     items = items[np.lexsort((items, -sold[items], day.catalog.parent[items]))]

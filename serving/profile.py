@@ -31,6 +31,7 @@ from serving.scores import CATEGORIES, CHURN, SPEND, Scores
 from serving.wire import RequestError
 
 T = TypeVar("T")
+Keep = NDArray[np.bool_] | None  # by product of the catalogue, None: all
 DUE = 10  # products that are told as due next
 LIKELIEST = 5  # main categories that are told
 SCHEMA = pa.schema([EVENTS.schema.field(name) for name in EVENT_COLUMNS])
@@ -42,7 +43,8 @@ YEARS = timedelta(days=3 * 366)  # before the moment, told by month
 
 @dataclass(frozen=True)
 class Everybody:
-    """What one customer is held against: purchases of all up to a moment. `zone` is the store's."""
+    """What one customer is held against: purchases of all up to a moment, of what may be recommended. `kept` may begin
+    with norms of all that was bought, where that is known. `zone` is the store's."""
 
     catalog: Catalog
     data: Interactions
@@ -66,8 +68,7 @@ class Everybody:
         version = scores.manifest.version
         if version not in self.usuals:
             self.usuals.clear()
-        norms, renewal = self.norms(until), self.renewal(until)
-        make = partial(Usual.of, categories=scores.categories, norms=norms, renewal=renewal)
+        make = partial(Usual.of, categories=scores.categories, renewal=self.renewal(until))
         return self.made(self.usuals.setdefault(version, {}), until, make)
 
     def made(self, kept: dict[int, T], until: int, make: Callable[[Interactions, Catalog], T]) -> T:
@@ -87,25 +88,23 @@ class Everybody:
 
 @dataclass(frozen=True)
 class Life:
-    """What is known of one customer. rows: their events before `at`; bought: their purchases as of any moment from
-    `since` on, before which it is not known what they had not yet sent back."""
+    """What is known of one customer. rows: their events before `at`; bought: their purchases, of products to keep where
+    these are named, as of any moment from `since` on, before which it is not known what they had not yet sent back."""
 
     at: datetime
     since: datetime
     known_by: str
     rows: Sequence[Row]
-    bought: Callable[[datetime], Interactions]
-    whole: Interactions  # all they paid for, be it recommended or not
+    bought: Callable[[datetime, Keep], Interactions]
+    whole: Interactions  # all they paid for, be it in the catalogue or not
 
 
 def by_history(everybody: Everybody, rows: Sequence[Row], at: datetime) -> Life:
     """Of one whose every event is at hand."""
     rows = [row for row in rows if row["occurred_at"] < at]
     told = table(rows)
-    items = distinct(told["product_id"])
-    keep, every = everybody.catalog.eligible, np.ones(len(items), bool)
 
-    def bought(until: datetime) -> Interactions:
+    def bought(until: datetime, keep: Keep = None) -> Interactions:
         return Interactions.from_events(told, items=everybody.catalog.items, keep=keep, until=until)
 
     return Life(
@@ -114,7 +113,7 @@ def by_history(everybody: Everybody, rows: Sequence[Row], at: datetime) -> Life:
         "history",
         rows,
         bought,
-        Interactions.from_events(told, items=items, keep=every, until=at),
+        Interactions.from_events(told, items=distinct(told["product_id"]), until=at),
     )
 
 
@@ -135,8 +134,8 @@ def by_model(everybody: Everybody, names: Sequence[str], rows: Sequence[Row], at
     own, *others = [*places[places >= 0].tolist(), -1][: max(1, int((places >= 0).sum()))]
     new = table([row for row in rows if seconds(row["occurred_at"]) >= data.until])
 
-    def bought(until: datetime) -> Interactions:
-        return data.of_one(own, new, keep=everybody.catalog.eligible, until=until, others=others)
+    def bought(until: datetime, keep: Keep = None) -> Interactions:
+        return data.of_one(own, new, keep=keep, until=until, others=others)
 
     return Life(at, since, "model", rows, bought, bought(at))
 
@@ -149,7 +148,8 @@ def table(rows: Sequence[Row]) -> pa.Table:
 
 def profile(everybody: Everybody, life: Life, sends: Sequence[Row]) -> Profile:
     """The view of one customer."""
-    data = life.bought(life.at)
+    data = life.bought(life.at, None)
+    eligible = life.bought(life.at, everybody.catalog.eligible)
     known = facts(data, everybody.catalog, everybody.norms(seconds(life.at)))
     sends = [row for row in sends if row["at"] < life.at]
     return Profile(
@@ -163,8 +163,8 @@ def profile(everybody: Everybody, life: Life, sends: Sequence[Row]) -> Profile:
         stages=dict(stages_by_month(everybody, life)),
         rfm=None if known.empty else rfm(known.iloc[0]),
         favourites=favourites(everybody, data, life.rows),
-        due=tuple(due_next(everybody, data)),
-        scores=scores_about(everybody, data),
+        due=tuple(due_next(everybody, eligible)),
+        scores=scores_about(everybody, eligible),
     )
 
 
@@ -180,13 +180,13 @@ def orders_about(data: Interactions, at: datetime, zone: str) -> OrdersAbout:
 
 
 def stages_by_month(everybody: Everybody, life: Life) -> Iterator[tuple[str, str]]:
-    now = life.bought(life.at)
+    now = life.bought(life.at, None)
     if not len(now):
         return
     for name, end in month_ends(max(moment(now.at.min()), life.at - YEARS), life.at, everybody.zone):
         if end < life.since:
             continue
-        then = facts(life.bought(end), everybody.catalog, everybody.norms(seconds(end)))
+        then = facts(life.bought(end, None), everybody.catalog, everybody.norms(seconds(end)))
         yield name, "prospect" if then.empty else str(then["stage"].iloc[0])
 
 

@@ -10,7 +10,7 @@ from worlds import START, Event, day, events, products
 
 from features.catalog import Catalog
 from features.customers import facts, favourite
-from features.interactions import DAY, Ids, Interactions, seconds
+from features.interactions import DAY, Ids, Interactions, seconds, whole_and_part
 from lifecycle.day import CONTACTS, Day
 
 Act = tuple[str, str, str, float]  # customer, type, product, day
@@ -33,7 +33,7 @@ def a_day(
     told = events(*bought)
     end = moment(until)
     catalog = Catalog.of(products() if listed is None else listed, told, until=day(until))
-    data = Interactions.from_events(told, items=catalog.items, keep=catalog.eligible, until=day(until))
+    data, eligible = whole_and_part(told, items=catalog.items, keep=catalog.eligible, until=day(until))
     agreed = {who: on for who, on in (agreed or {}).items() if moment(on) < end}
     acts = [act for act in sorted(acts, key=lambda act: act[3]) if moment(act[3]) < end]
     changes = [change for change in sorted(changes, key=lambda change: change[1]) if moment(change[1]) < end]
@@ -41,7 +41,8 @@ def a_day(
     ids = Ids.of([*buyers, *agreed, *(who for who, *_ in acts), *(contacts or ())])
     person = ids.positions(buyers).astype(np.int64)
     found = Day(
-        at=day(until), zone=zone, catalog=catalog, data=data, ids=ids, person=person,
+        at=day(until), zone=zone, catalog=catalog, data=data, eligible=eligible.among(data.customers), ids=ids,
+        person=person,
         people=people(data, catalog, ids, person, agreed, contacts or {}), acts=acts_of(acts, ids, catalog),
         changes=changes_of(changes, catalog),
         consents={key: np.sort(ids.positions(list(who))) for key, who in (consents or {}).items()},
