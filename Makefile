@@ -12,7 +12,7 @@ export OSCLMS_HOME ?= .osclms
 export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: run setup test test-long lint bench bench-cold bench-replenishment bench-quality bench-serving bench-lifecycle bench-proof likeness notebooks clean help
+.PHONY: run setup test test-long lint bench bench-cold bench-replenishment bench-quality bench-serving bench-lifecycle bench-proof bench-choose likeness notebooks clean help
 
 help:                 ## what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -65,6 +65,9 @@ bench-proof: setup    ## whether what osclms lift says is true, in worlds whose 
 
 notebooks: setup      ## run the notebooks on the home and write their .ipynb; some minutes
 	$(BIN)/python -m benchmarks.notebooks $(NOTEBOOKS)
+
+bench-choose: setup   ## measure what the learned choice loses by learning, in made-up shops; 20 minutes and more
+	$(BIN)/python -m benchmarks.regret --write docs/choosing.md
 
 bench-quality: setup .venv-rivals/.ready  ## measure quality beside libraries; QUALITY_HOME and QUALITY for other data
 	@test -d $(QUALITY_HOME)/history || $(BIN)/osclms load completejourney --home $(QUALITY_HOME)

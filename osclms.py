@@ -434,6 +434,7 @@ def deliver(
 ) -> None:
     """Send the messages that are due, each after a last look at whether it may go; take in what came back of others."""
     import time
+    from functools import partial
 
     from lifecycle.outbox import once
     from serving.settings import Settings
@@ -442,7 +443,9 @@ def deliver(
     carriers = carriers_of(channel, settings, home)
     while True:
         at = until or datetime.now(UTC)
-        done = once(home, database_url, settings, carriers, now=at, clock=lambda: datetime.now(UTC))
+        with bar() as shown:
+            clock = partial(datetime.now, UTC)
+            done = once(home, database_url, settings, carriers, now=at, clock=clock, shown=shown)
         print_json(done.as_dict()) if as_json else out.print(str(done), highlight=False, soft_wrap=True)
         if watch is None:
             return
@@ -1071,6 +1074,63 @@ def promote(
     return None
 
 
+choose = typer.Typer(
+    no_args_is_help=True, help="The learned choice among programs and silence: docs/choosing.md."
+)
+app.add_typer(choose, name="choose")
+
+
+@choose.command("fit", epilog="Example: `osclms choose fit --as-of 2018-01-02`")
+def fit_choice(
+    as_of: AsOf = None, database_url: Database = None, home: Home = HERE, as_json: Json = False
+) -> None:
+    """Learn from the choices whose window has ended, as `osclms run` does by itself before it chooses."""
+    from lifecycle.choose.report import learned
+
+    made = learned(home, database_url, as_of)
+    told = {"version": made.version, "arms": made.arms, **made.about}
+    if as_json:
+        return print_json(told)
+    says = f"policy {made.version}: {len(made.arms)} arms, learned from {made.about['choices']:,} choices"
+    out.print(says, highlight=False, soft_wrap=True)
+    return None
+
+
+@choose.command("report", epilog="Example: `osclms choose report --json`")
+def report_choice(
+    as_of: AsOf = None, database_url: Database = None, home: Home = HERE, as_json: Json = False
+) -> None:
+    """The groups against each other, what was chosen, and what policies that were not tried would have brought."""
+    from lifecycle.choose.pages import report_page
+    from lifecycle.choose.report import reported
+
+    found = reported(home, database_url, as_of)
+    print_json(found) if as_json else out.print(*report_page(found), sep="\n")
+
+
+@choose.command(
+    "evaluate",
+    epilog="Examples: `osclms choose evaluate --log docs/samples/choices.csv --policy random`, without `--policy` of "
+    "the file's column target_probability.",
+)
+def evaluate_choice(
+    log: Annotated[
+        Path, typer.Option("--log", help="A .csv or .parquet file, a row a decision.", exists=True)
+    ],
+    policy: Annotated[str | None, typer.Option(help="priority, random or silence.")] = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """What a policy would have brought, from any log of choices and their probabilities."""
+    from lifecycle.choose.files import evaluated
+    from lifecycle.choose.pages import judged_page
+    from lifecycle.choose.report import ranked
+    from lifecycle.programs import programs
+
+    found = evaluated(log, policy, ranked(programs(home / "programs"))).as_dict()
+    print_json(found) if as_json else out.print(*judged_page(found), sep="\n")
+
+
 scores = typer.Typer(
     no_args_is_help=True, help="How likely customers are gone, what they will spend and buy of."
 )
@@ -1477,6 +1537,7 @@ EXPECTED = (
     ("lifecycle.run", "RunError"),
     ("lifecycle.preview", "PreviewError"),
     ("lifecycle.measure.lift", "LiftError"),
+    ("lifecycle.choose.estimate", "ChooseError"),
     ("serving.scores", "ScoresError"),
     ("training.train", "TrainError"),
     ("training.settings", "SettingsError"),

@@ -5,7 +5,7 @@
     python -m benchmarks.proof --write docs/measuring.md
 
 A generated world (`features.worlds`) says how likely each customer orders within a week alone, and how large their
-orders are. Both potential outcomes of each customer are drawn from it; an arm, by the same hashing as in production,
+orders are. Both potential outcomes of each customer are drawn from it; an arm drawn by chance
 says which one is seen.
 """
 
@@ -113,7 +113,7 @@ class Told(NamedTuple):
 
 def arms(customers: int, share: float, seed: int) -> NDArray[np.bool_]:
     """Who is of the control, as a new seed would draw them."""
-    return np.asarray(Chance(seed).uniform("arm", np.arange(customers)) < share)
+    return np.asarray(np.random.default_rng([seed, 1]).random(customers) < share)
 
 
 def experiment(shop: Shop, case: Case, seed: int, draws: int) -> tuple[Lift, float, float]:
@@ -164,9 +164,9 @@ def alarms(customers: int, share: float, lost: float, side: str, runs: int, seed
     """Alarms where one side lost this share of its customers."""
     found = 0
     for run in range(runs):
-        held, chance = arms(customers, share, seed + run), Chance(seed + run)
+        held = arms(customers, share, seed + run)
         hit = held if side == "control" else ~held
-        there = ~(hit & chance.happens(lost, "lost", np.arange(customers)))
+        there = ~(hit & (np.random.default_rng([seed + run, 2]).random(customers) < lost))
         control = int((held & there).sum())
         found += ratio((int(there.sum()) - control, control), (1 - share, share)).alarm
     says = f"{lost:.0%} of the {side} lost" if lost else "nothing lost"

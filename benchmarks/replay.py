@@ -31,6 +31,7 @@ from serving.settings import Settings
 from serving.store import DATA, DECISIONS, Store, address
 
 FED = ("order", "return", "view", "cart", "remove", "rating")
+HANDED = (4, 8, 12)  # hours after a run at which its messages are handed over
 AT_ONCE = 5_000  # events stored in one transaction
 Told = Callable[[str, int, int | None], None]
 Refit = Callable[[Path, datetime], Any]
@@ -92,7 +93,8 @@ def replay(
         ran = run(home, None, at, now=at, only=only)
         done.seconds.append(time.perf_counter() - began)
         noted(done, ran, day)
-        sent(home, done, at + timedelta(hours=23))
+        for hours in HANDED:
+            sent(home, done, at + timedelta(hours=hours))
         before = at
         told("days", number, len(days))
     done.faults += faults(home)

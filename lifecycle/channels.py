@@ -260,9 +260,8 @@ def write_off(home: Path, line: Mapping[str, Any]) -> None:
 
 # --- smtp -------------------------------------------------------------------------------------------------
 
-NO_SUCH = re.compile(
-    r"\b5\.1\.[0-36]\b"
-)  # RFC 3463: about the address; whatever else is refused may be about us
+# RFC 3463 and 7505: about the address; whatever else is refused may be about us. Part of no number, as of an IP address
+NO_SUCH = re.compile(r"(?<![\w.])5\.1\.(?:[0-36]|10)(?!\w|\.\d)")
 
 
 @dataclass

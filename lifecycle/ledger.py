@@ -21,7 +21,8 @@ PAUSED, RAN = DATA["pauses"].c, DATA["runs"].c
 class Past:
     """What a customer got, or would have got: (program, occasion) of messages of the runs `before`, and of those `made`
     by this very run, which `decided` more; the messages' days by channel where they count against caps, when each
-    program wrote last, the products that mails showed lately, and the id by which the first was decided."""
+    program wrote last before, the products that mails showed lately, the id by which the first was decided, and the
+    channels for which a learned choice was made in this very run."""
 
     before: set[tuple[str, str]] = field(default_factory=set)
     made: set[tuple[str, str]] = field(default_factory=set)
@@ -29,6 +30,7 @@ class Past:
     days: dict[str, list[date]] = field(default_factory=dict)
     last: dict[str, datetime] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)
+    chosen: set[str] = field(default_factory=set)
     first: tuple[datetime, str] | None = None
 
     def named(self, name: str) -> str:
@@ -95,10 +97,15 @@ def seen(
             if message is None:
                 continue
             (of.made if when == run_at else of.before).add((program, occasion))
-            of.last[program] = max(at, of.last.get(program, at))
+            if when != run_at:
+                of.last[program] = max(at, of.last.get(program, at))
             of.first = min(of.first or (when, name), (when, name))
             if kind == "marketing":
                 of.days.setdefault(channel, []).append(date.fromisoformat(day))
+        for name, channel, first, now in choices(store, ids, run_at):
+            of = past[names.own(name)]
+            of.first = min(of.first or (first, name), (first, name))
+            of.chosen |= {channel} if now else set()
         for name, products in shown(store, ids, shown_since):
             past[names.own(name)].shown += products
     return Seen(upto, past)
@@ -111,6 +118,21 @@ def shown(store: Store, customers: Sequence[str], since: datetime) -> Iterator[t
         sends.customer_id.in_(customers), sends.at >= since
     )
     yield from store.select(wanted.order_by(sends.at.desc()))
+
+
+def choices(
+    store: Store, customers: Sequence[str], run_at: datetime
+) -> list[tuple[str, str, datetime, bool]]:
+    """(customer, channel, run of the first choice, whether one was made in this run) of these customers."""
+    c = DATA["choices"].c
+    now = sa.func.max(sa.case((c.run_at == run_at, 1), else_=0))
+    wanted = sa.select(c.customer_id, c.channel, sa.func.min(c.run_at), now).where(
+        c.customer_id.in_(customers)
+    )
+    return [
+        (name, on, first, bool(made))
+        for name, on, first, made in store.select(wanted.group_by(c.customer_id, c.channel))
+    ]
 
 
 def keep(

@@ -20,14 +20,17 @@ from features.history import History
 from features.judge import Row
 from lifecycle import exits
 from lifecycle.channels import NOBODY, Away, Carrier, Dead, Failed, Parcel, domain_of, write_off
+from lifecycle.choice import full
+from lifecycle.day import zone_of
 from lifecycle.drafts import Draft
 from lifecycle.feedback import take_in
 from lifecycle.filed import Filed
 from lifecycle.fresh import Fresh
+from lifecycle.hours import local_day, opens
 from lifecycle.leases import Held
 from lifecycle.ledger import Pauses, pauses
 from lifecycle.messages import About, NotSent, compose
-from lifecycle.programs import Program, programs
+from lifecycle.programs import Policy, Program, policy, programs
 from lifecycle.run import OWN
 from serving import addresses, outgoing
 from serving.addresses import CONTACT
@@ -40,9 +43,15 @@ from serving.people import consents_now, facts_in, records_in
 from serving.settings import Settings
 from serving.store import Store, address, moment_of
 
+ON_TIME = timedelta(hours=1)  # so long after its moment a message goes as it was planned
 VALID = timedelta(days=3)  # after its time a message is too late
 BATCH = 50  # messages taken at a time
+Progress = Callable[[str, int, int | None], None]
 log = logging.getLogger("osclms.outbox")
+
+
+def quiet(what: str, done: int, of: int | None) -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class Delivered:
 
 def once(
     home: Path, database_url: str | None, settings: Settings, channels: Mapping[str, Carrier], *, now: datetime,
-    clock: Callable[[], datetime],
+    clock: Callable[[], datetime], shown: Progress = quiet,
 ) -> Delivered:  # fmt: skip
     """`deliver` for a home with its champion and its programs, as the settings say; the model is loaded where anything
     can go. Raises FileError, BundleError, StoreError, HistoryError."""
@@ -84,7 +93,7 @@ def once(
                 return deliver(
                     store, engine, home, now=now, channels=channels, programs=table, clock=clock,
                     links=Links.of(settings), sender=settings.mail_from or "", domain=domain_of(settings),
-                    postal=settings.mail_address,
+                    postal=settings.mail_address, shown=shown,
                 )  # fmt: skip
         finally:
             for carrier in channels.values():
@@ -108,12 +117,14 @@ def deliver(
     store: Store, engine: Engine, home: Path, *, now: datetime, channels: Mapping[str, Carrier],
     programs: Mapping[str, Program], links: Links | None = None, sender: str = "", domain: str = NOBODY,
     clock: Callable[[], datetime] | None = None, lease: timedelta = LEASE, postal: str | None = None,
+    shown: Progress = quiet,
 ) -> Delivered:  # fmt: skip
     """Send what is due at `now`, on these channels; what is for others waits.
 
     `clock` is the time of day, by which a worker holds what it has taken and tries again; missing: `now`. Killed at any
     moment, it may be run again: nothing is lost; what was being handed over goes once more, by the same id. Without
-    `links` nothing in a message leads to the service. Raises StoreError, HistoryError.
+    `links` nothing in a message leads to the service. `shown` is told how many are done. Raises StoreError,
+    HistoryError.
     """
     clock = clock or (lambda: now)
     suppressed = take_in(store, History(home / "history"), at=clock())
@@ -121,9 +132,10 @@ def deliver(
     office = Office(
         store, engine, home, now, clock, channels, programs, links, sender, domain, postal, lease, due
     )
-    results = [
-        result for start in range(0, len(due), BATCH) for result in office.sent(due[start : start + BATCH])
-    ]
+    results = list[Result]()
+    for start in range(0, len(due), BATCH):
+        results += office.sent(due[start : start + BATCH])
+        shown("messages", len(results), len(due))
     return told(results, suppressed)
 
 
@@ -167,6 +179,10 @@ class Office:
     @cached_property
     def history(self) -> History:
         return History(self.home / "history")
+
+    @cached_property
+    def policy(self) -> Policy:
+        return policy(self.home / OWN)
 
     @cached_property
     def filed(self) -> Fresh[Filed]:
@@ -258,7 +274,7 @@ def attempted(case: "Case") -> Result:
     office, channel = case.office, case.row["channel"]
     if why := next(filter(None, (check(case) for check in CHECKS)), None):
         return Result("dropped", why)
-    if why := paused(case):
+    if why := paused(case) or untimely(case):
         return Result("waiting", why)
     if channel in office.shut:
         return Result("failed", "the channel is away")
@@ -421,6 +437,22 @@ def left(case: Case) -> str | None:
 CHECKS: tuple[Callable[[Case], str | None], ...] = (
     too_late, is_off, erased, no_address, suppressed, no_consent, is_paused, left,
 )  # fmt: skip
+
+
+def untimely(case: Case) -> str | None:
+    """Whether a message that could not go when it was meant to has to wait longer: out of its program's hours, or where
+    caps leave no room on the day that it is by now."""
+    row, office, program = case.row, case.office, case.program
+    if program is None or office.now - row["send_at"] <= ON_TIME:
+        return None
+    zone = zone_of(case.facts.get("time_zone") or "", office.engine.store.time_zone)
+    if opens(program, office.policy, office.now, zone) != office.now:
+        return "out of hours"
+    caps = office.policy.caps.get(row["channel"], ()) if row["kind"] == "marketing" else ()
+    since = office.now - timedelta(days=max((cap.days for cap in caps), default=0) + 1)
+    went = outgoing.sent_to(office.store, case.ids, row["channel"], since) if caps else []
+    cap = full(caps, [local_day(at, zone) for at in went], local_day(office.now, zone))
+    return f"cap: {cap}" if cap else None
 
 
 def paused(case: Case) -> str | None:

@@ -411,6 +411,21 @@ class Cap(Strict):
         return f"{self.most} in {self.days} day{'s' if self.days > 1 else ''}"
 
 
+class Choosers(Strict):
+    """The shares of customers for whom what was learned chooses, chance, the fixed priority, and silence."""
+
+    learned: Share = 0.7
+    random: Share = 0.1
+    priority: Share = 0.1
+    silence: Share = 0.1
+
+    @model_validator(mode="after")
+    def are_all(self) -> Self:
+        if abs(self.learned + self.random + self.priority + self.silence - 1) > 1e-6:
+            raise ValueError("the shares of choosers must add up to 1")
+        return self
+
+
 class Policy(Strict):
     """policy.yaml, which holds for every program.
 
@@ -424,7 +439,11 @@ class Policy(Strict):
     caps: Mapping[str, tuple[Cap, ...]] = {}
     quiet_from: Clock = time(21)
     quiet_until: Clock = time(8)
-    choice: Literal["priority", "random", "exclusive"] = "priority"
+    choice: Literal["priority", "random", "exclusive", "learned"] = "priority"
+    choosers: Choosers = Choosers()  # of a learned choice
+    choice_floor: Annotated[float, Field(gt=0, le=0.1)] = 0.01  # no arm of a learned choice is less likely
+    choice_reward: Literal["margin", "revenue"] = "margin"
+    choice_days: Annotated[int, Field(ge=1, le=90)] = 14  # after a choice, in which its reward is counted
     seed: int = 7
     control: Share = 0.0
     low_rating: PositiveFloat = 2

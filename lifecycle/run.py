@@ -8,7 +8,7 @@ What was decided is what `lifecycle.outbox` sends.
 import base64
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
@@ -26,13 +26,17 @@ from lifecycle import exits, ledger, offers
 from lifecycle.audience import members
 from lifecycle.breaker import tripped
 from lifecycle.choice import POLICIES, Chosen, Rival, Stage, claims, full
+from lifecycle.choose.context import written_down
+from lifecycle.choose.desk import Asked, Desk
+from lifecycle.choose.learner import SILENCE
+from lifecycle.choose.past import policy_of
 from lifecycle.day import ADDRESS, Day, day_of
 from lifecycle.drafts import Draft, draft, lacking, unshown
 from lifecycle.filed import ByCustomer
 from lifecycle.hours import local, local_day, opens
 from lifecycle.ledger import HOLDOUT, MESSAGE, Names, Past, Pauses
 from lifecycle.occasions import PARTS, Occasions
-from lifecycle.programs import Due, Policy, Program, policy, programs
+from lifecycle.programs import Addition, Due, Policy, Program, policy, programs
 from lifecycle.triggers import found
 from serving.addresses import subject
 from serving.compact import compact
@@ -76,6 +80,7 @@ class Decision(NamedTuple):
     policy: str | None = None
     probability: float | None = None
     variant: str | None = None
+    choice: Row | None = None  # what is put on record of a learned choice, with the first of what it decides
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,7 @@ class Run:
     reached: Mapping[str, np.ndarray]  # channel -> by person, whether an address is known
     shut: Mapping[str, np.ndarray]  # likewise, whether it is suppressed
     ordered: ByCustomer | None = None  # of each what exits count; None: nothing of this run is kept
+    desk: Desk | None = None  # of a learned choice
 
     @property
     def at(self) -> datetime:
@@ -170,6 +176,9 @@ def run(
                     f"{at.isoformat()}: `osclms train --until` that moment, or run as of a later one"
                 )
             made = prepared(day, store, engine, table, rules, aliases, now)
+            if rules.choice == "learned":
+                taught = policy_of(home, store, day, rules, table, aliases)
+                made = replace(made, desk=Desk(taught, rules.choosers, str(rules.seed), at))
             before = exits.orders(history, at - exits.WITHIN, at)
             return decide(replace(made, ordered=ByCustomer(before)), chosen, told)
 
@@ -312,7 +321,7 @@ def settle(
         before.update(
             candidate.program.name
             for person, name in zip(chunk, names, strict=True) if name not in late
-            for candidate in queue[person] if not untold(candidate, known.past[name].before)
+            for candidate in queue[person] if was_told(candidate, known.past[name])
         )  # fmt: skip
         done += len(chunk) - len(late)
         told("customers", done, len(queue))
@@ -336,12 +345,15 @@ def of_one(
         else:
             rivals.setdefault(candidate.program.channel, []).append(decision)
     for channel, several in rivals.items():
-        yield from contest(made, name, channel, several, past)
+        if made.desk and arm_of(made.policy, several[0].candidate.program, past.named(name)) != "control":
+            yield from choice_of(made, made.desk, name, channel, several, past)
+        else:
+            yield from contest(made, name, channel, several, past)
 
 
 def news(candidate: Candidate, past: Past) -> Candidate | None:
     """What of an occasion no message was about yet, and this run has not decided yet; None where nothing is left."""
-    left = untold(candidate, past.before | past.made)
+    left = [] if rests(candidate, past) else untold(candidate, past.before | past.made)
     name, keys = candidate.program.name, parts_of(candidate)
     key = PARTS.join(keys[place] for place in left)
     if not left or (name, key) in past.decided:
@@ -349,6 +361,18 @@ def news(candidate: Candidate, past: Past) -> Candidate | None:
     if len(left) == len(keys):
         return candidate
     return candidate._replace(key=key, products=tuple(candidate.products[place] for place in left))
+
+
+def was_told(candidate: Candidate, past: Past) -> bool:
+    """Whether runs before this one wrote about all of an occasion, or in its place."""
+    return rests(candidate, past) or not untold(candidate, past.before)
+
+
+def rests(candidate: Candidate, past: Past) -> bool:
+    """Of the categories of one turn one is written about."""
+    last = past.last.get(candidate.program.name)
+    is_turn = isinstance(candidate.program.trigger, Addition)
+    return is_turn and last is not None and last.timestamp() >= candidate.ripe
 
 
 def untold(candidate: Candidate, occasions: Set[tuple[str, str]]) -> list[int]:
@@ -416,7 +440,7 @@ def contest(
             left = rest
             continue
         left.remove(today[pick.row])
-        best = today[pick.row]._replace(policy=made.policy.choice, probability=pick.probability)
+        best = today[pick.row]._replace(policy=rule_of(made), probability=pick.probability)
         decision = written(made, name, best, past)
         yield decision
         if decision.outcome in ledger.MADE:
@@ -424,9 +448,67 @@ def contest(
             won[day] = decision.candidate.program.name
 
 
+def choice_of(
+    made: Run, desk: Desk, name: str, channel: str, several: Sequence[Decision], past: Past
+) -> Iterator[Decision]:
+    """One learned choice among all that caps leave and that has lists, so that whoever is written to and whoever hears
+    nothing could have been written to alike."""
+    caps, days = made.policy.caps.get(channel, ()), past.days.get(channel, ())
+    tried = list[Decision]()
+    for decision in several:
+        cap = full(caps, days, decision.day) if decision.day else None
+        tried.append(
+            decision._replace(outcome="cap", detail=str(cap))
+            if cap
+            else written(made, name, decision, replace(past))
+        )
+    yield from (decision for decision in tried if decision.outcome not in ledger.MADE)
+    ready = by_rank(decision for decision in tried if decision.outcome in ledger.MADE)
+    if not ready or channel in past.chosen:
+        yield from (unchosen(decision, "outranked", "chosen before") for decision in ready)
+        return
+    arms = list(dict.fromkeys(d.candidate.program.name for d in ready))
+    asked = Asked(name, past.named(name), channel, arms, context_of(made, ready[0], channel, past))
+    choice = desk.choose(asked)
+    row = desk.row(asked, choice, held=any(d.detail == "program" for d in ready), now=made.now)
+    best = next((d for d in ready if d.candidate.program.name == choice.arm), None)
+    if best:
+        yield best._replace(policy=choice.policy, probability=choice.probability, choice=row)
+        if best.draft and best.outcome == MESSAGE:
+            past.shown = [*best.draft.shown(best.candidate.program), *past.shown]
+    for place, decision in enumerate(d for d in ready if d is not best):
+        left = unchosen(decision, "silence" if choice.arm == SILENCE else "outranked", choice.arm)
+        yield left._replace(choice=None if best or place else row)
+
+
+def by_rank(decisions: Iterable[Decision]) -> list[Decision]:
+    """As the fixed priority would have them."""
+    return sorted(
+        decisions,
+        key=lambda d: (-d.candidate.program.priority, d.candidate.program.name, d.candidate.ripe),
+    )
+
+
+def unchosen(decision: Decision, outcome: str, detail: str) -> Decision:
+    return decision._replace(outcome=outcome, detail=detail, draft=None, variant=None)
+
+
+def context_of(made: Run, decision: Decision, channel: str, past: Past) -> dict[str, Any]:
+    """What a learned choice looks at: what this run knows of the customer."""
+    told: Any = made.day.people.loc[decision.candidate.person]
+    codes, zones = made.day.zones
+    today = local_day(made.at, zones[codes[decision.candidate.person]])
+    return written_down(told, past.days.get(channel, ()), past.last, today, made.at)
+
+
+def rule_of(made: Run) -> str:
+    """What chooses where a learned choice is not asked, as for the universal control."""
+    return made.policy.choice if made.policy.choice in POLICIES else "priority"
+
+
 def chosen(made: Run, stage: Stage, today: Sequence[Decision]) -> Chosen | None:
     rivals = [Rival(place, d.candidate.program, d.candidate.ripe) for place, d in enumerate(today)]
-    return POLICIES[made.policy.choice](stage, rivals)
+    return POLICIES[rule_of(made)](stage, rivals)
 
 
 def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
@@ -483,10 +565,11 @@ def code_of(store: Store, name: str, candidate: Candidate) -> str:
 
 def tables(made: Run, decisions: Sequence[Decision]) -> dict[str, list[Row]]:
     """The rows of these decisions, and of what they bring with them."""
-    rows: dict[str, list[Row]] = {"decisions": [], "sends": [], "vouchers": []}
+    rows: dict[str, list[Row]] = {"decisions": [], "sends": [], "vouchers": [], "choices": []}
     for decision in decisions:
         row = row_of(made, decision)
         rows["decisions"].append(row)
+        rows["choices"] += [decision.choice] if decision.choice else []
         if decision.outcome == MESSAGE:
             rows["sends"] += send_rows(made, decision, row)
             rows["vouchers"] += voucher_rows(made, decision, row)

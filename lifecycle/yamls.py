@@ -12,7 +12,18 @@ Lines = dict[tuple[Any, ...], int]
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which only true and false are truth values: `on` names a day, and `no` a language."""
+    """YAML in which only true and false are truth values: `on` names a day, and `no` a language. Whatever cannot be
+    made of a text is a fault of its line."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as error:  # 2017-02-30 is a ValueError, `!!bool maybe` a KeyError
+            what = node.tag.rpartition(":")[2]
+            says = f"{node.value!r} is no {what}: {error}; what is meant as text goes into quotes"
+            raise yaml.constructor.ConstructorError(None, None, says, node.start_mark) from error
 
 
 Loader.yaml_implicit_resolvers = {
@@ -34,19 +45,17 @@ class FileError(ValueError):
 
 def read(path: Path, kind: type[Model]) -> Model:
     """What the file says. Raises FileError with every fault and its line."""
-    try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise FileError(path, [unread(error)]) from error
-    if node is None:
-        raise FileError(path, [(1, "is empty")])
     lines: Lines = {}
-    twice = list(located(node, (), lines))
-    if twice:
-        raise FileError(path, twice)
     try:
-        return kind.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=Loader))  # noqa: S506 a safe one
-    except yaml.YAMLError as error:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=Loader)
+        if node is None:
+            raise FileError(path, [(1, "is empty")])
+        twice = list(located(node, (), lines))
+        if twice:
+            raise FileError(path, twice)
+        return kind.model_validate(yaml.load(text, Loader=Loader))  # noqa: S506 a safe one
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise FileError(path, [unread(error)]) from error
     except ValidationError as error:
         raise FileError(path, [fault(e, lines) for e in error.errors()]) from error
@@ -62,8 +71,11 @@ def lines_of(path: Path) -> Lines:
 
 
 def unread(error: Exception) -> tuple[int, str]:
+    if isinstance(error, RecursionError):
+        return 1, "is nested too deeply, or within itself"
     mark = getattr(error, "problem_mark", None)
-    return (mark.line + 1 if mark else 1), str(getattr(error, "problem", None) or type(error).__name__)
+    told = (getattr(error, name, None) for name in ("problem", "reason"))
+    return (mark.line + 1 if mark else 1), str(next(filter(None, told), type(error).__name__))
 
 
 def located(node: yaml.Node, at: tuple[Any, ...], lines: Lines) -> Any:

@@ -19,6 +19,7 @@ from serving.wire import RequestError
 OUTBOX, DEAD = "outbox", "dead.ndjson"  # the folder in a home, and in it the list of what never went
 PLAIN = re.compile(r"[\w-]{1,100}", re.ASCII)
 FINAL = ("sent", "dropped", "dead")
+REST = timedelta(minutes=15)  # between two looks at one that has to wait
 LEASE = timedelta(minutes=5)  # so long a message is its taker's alone
 BACKOFF = tuple(timedelta(minutes=m) for m in (1, 5, 30, 120, 360, 720, 1440))  # after each failure
 
@@ -133,7 +134,8 @@ def is_free(past: Sequence[Row], at: datetime, lease: timedelta = LEASE) -> bool
         return True
     state, since = past[-1]["state"], past[-1]["received_at"]
     tried = BACKOFF[min(failures(past), len(BACKOFF)) - 1]
-    rest = {"taken": lease, "failed": tried, "waiting": timedelta(0)}
+    paused = (past[-1]["detail"] or "").startswith("paused")  # a pause ends at once
+    rest = {"taken": lease, "failed": tried, "waiting": timedelta(0) if paused else REST}
     return state in rest and at >= since + rest[state]
 
 
@@ -143,6 +145,17 @@ def delivery(
     """What became of a message, as a row of `deliveries`."""
     about = {"message_id": row["message_id"], "customer_id": row["customer_id"], "state": state, "at": at}
     return {**about, "detail": detail, "subject": subject, "received_at": received_at}
+
+
+def sent_to(store: Store, customer_ids: Sequence[str], channel: str, since: datetime) -> list[datetime]:
+    """When marketing went to these ids on a channel."""
+    d, done = DATA["decisions"].c, DATA["deliveries"].c
+    both = DATA["deliveries"].join(DATA["decisions"], d.message_id == done.message_id)
+    wanted = (
+        sa.select(done.at).select_from(both).where(done.customer_id.in_(customer_ids), done.state == "sent")
+    )
+    wanted = wanted.where(done.at >= since, d.kind == "marketing", d.channel == channel)
+    return [at for (at,) in store.select(wanted)]
 
 
 def message_of(store: Store, message_id: str) -> Row | None:

@@ -45,6 +45,7 @@ LETTERS = (
     "alerts",
     "vouchers",
     "redeemed",
+    "choices",
 )  # what is told as it lies there
 SAID = (CUSTOMERS, IDENTITIES, CONSENTS)
 log = logging.getLogger("osclms.service")

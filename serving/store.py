@@ -27,7 +27,7 @@ from features.history import Marks
 from features.judge import Row
 from features.schema import EVENTS, FLAG, PATH, REAL, RECEIVED, TABLES, TEXT, TIME, WORD, Column, Table
 
-HEAD = "r0009"  # the last of the migrations: the tables that this version reads and writes
+HEAD = "r0010"  # the last of the migrations: the tables that this version reads and writes
 FILE = "store.db"
 MIGRATIONS = Path(__file__).parent / "migrations"
 PATIENCE = 30  # seconds that a writer waits for the one before it
@@ -142,6 +142,25 @@ ALERTS = Table(
         Column("by", TEXT, about="who closed it"),
     ),
 )
+CHOICES = Table(
+    "choices",
+    key=(),
+    columns=(
+        Column("run_at", TIME, True),
+        Column("customer_id", TEXT, True),
+        Column("channel", TEXT, True),
+        Column(
+            "chooser", TEXT, True, "the group that the customer is of: learned, random, priority or silence"
+        ),
+        Column("arm", TEXT, True, "the program that was chosen, or silence"),
+        Column("probability", REAL, True, "how likely that was"),
+        Column("eligible", TEXT, True, "JSON: each arm that could have been chosen, and how likely that was"),
+        Column("context", TEXT, True, "JSON: what the choice looked at, as it was known then"),
+        Column("policy", TEXT, True, "the version of what chose"),
+        Column("seed", TEXT, True),
+        Column("held", FLAG, True, "whether the customer is in a program's control group: not learned from"),
+    ),
+)
 VOUCHERS = Table(
     "vouchers",
     key=("code",),
@@ -187,7 +206,7 @@ OFFERS = Table(
 TOMBSTONES = Table("tombstones", key=("subject",), columns=(Column("subject", TEXT, True),))
 PERSONAL = (
     *("events", "customers", "identities", "consents", "sends", "merges"),
-    *("decisions", "deliveries", "pauses", "alerts", "vouchers", "redeemed"),
+    *("decisions", "deliveries", "pauses", "alerts", "vouchers", "redeemed", "choices"),
 )
 WHO = ("customer_id", "alias", "formerly")  # the columns that name a customer
 KEYS = Table(
@@ -202,7 +221,7 @@ KEYS = Table(
         Column("ends", TIME, about="when it stops; missing: never"),
     ),
 )
-OUTGOING = (RUNS, DECISIONS, DELIVERIES, PAUSES, ALERTS, VOUCHERS, REDEEMED, SUPPRESSED, OFFERS)
+OUTGOING = (RUNS, DECISIONS, CHOICES, DELIVERIES, PAUSES, ALERTS, VOUCHERS, REDEEMED, SUPPRESSED, OFFERS)
 LEDGERS = {t.name: t for t in (*(TABLES[name] for name in LIVE), SENDS, MERGES, TOMBSTONES, KEYS, *OUTGOING)}
 RECENT = {"events": "occurred_at", "sends": "at"}  # tables asked for a customer's latest, and by which time
 
@@ -315,7 +334,8 @@ sa.Index("vouchers_by_code", DATA["vouchers"].c.code, unique=True)
 sa.Index("redeemed_by_code", DATA["redeemed"].c.code, unique=True)
 sa.Index("suppressed_by_subject", DATA["suppressed"].c.subject, unique=True)
 sa.Index("offers_by_product", DATA["offers"].c.product_id, DATA["offers"].c.at, unique=True)
-for _name in ("customers", "decisions", "deliveries", "pauses", "alerts", "vouchers", "redeemed"):
+sa.Index("choices_by_run", DATA["choices"].c.run_at)
+for _name in ("customers", "decisions", "deliveries", "pauses", "alerts", "vouchers", "redeemed", "choices"):
     sa.Index(f"{_name}_by_customer", DATA[_name].c.customer_id)
 sa.Index("tombstones_by_subject", DATA["tombstones"].c.subject, unique=True)
 

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import smtplib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,6 +36,7 @@ from lifecycle.channels import (
     is_gsm,
     mail,
     posted,
+    refusal,
     sms_length,
     sms_parts,
 )
@@ -57,6 +59,12 @@ class Mailbox:
         self.rcpt: list[str] = []
         self.data: list[str] = []
         self.took: list[bytes] = []
+        self.mail: list[str] = []
+        self.server: Any = None
+
+    async def handle_MAIL(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+        self.server, envelope.mail_from = server, address
+        return self.mail.pop(0) if self.mail else "250 OK"
 
     async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
         said = self.rcpt.pop(0) if self.rcpt else "250 OK"
@@ -119,6 +127,49 @@ def test_what_a_server_refuses(
     assert getattr(refused.value, "bounced", False) == bounced and not isinstance(refused.value, Away)
     sends.send(LETTER)
     assert len(smtp[1].took) == 1
+
+
+def test_a_server_that_hung_up_is_called_again(smtp: tuple[str, Mailbox], sends: Smtp) -> None:
+    """As servers do after so many messages, or so long: with a word, or without one."""
+    box = smtp[1]
+    sends.send(replace(LETTER, message_id="m0"))
+    box.server.loop.call_soon_threadsafe(box.server.transport.close)
+    sends.send(replace(LETTER, message_id="m1"))
+    box.mail.append("421 4.3.2 closing")
+    sends.send(replace(LETTER, message_id="m2"))
+    names = [message_from_bytes(one)["Message-ID"] for one in box.took]
+    assert names == [f"<m{n}@shop.example>" for n in range(3)]
+    sends.close()
+    box.mail += ["421 4.3.2 closing"]
+    with pytest.raises(Failed):
+        sends.send(LETTER)  # a new connection is not called again: it would be for ever
+
+
+@pytest.mark.parametrize(
+    ("said", "is_about_the_address"),
+    [
+        ("5.1.1 The email account that you tried to reach does not exist.\n5.1.1 Please try again", True),
+        (
+            "5.1.1 <anna@mail.example>: Recipient address rejected: User unknown in virtual mailbox table",
+            True,
+        ),
+        ("5.1.10 RESOLVER.ADR.RecipientNotFound; Recipient not found by SMTP address lookup", True),
+        ("#5.1.0 Address rejected.", True),
+        ("sorry, no mailbox here by that name. (#5.1.1 - chkuser)", True),
+        ("5.1.2 The domain mail.example does not exist", True),
+        ("5.1.6 Recipient no longer on server", True),
+        ("5.1.7 <hello@shop.example>: Sender address rejected: undeliverable", False),
+        ("5.1.8 <hello@shop.example>: Sender address rejected: Domain not found", False),
+        ("5.7.1 Service unavailable; client host [5.1.1.2] blocked", False),
+        ("5.7.1 Blocked, see 65.1.1 and 5.1.15", False),
+        ("5.4.1 Recipient address rejected: Access denied", False),
+        ("5.2.2 mailbox full", False),
+        ("No such user here", False),
+    ],
+)
+def test_which_refusals_are_about_the_address(said: str, is_about_the_address: bool) -> None:
+    error = refusal(smtplib.SMTPRecipientsRefused({"anna@mail.example": (550, said.encode())}))
+    assert isinstance(error, Dead) and error.bounced == is_about_the_address and "anna" not in str(error)
 
 
 def test_a_server_that_is_not_there() -> None:

@@ -20,6 +20,7 @@ PAGES = (
     "README.md",
     "docs/api.md",
     "docs/benchmarks.md",
+    "docs/choosing.md",
     "docs/data.md",
     "docs/decisions.md",
     "docs/measuring.md",
@@ -41,6 +42,7 @@ ELSEWHERE = {
     "python -m serving.build": "test_service.py",
     "bentoml serve osclms:latest --host 127.0.0.1": "test_service.py",
     "python notebooks/data.py": "test_notebooks.py",
+    "osclms choose report": "test_choose_run.py",
 }
 NONE_HERE = {"/v1/vouchers/redeem": "there is no such voucher"}  # the example's
 SERVERS = {"osclms serve": "/readyz", "mlflow ui": "/health"}

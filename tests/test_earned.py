@@ -166,6 +166,12 @@ def test_a_time_takes_its_decisions_alone(home: Path) -> None:
     assert "nothing can be measured" in page(nothing)
 
 
+def test_a_home_without_decisions_is_told(home: Path) -> None:
+    (home / "store.db").unlink()
+    doc = earned(home, None, windows=(28,))
+    assert not doc["programs"] and "nothing can be measured" in doc["warnings"][0]
+
+
 def test_a_leaky_control_is_told(home: Path) -> None:
     held = [n for n in range(N) if arm("news", f"c{n}") == ("holdout", "program")][:12]
     sent = [{"message_id": f"news-c{n}-{n % 3}", "customer_id": f"c{n}", "state": "sent", "at": START,

@@ -74,6 +74,15 @@ def test_a_pause_that_begins_meanwhile_gives_messages_back(store: Store, engine:
     assert sending(store, engine, home).sent == 2
 
 
+@ONE
+def test_how_far_a_delivery_is_is_told(store: Store, engine: Engine, home: Path) -> None:
+    person(store)
+    store.append("decisions", [decision(f"m{n:02}", program="receipt") for n in range(60)])
+    told: list[tuple[str, int, int | None]] = []
+    sending(store, engine, home, channels={"email": Carrier()}, shown=lambda *of: told.append(of))
+    assert told == [("messages", 50, 60), ("messages", 60, 60)]
+
+
 # --- ordered, and nobody knew -----------------------------------------------------------------------------
 
 
@@ -299,3 +308,21 @@ def test_what_is_done_is_not_due_again(store: Store, engine: Engine, home: Path)
     assert sending(store, engine, home).sent == 1
     rows = store.select(sa.select(DATA["decisions"].c.settled_at))
     assert all(at is not None for (at,) in rows) and due(store, ["email"], NOW + HOUR) == []
+
+
+# --- late -------------------------------------------------------------------------------------------------
+
+
+@ONE
+def test_what_could_not_go_on_time_waits_for_its_hours_and_for_room(
+    store: Store, engine: Engine, home: Path
+) -> None:
+    """Two of marketing that lay while no worker ran: neither goes at night, one goes a day."""
+    person(store, time_zone="UTC")
+    store.append("decisions", [decision("m1"), decision("m2"), decision("m3", program="receipt")])
+    midnight = timedelta(days=1) - timedelta(hours=NOW.hour, minutes=NOW.minute)
+    night = sending(store, engine, home, after=midnight + 3 * HOUR)
+    assert (night.sent, night.reasons) == (0, {"waiting: out of hours": 3})
+    day = sending(store, engine, home, after=midnight + 12 * HOUR)
+    assert (day.sent, day.reasons) == (2, {"waiting: cap: 1 in 1 day": 1})
+    assert sending(store, engine, home, after=midnight + 36 * HOUR).sent == 1

@@ -24,6 +24,7 @@ from lifecycle.tongue import WORDS
 from serving.engine import Engine
 from serving.links import Links
 from serving.placements import STORIES
+from serving.rules import Exclude
 from serving.tokens import Tokens
 
 LINKS = Links(Tokens([SECRET]), PUBLIC_URL, SHOP_URL)
@@ -220,6 +221,28 @@ def test_a_list_that_is_too_short_is_filled_and_says_so(shop: Engine) -> None:
     found = compose(engine, LISTED, cut, KNOWN, links=None, now=tiny.UNTIL).lists[0]
     assert [item.product_id for item in found.items[:2]] == [item.product_id for item in held.items[2:4]]
     assert len(found.items) == 3 and found.items[2].filled and found.fallback_share > 0
+
+
+def test_what_fills_a_list_is_for_anybody_and_keeps_its_rules(shop: Engine) -> None:
+    """It repeats neither the list's own, what is gone of it included, nor what the message is about, nor what is
+    kept out."""
+    made = letters.drafted(shop, LISTED, ("soap",))
+    held = made.lists[0]
+    cut = held.model_copy(update={"items": held.items[:3]})
+    gone = [item.product_id for item in cut.items[:2]]
+    engine = without(shop, *gone)
+
+    def filled(**changed: object) -> list[str]:
+        some = made.model_copy(update={"lists": (cut,), **changed})
+        found = compose(engine, LISTED, some, KNOWN, links=None, now=tiny.UNTIL).lists[0]
+        assert found.items[0].product_id == cut.items[2].product_id
+        return [item.product_id for item in found.items if item.filled]
+
+    first = filled()
+    assert len(first) == 2 and not {*first} & {*gone, "soap", cut.items[2].product_id}
+    rule = Exclude(rule="exclude", attribute="category", values=(str(tiny.GROCER[first[0]]["category"][0]),))
+    barred = filled(rules=(rule,))
+    assert first[0] not in barred
 
 
 def test_a_list_below_its_minimum_is_not_sent(shop: Engine) -> None:

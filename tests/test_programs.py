@@ -115,6 +115,17 @@ def test_each_is_written_in_three_languages_and_has_a_brief(name: str) -> None:
             "titel: Extra inputs",
         ),
         ("[h]", "[h", 11, ""),
+        (
+            "{kind: order}",
+            "{kind: broadcast, on: 2017-02-30}",
+            3,
+            "'2017-02-30' is no timestamp: day is out of",
+        ),
+        ("about: a test", "about: 2017-01-01T00:00:00+99:00", 2, "is no timestamp"),
+        ("about: a test", "about: !!bool maybe", 2, "'maybe' is no bool"),
+        ("about: a test", "about: !!python/name:os.system", 2, "could not determine a constructor"),
+        ("about: a test", "about: &a [*a]", 1, "within itself"),
+        ("about: a test", "about: \x07", 1, "special characters"),
     ],
 )
 def test_what_is_wrong_is_said_by_line(

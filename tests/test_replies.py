@@ -209,6 +209,11 @@ def test_a_voucher_is_good_once(shop: Answers) -> None:
         refused = redeem(**asked)
         assert refused.status_code == status and says in refused.json()["error"], refused.text
     assert len(shop.store.of("redeemed", ["anna"])) == 1
+    shop.store.append("vouchers", [{**about, "code": "DEF", "ends": now + timedelta(days=1)}])
+    shop.store.bury("anna", at=now)
+    for code, order in (("ABC", "o1"), ("DEF", "o3")):
+        assert redeem(code=code, order_id=order).status_code == 404, "a voucher of who was erased is none"
+    assert len(shop.store.of("redeemed", ["anna"])) == 1
 
 
 # --- consents ---------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from lifecycle.ledger import HOLDOUT, MADE, MESSAGE, Past
 from lifecycle.occasions import PARTS
 from lifecycle.outbox import once
 from lifecycle.programs import policy, programs
-from lifecycle.run import OWN, Candidate, Ran, RunError, moment_of, news, untold
+from lifecycle.run import OWN, Candidate, Ran, RunError, moment_of, news, untold, was_told
 from lifecycle.run import run as decide
 from serving.bundle import champion
 from serving.engine import Engine
@@ -204,6 +204,17 @@ def test_of_several_products_each_is_told_of_once(
     assert (found.key.replace(PARTS, "|") if found else None) == left
     assert found is None or found.products == tuple(f"p{key}" for key in found.key.split(PARTS))
     assert (untold(candidate, keys["before"]) == []) == (before == ("a", "b|c"))
+
+
+def test_of_the_categories_of_one_turn_one_is_written_about() -> None:
+    program = programs(None)["category_addition"]
+    ripe = AT.timestamp() - 3600
+    other = Candidate(program, 0, "Tea", ripe, ("p",), {})
+    told = {(program.name, "Coffee")}
+    assert news(other, Past(told, last={program.name: AT - timedelta(days=60)})) == other
+    assert news(other, Past(told, last={program.name: AT})) is None
+    assert was_told(other, Past(told, last={program.name: AT})) and not was_told(other, Past())
+    assert news(other._replace(program=programs(None)["cross_sell"]), Past(last={"cross_sell": AT}))
 
 
 def test_who_is_held_back_is_not_written_to_and_moves_nowhere(home: Path) -> None:

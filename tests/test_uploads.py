@@ -16,7 +16,7 @@ from serving.store import Store, address
 
 
 def test_an_audience_is_of_those_who_agreed(tmp_path: Path) -> None:
-    history, names = History(tmp_path / "history"), ("anna", "bert", "carl", "dora", "emil")
+    history, names = History(tmp_path / "history"), ("anna", "bert", "carl", "dora", "emil", "finn")
     about = {"event_type": "order", "occurred_at": "2026-03-01T00:00:00Z", "product_id": "tea", "quantity": 1}
     put(history, "events", *({"event_id": f"e{n}", "customer_id": n, "order_id": n, **about} for n in names))
     where = {name: "East" if name == "emil" else "West" for name in names}
@@ -26,9 +26,17 @@ def test_an_audience_is_of_those_who_agreed(tmp_path: Path) -> None:
     with Store(address(tmp_path, None)) as store:
         store.append("consents", [consent(name, **before) for name in names if name != "carl"])
         store.append("consents", [consent("dora", granted=False, at=NOW, received_at=NOW)])
+        later: dict[str, Any] = {"at": NOW + timedelta(days=9), "received_at": NOW}
+        store.append(
+            "consents", [consent("finn", granted=False, **later)]
+        )  # after the day that is asked about
         suppress(
             store, {subject(store, "email", "bert@mail.example"): "email"}, "bounce", at=NOW, received_at=NOW
         )
         file, west = tmp_path / "west.txt", program(audience={"region": ["West"]})
+        held = program(audience={"region": ["West"]}, holdout=1.0)
+        assert write_audience(tmp_path, store, held, file, at=NOW + timedelta(hours=1)) == 0
+        past = program(trigger={"kind": "broadcast", "on": "2026-01-01"})
+        assert write_audience(tmp_path, store, past, file, at=NOW + timedelta(hours=1)) == 0
         assert write_audience(tmp_path, store, west, file, at=NOW + timedelta(hours=1)) == 1
     assert file.read_text() == hashlib.sha256(b"anna@mail.example").hexdigest() + "\n"

@@ -85,7 +85,7 @@ def claims(found: Doc, adjusted: float | None) -> tuple[str | tuple[str, str], .
     if not found:
         return ("no window has ended", "–", "–", "–", "–")
     if found["refused"]:
-        return (("refused", found["refused"]), "–", "–", "–", "–")
+        return ("refused", "–", "–", "–", "–")
     low, high = found["incremental_ci95"]
     return (
         span(found["difference"], found["ci95"]),
@@ -128,7 +128,9 @@ def program(of: Doc, currency: str) -> Section:
     drawn = []
     if of["looks"]:
         drawn.append(picture("Incremental revenue, week by week", cumulative(of, currency)))
-    if any(of["by_day"]["treated"]):
+    why = primary(of).get("refused")
+    says += [f"Refused: {why}."] if why else []
+    if any(of["by_day"]["treated"]) and not why:
         drawn.append(picture("Revenue a customer since the decision", curves(of, currency)))
     return Section(of["program"], " ".join(s for s in says if s), tables, tuple(drawn))
 
@@ -138,19 +140,14 @@ def table(days: str, found: Doc) -> Table:
     title = f"{days} days: {treated:,} treated, {control:,} control whose window has ended"
     rows = tuple(
         (
-            (MEASURES[name], of["refused"] or ""), *(arm(of[side], name) for side in ("treated", "control")),
+            MEASURES[name], *(arm(of[side], name) for side in ("treated", "control")),
             *claims(of, None)[:4], "–" if of["detectable"] is None else f"{of['detectable']:,.4g}",
             "–" if of["reduction"] is None else f"{of['reduction']:.0%}",
         )
         for name, of in found["measures"].items()
     )  # fmt: skip
     head = ("", "treated", "control", "difference", "incremental", "lift", "p", "detectable", "variance less")
-    return Table(head, tuple(tidy(row) for row in rows), title)
-
-
-def tidy(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Why a comparison is refused is said once, beside its name."""
-    return tuple("refused" if cell[:1] == ("refused",) and n else cell for n, cell in enumerate(row))
+    return Table(head, rows, title)
 
 
 def arm(side: Doc, name: str) -> tuple[str, str]:

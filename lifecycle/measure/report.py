@@ -16,7 +16,6 @@ from lifecycle.measure.groups import LEAKY, leaked, warnings_of
 from lifecycle.measure.lift import (
     LEAST_BUYERS,
     Lift,
-    LiftError,
     Side,
     compare,
     corrected,
@@ -61,10 +60,6 @@ def earned(
         if span is None:
             raise HistoryError(f"{history.folder} holds no events: run `osclms load` first")
         rows = decided(store, Names(history.aliases()), store.graves())
-        if not len(rows):
-            raise LiftError(
-                "no marketing was decided yet: `osclms run` decides it, and policy.yaml who is held back"
-            )
         out = went_out(store, history, rows)
     wanted = [None, *sorted(set(rows["program"]))] if only is None else [None if only == ALL else only]
     found = [
