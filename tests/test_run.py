@@ -18,6 +18,7 @@ from live import new_database, nursery, place_postgres, postgres, spelled
 from features.history import History
 from lifecycle import run as module
 from lifecycle.channels import Files
+from lifecycle.day import day_of
 from lifecycle.ledger import HOLDOUT, MADE, MESSAGE, Past
 from lifecycle.occasions import PARTS
 from lifecycle.outbox import once
@@ -110,7 +111,7 @@ def test_a_message_that_can_show_nothing_of_what_it_is_about_is_not_decided(home
     )
     decide(home, None, AT, now=AT, only=("stars",))
     with Store(address(home, None)) as store:
-        day = module.day_of(History(home / "history"), store, AT)
+        day = day_of(History(home / "history"), store, AT)
     data, orders = day.data, day.data.orders.at(day.data.order)
     there = {order for order, fine in zip(orders, day.catalog.available[data.item], strict=True) if fine}
     made, not_made = (
