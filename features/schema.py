@@ -271,7 +271,7 @@ ON_RECEIPT: dict[str, tuple[Check, ...]] = {
     "events": (Check("occurred_at <= received_at + INTERVAL 1 DAY", "occurred_at is more than a day ahead"),),
     "consents": (  # one of a later day would outlive what is said until then
         Check(
-            "at <= received_at + INTERVAL 5 MINUTE",
+            '"at" <= received_at + INTERVAL 5 MINUTE',
             "at is in the future: say when it was given, or leave it out",
         ),
     ),
