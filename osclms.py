@@ -541,7 +541,7 @@ def check_programs(
     from serving.placements import FILE, PLACEMENTS, read_placements
 
     paths = files or all_files(home / OWN)
-    found = faults_in(paths, read_placements(home / FILE, PLACEMENTS))
+    found = faults_in(paths, read_placements(home / FILE, PLACEMENTS), home / OWN)
     if as_json:
         print_json([fault._asdict() for fault in found])
     else:
@@ -564,7 +564,7 @@ def list_programs(home: Home = HERE, as_json: Json = False) -> None:
     from lifecycle.program_pages import listed, programs_page
 
     table = known_programs(home)
-    print_json(listed(table)) if as_json else out.print(programs_page(table))
+    print_json(listed(*table)) if as_json else out.print(programs_page(*table))
 
 
 @program.command("size", epilog="Example: `osclms program size win_back --date 2018-01-02 --days 3`")
@@ -609,7 +609,9 @@ def preview_program(
     known_program(home, name)
     at = moment_of(home, date) if date else datetime.now(UTC)
     with Store(address(home, database_url)) as store, current_of(home, database_url) as (engine, aliases):
-        found = preview(home, store, engine, known_programs(home), name, aliases.get(customer, customer), at)
+        found = preview(
+            home, store, engine, known_programs(home)[0], name, aliases.get(customer, customer), at
+        )
     if html and found.message:
         html.write_text(found.message.html, encoding="utf-8")
     if as_json:
@@ -708,7 +710,7 @@ def programs_status(database_url: Database = None, home: Home = HERE, as_json: J
     from serving.store import Store, address
 
     with Store(address(home, database_url)) as store:
-        found = status(store, known_programs(home), at=datetime.now(UTC))
+        found = status(store, *known_programs(home), at=datetime.now(UTC))
     print_json([of._asdict() for of in found]) if as_json else out.print(status_page(found))
 
 
@@ -730,14 +732,16 @@ def brief_program(
 
 
 def known_programs(home: Path) -> Any:
-    from lifecycle.programs import programs
+    from lifecycle.programs import known
     from lifecycle.run import OWN
 
-    return programs(home / OWN)
+    return known(home / OWN)
 
 
 def known_program(home: Path, name: str) -> Any:
-    table = known_programs(home)
+    table, faulty = known_programs(home)
+    if name in faulty:
+        raise typer.BadParameter(f"{name} is stopped: {faulty[name]}", param_hint="NAME")
     if name not in table:
         raise typer.BadParameter(
             f"there is no program {name!r}; known: {', '.join(table)}", param_hint="NAME"

@@ -268,5 +268,11 @@ TABLES: dict[str, Table] = {
 RECEIVED = Column("received_at", TIME, True, "when a row that came in live was received")
 # what is asked beyond the contract of rows that come in live, with `received_at` beside their columns
 ON_RECEIPT: dict[str, tuple[Check, ...]] = {
-    "events": (Check("occurred_at <= received_at + INTERVAL 1 DAY", "occurred_at is more than a day ahead"),)
+    "events": (Check("occurred_at <= received_at + INTERVAL 1 DAY", "occurred_at is more than a day ahead"),),
+    "consents": (  # one of a later day would outlive what is said until then
+        Check(
+            '"at" <= received_at + INTERVAL 5 MINUTE',
+            "at is in the future: say when it was given, or leave it out",
+        ),
+    ),
 }

@@ -178,6 +178,10 @@ class Pauses:
                 return self.reasons[key]
         return None
 
+    def beside(self, stopped: Mapping[str, str]) -> "Pauses":
+        """With these programs stopped for everybody, for these reasons."""
+        return Pauses({**self.reasons, **{(name, None): why for name, why in stopped.items()}})
+
 
 def pauses(store: Store, at: datetime, names: Names | None = None) -> Pauses:
     """What is paused at a moment: the latest record before it of a program and customer counts, until it ends."""

@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lifecycle.programs import POLICY, SHIPPED, Policy, Program, files
+from lifecycle.programs import POLICY, SHIPPED, Policy, Program, files, policy
+from lifecycle.sense import never_open, senseless
 from lifecycle.texts import LIQUID, faults, fields, parsed
 from lifecycle.triggers import PRODUCTS, WORDS
 from lifecycle.yamls import FileError, line_of, lines_of, read
@@ -30,12 +31,21 @@ def all_files(own: Path) -> list[Path]:
     ]
 
 
-def faults_in(paths: Iterable[Path], placements: Collection[str]) -> list[Fault]:
-    """Everything that is wrong with these files, by line."""
-    return [Fault(path, line, says) for path in paths for line, says in faults_of(path, placements)]
+def faults_in(paths: Iterable[Path], placements: Collection[str], own: Path | None = None) -> list[Fault]:
+    """Everything that is wrong with these files, by line; `own`: the folder with a shop's policy."""
+    rules = policy_of(own)
+    return [Fault(path, line, says) for path in paths for line, says in faults_of(path, placements, rules)]
 
 
-def faults_of(path: Path, placements: Collection[str]) -> list[tuple[int, str]]:
+def policy_of(own: Path | None) -> Policy:
+    """The shop's; the shipped one where that is not understood, which is a fault of its own file."""
+    try:
+        return policy(own)
+    except FileError:
+        return policy(None)
+
+
+def faults_of(path: Path, placements: Collection[str], rules: Policy) -> list[tuple[int, str]]:
     try:
         if path.name == POLICY:
             read(path, Policy)
@@ -47,6 +57,7 @@ def faults_of(path: Path, placements: Collection[str]) -> list[tuple[int, str]]:
     found = [
         *faults_of_form(program, placements),
         *(fault for name in program.variants for fault in faults_of_variant(name, program, placements)),
+        *never_open(program, rules),
         *([("name", f"is {program.name}, the file says {path.stem}")] if program.name != path.stem else ()),
     ]
     return sorted((line_of(place(where), lines), f"{where}: {says}") for where, says in found)
@@ -57,6 +68,7 @@ def faults_of_form(program: Program, placements: Collection[str]) -> list[tuple[
         *(faults(program, names(program)) or unknown_filters(program)),
         *unknown_placements(program, placements),
         *about_nothing(program),
+        *senseless(program),
     ]
 
 

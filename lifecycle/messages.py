@@ -25,6 +25,7 @@ from serving.links import Links, safe_url
 from serving.schemas import MAX_IDS, JsonObject, Recommendation, RecommendRequest, RecommendResponse
 
 FOR_ANYBODY = ("popular", "newest")  # recipes that ask neither the customer nor the basket
+NOBODY = ("nobody",)  # whom a placement asks of which these are what it is for
 MAX_LINES = 8  # of an order; the rest is counted
 MAX_PRODUCTS = 8  # of what an occasion is about
 STARS = range(1, 6)
@@ -78,11 +79,13 @@ class Message:
 
 @dataclass(frozen=True)
 class Content:
-    """What a message shows: products that the occasion is about, and a list a shelf. title: of what it is about."""
+    """What a message shows: products that the occasion is about, and a list a shelf. title: of what it is about.
+    headed: of each list whether it is what its heading says, for somebody or, as trending, for all."""
 
     products: RecommendResponse
     lists: tuple[RecommendResponse, ...]
     title: str | None
+    headed: tuple[bool, ...]
 
 
 def compose(
@@ -126,7 +129,14 @@ def content_now(engine: Engine, program: Program, draft: Draft, now: datetime) -
         raise NotSent(why)
     shown = answer(engine, program.name, "", products[:MAX_PRODUCTS])
     title = next((item.title for item in products), None) or title_of(engine, draft)
-    return Content(shown, tuple(lists), title)
+    headed = (is_headed(engine, found) for found in lists)
+    return Content(shown, tuple(lists), title, tuple(headed))
+
+
+def is_headed(engine: Engine, found: RecommendResponse) -> bool:
+    """Whether a list is of what its placement is for, and not of what anybody gets in its place."""
+    general = () if engine.placements[found.placement].asks == NOBODY else FOR_ANYBODY
+    return not all(item.filled or item.source in general for item in found.items)
 
 
 def offered(engine: Engine, products: Iterable[str]) -> list[Recommendation]:
@@ -305,8 +315,8 @@ class Letter:
         do not share."""
         fallbacks = iter((self.line(self.texts.fallback) or self.tongue.words["popular"],))
         return [
-            next(fallbacks, self.tongue.words["others"]) if all(map(for_anybody, found.items)) else self.line(text)
-            for text, found in zip(self.texts.shelves, self.content.lists, strict=True)
+            self.line(text) if headed else next(fallbacks, self.tongue.words["others"])
+            for text, headed in zip(self.texts.shelves, self.content.headed, strict=True)
         ]  # fmt: skip
 
     def button_url(self) -> str | None:
@@ -320,10 +330,6 @@ class Letter:
         if self.program.kind == "marketing":
             return self.tongue.words["because_agreed"]
         return self.tongue.words["because_order"] if self.names["order_id"] else self.names["store"]
-
-
-def for_anybody(item: Recommendation) -> bool:
-    return item.filled or item.source in FOR_ANYBODY
 
 
 def stars(url: str | None) -> list[JsonObject]:

@@ -30,7 +30,7 @@ from lifecycle.hours import local_day, opens
 from lifecycle.leases import Held
 from lifecycle.ledger import Pauses, pauses
 from lifecycle.messages import About, NotSent, compose
-from lifecycle.programs import Policy, Program, policy, programs
+from lifecycle.programs import Policy, Program, known, policy
 from lifecycle.run import OWN
 from serving import addresses, outgoing
 from serving.addresses import CONTACT
@@ -81,17 +81,22 @@ def once(
     clock: Callable[[], datetime], shown: Progress = quiet,
 ) -> Delivered:  # fmt: skip
     """`deliver` for a home with its champion and its programs, as the settings say; the model is loaded where anything
-    can go. Raises FileError, BundleError, StoreError, HistoryError."""
-    table = programs(home / OWN)
+    can go. What is of a program whose file is not understood waits. Raises BundleError, StoreError, HistoryError."""
+    table, faulty = known(home / OWN)
+    for name, why in faulty.items():
+        log.error("%s: stopped: %s", name, why)
     with Store(address(home, database_url)) as store:
-        paused, due = pauses(store, max(now, clock())), outgoing.due(store, tuple(channels), now)
+        paused, due = (
+            pauses(store, max(now, clock())).beside(faulty),
+            outgoing.due(store, tuple(channels), now),
+        )
         if all(rests(paused, one, now) for one in due):
             suppressed = take_in(store, History(home / "history"), at=clock())
             return told([resting(paused, one, now) for one in due], suppressed)
         try:
             with current(home, database_url, clock=clock) as (engine, _):
                 return deliver(
-                    store, engine, home, now=now, channels=channels, programs=table, clock=clock,
+                    store, engine, home, now=now, channels=channels, programs=table, faulty=faulty, clock=clock,
                     links=Links.of(settings), sender=settings.mail_from or "", domain=domain_of(settings),
                     postal=settings.mail_address, shown=shown,
                 )  # fmt: skip
@@ -117,7 +122,7 @@ def deliver(
     store: Store, engine: Engine, home: Path, *, now: datetime, channels: Mapping[str, Carrier],
     programs: Mapping[str, Program], links: Links | None = None, sender: str = "", domain: str = NOBODY,
     clock: Callable[[], datetime] | None = None, lease: timedelta = LEASE, postal: str | None = None,
-    shown: Progress = quiet,
+    shown: Progress = quiet, faulty: Mapping[str, str] | None = None,
 ) -> Delivered:  # fmt: skip
     """Send what is due at `now`, on these channels; what is for others waits.
 
@@ -130,7 +135,20 @@ def deliver(
     suppressed = take_in(store, History(home / "history"), at=clock())
     due = outgoing.due(store, tuple(channels), now)
     office = Office(
-        store, engine, home, now, clock, channels, programs, links, sender, domain, postal, lease, due
+        store,
+        engine,
+        home,
+        now,
+        clock,
+        channels,
+        programs,
+        links,
+        sender,
+        domain,
+        postal,
+        lease,
+        due,
+        faulty or {},
     )
     results = list[Result]()
     for start in range(0, len(due), BATCH):
@@ -174,6 +192,7 @@ class Office:
     postal: str | None
     lease: timedelta
     due: Sequence[Due]
+    faulty: Mapping[str, str]  # programs whose files are not understood, and why
     shut: set[str] = field(default_factory=set)  # channels that are away
 
     @cached_property
@@ -197,7 +216,8 @@ class Office:
     def pauses(self) -> Fresh[Pauses]:
         """By the clock, too: who sends as of another day still heeds what was paused since."""
         return Fresh(
-            lambda: self.store.ends("pauses"), lambda: pauses(self.store, max(self.now, self.clock()))
+            lambda: self.store.ends("pauses"),
+            lambda: pauses(self.store, max(self.now, self.clock())).beside(self.faulty),
         )
 
     @cached_property

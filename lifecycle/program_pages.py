@@ -18,9 +18,9 @@ from lifecycle.seeds import Tested
 from serving.store import Store
 
 
-def listed(programs: Mapping[str, Program]) -> list[dict[str, Any]]:
-    """What there is to tell of each program in a line."""
-    return [
+def listed(programs: Mapping[str, Program], faulty: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What there is to tell of each program in a line, and of those whose files are not understood why."""
+    return [{"name": name, "stopped": why} for name, why in faulty.items()] + [
         {
             "name": name, "enabled": of.enabled, "trigger": of.trigger.kind, "kind": of.kind, "channel": of.channel,
             "priority": of.priority, "holdout": of.holdout,
@@ -32,9 +32,11 @@ def listed(programs: Mapping[str, Program]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def programs_page(programs: Mapping[str, Program]) -> Table:
+def programs_page(programs: Mapping[str, Program], faulty: Mapping[str, str]) -> Table:
     table = Table("program", "", "trigger", "channel", "priority", "held out", "locales", "audience", "about")
-    for of in listed(programs):
+    for name, why in faulty.items():
+        table.add_row(name, "stopped", *[""] * 6, Text(why, "red"))
+    for of in listed(programs, {}):
         table.add_row(
             of["name"], "" if of["enabled"] else "off", of["trigger"], of["channel"], str(of["priority"]),
             f"{of['holdout']:.0%}", " ".join(of["locales"]), Text("; ".join(of["audience"]) or "everybody"),
@@ -86,12 +88,15 @@ class Status(NamedTuple):
     outcomes: dict[str, int]
 
 
-def status(store: Store, programs: Mapping[str, Program], *, at: datetime) -> list[Status]:
+def status(
+    store: Store, programs: Mapping[str, Program], faulty: Mapping[str, str], *, at: datetime
+) -> list[Status]:
     """How each program stands at a moment."""
     pauses, last = ledger.pauses(store, at), ledger.last_run(store, at)
     outcomes = ledger.tally(store, last) if last else {}
     stopped = breaks(store, last) if last else {}
-    return [
+    wrong = [Status(name, True, None, why, None, outcomes.get(name, {})) for name, why in faulty.items()]
+    return wrong + [
         Status(
             name, of.enabled, pauses.of(name, marketing=of.kind == "marketing"), stopped.get(name),
             last.isoformat() if last and name in stopped else None, outcomes.get(name, {}),

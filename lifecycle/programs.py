@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -37,6 +38,7 @@ WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 Days = Annotated[float, Field(ge=0, le=400, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Kind = Literal["marketing", "transactional"]
+OWED = ("order",)  # triggers whose message the customer is owed, agreed to marketing or not
 Template = Literal["lists", "order", "hero", "rating", "voucher"]
 Channel = Literal["email", "sms", "push", "post", "web", "app"]
 Stage = Annotated[str, AfterValidator(lambda name: one_of(name, STAGES))]
@@ -46,6 +48,18 @@ def one_of(name: str, known: tuple[str, ...]) -> str:
     if name not in known:
         raise ValueError(f"{name!r} is none of {', '.join(known)}")
     return name
+
+
+def ascending(days: tuple[float, ...]) -> tuple[float, ...]:
+    if any(after <= before for before, after in pairwise(days)):
+        raise ValueError("each step must be later than the one before: put the days in order, each once")
+    return days
+
+
+def apart(tiers: Mapping[str, float]) -> Mapping[str, float]:
+    if len(set(tiers.values())) < len(tiers):
+        raise ValueError("two tiers begin at the same spend: nobody would ever reach one of them")
+    return tiers
 
 
 def clock(value: object) -> object:
@@ -96,6 +110,14 @@ class FirstGap(Waits):
     low: Share = 0.4
     high: Share = 0.75
 
+    @model_validator(mode="after")
+    def opens(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(
+                f"low is {self.low:g}, not below high, {self.high:g}: nobody is ever between them"
+            )
+        return self
+
 
 class Entered(Waits):
     """One of `stages` was reached; `steps`: one message so many days after that, each, as long as the customer stands
@@ -103,7 +125,9 @@ class Entered(Waits):
 
     kind: Literal["stage"]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
-    steps: Annotated[tuple[Days, ...], Field(min_length=1)] = (0,)
+    steps: Annotated[tuple[Days, ...], Field(min_length=1), AfterValidator(lambda days: ascending(days))] = (
+        0,
+    )
 
 
 class Rhythm(Waits):
@@ -166,7 +190,7 @@ class Tier(Waits):
 
     kind: Literal["tier"]
     days: PositiveInt = 365
-    tiers: Annotated[Mapping[str, PositiveFloat], Field(min_length=1)]
+    tiers: Annotated[Mapping[str, PositiveFloat], Field(min_length=1), AfterValidator(lambda of: apart(of))]
 
 
 class Broadcast(Waits):
@@ -194,6 +218,10 @@ class Range(Strict):
     def says_something(self) -> Self:
         if self.at_least is None and self.below is None:
             raise ValueError("needs at_least or below")
+        if self.at_least is not None and self.below is not None and self.at_least >= self.below:
+            raise ValueError(
+                f"at_least is {self.at_least:g}, not below {self.below:g}: nobody is ever in between"
+            )
         return self
 
 
@@ -215,6 +243,8 @@ def conditions(given: Mapping[str, Condition]) -> Mapping[str, Condition]:
         if isinstance(condition, Range) != (name in FIGURES):
             form = "at_least or below" if name in FIGURES else "a list of words"
             raise ValueError(f"{name} takes {form}")
+        if condition == ():
+            raise ValueError(f"{name} is an empty list, which holds for nobody: name a word, or leave it out")
         for word in condition if isinstance(condition, tuple) and WORDS[name] else ():
             one_of(word, WORDS[name] or ())
     return given
@@ -265,7 +295,7 @@ class Voucher(Strict):
     """A code that can be used once."""
 
     worth: PositiveFloat
-    days: PositiveInt = 30
+    days: Annotated[PositiveInt, Field(le=3650)] = 30
 
     def said(self, code: str, at: datetime) -> dict[str, Any]:
         """What a message says of one that is given at a moment."""
@@ -355,6 +385,11 @@ class Program(Strict):
                 raise ValueError(
                     f"texts.{locale}: {len(texts.shelves)} headings for {len(self.shelves)} shelves"
                 )
+        if self.kind == "transactional" and self.trigger.kind not in OWED:
+            raise ValueError(
+                f"kind: only what waits for {', '.join(OWED)} is transactional, not for {self.trigger.kind}: consent, "
+                "caps and quiet hours would not hold; write kind: marketing"
+            )
         if self.kind == "transactional" and self.holdout:
             raise ValueError("a transactional message has no holdout")
         for name in self.variants:
@@ -470,14 +505,29 @@ class Policy(Strict):
 
 
 def programs(folder: Path | None) -> dict[str, Program]:
-    """Every program by its name: those that ship, and over them those in `folder`. Raises FileError."""
-    found: dict[str, Program] = {}
-    for path in (*files(SHIPPED), *(files(folder) if folder else ())):
-        program = read(path, Program)
-        if program.name != path.stem:
-            raise FileError(path, [(1, f"name: is {program.name}, the file says {path.stem}")])
-        found[program.name] = program
-    return found
+    """Every program that is understood by its name: those that ship, and over them those in `folder`."""
+    return known(folder)[0]
+
+
+def known(folder: Path | None) -> tuple[dict[str, Program], dict[str, str]]:
+    """(`programs`, of each of the others what is wrong with its file). Of a name that a shop's own file has the
+    shipped program is never among them, whether the shop's is understood or not."""
+    paths = {path.stem: path for path in (*files(SHIPPED), *(files(folder) if folder else ()))}
+    found, faulty = dict[str, Program](), dict[str, str]()
+    for name, path in paths.items():
+        try:
+            found[name] = named(path)
+        except FileError as error:
+            faulty[name] = "its file is not understood: " + "; ".join(str(error).splitlines())
+    return found, faulty
+
+
+def named(path: Path) -> Program:
+    """The program in a file that is called as it is. Raises FileError."""
+    program = read(path, Program)
+    if program.name != path.stem:
+        raise FileError(path, [(1, f"name: is {program.name}, the file says {path.stem}")])
+    return program
 
 
 def files(folder: Path) -> list[Path]:

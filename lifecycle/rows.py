@@ -11,6 +11,8 @@ from serving.schemas import JsonObject, Recommendation
 
 TILE_COLOURS = ("#4b3fc4", "#0b7285", "#2b7a3d", "#a61e4d", "#8a4b08", "#1864ab", "#862e9c", "#5c5f12")
 
+FIELDS = ("title", "story", "price", "was", "url", "image_url", "colour", "initials")  # of a row
+
 
 def row(item: Recommendation, tongue: Tongue, url: str | None, was: Any = None) -> JsonObject:
     """`url`: where a click on it is to go to. `was`: what it cost, where that is to be said."""

@@ -9,7 +9,7 @@ import base64
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +36,7 @@ from lifecycle.filed import ByCustomer
 from lifecycle.hours import local, local_day, opens
 from lifecycle.ledger import HOLDOUT, MESSAGE, Names, Past, Pauses
 from lifecycle.occasions import PARTS, Occasions
-from lifecycle.programs import Addition, Due, Policy, Program, policy, programs
+from lifecycle.programs import Addition, Due, Policy, Program, known, policy
 from lifecycle.triggers import found
 from serving.addresses import subject
 from serving.compact import compact
@@ -133,6 +133,9 @@ class Run:
     names: list[str]  # customers, by person
     reached: Mapping[str, np.ndarray]  # channel -> by person, whether an address is known
     shut: Mapping[str, np.ndarray]  # likewise, whether it is suppressed
+    faulty: Mapping[str, str] = field(
+        default_factory=dict
+    )  # programs whose files are not understood, and why
     ordered: ByCustomer | None = None  # of each what exits count; None: nothing of this run is kept
     desk: Desk | None = None  # of a learned choice
 
@@ -157,10 +160,14 @@ def run(
 ) -> Ran:  # fmt: skip
     """Decide for everybody as of `at`; asked again it goes on where it was, and changes nothing of what was decided.
 
-    Raises FileError for a program that is not understood, and HistoryError, BundleError, StoreError.
+    A program whose file is not understood is stopped. Raises FileError for a policy that is not, and HistoryError,
+    BundleError, StoreError.
     """
     history = History(home / "history")
-    rules, table = policy(home / OWN), programs(home / OWN)
+    rules, (table, faulty) = policy(home / OWN), known(home / OWN)
+    faulty = {name: why for name, why in faulty.items() if not only or name in only}
+    for name, why in faulty.items():
+        log.error("%s: stopped: %s", name, why)
     chosen = {name: p for name, p in table.items() if p.enabled and (not only or name in only)}
     with Store(address(home, database_url)) as store:
         offers.note_first(store, history.table("products"), at, now=now)
@@ -180,7 +187,7 @@ def run(
                 taught = policy_of(home, store, day, rules, table, aliases)
                 made = replace(made, desk=Desk(taught, rules.choosers, str(rules.seed), at))
             before = exits.orders(history, at - exits.WITHIN, at)
-            return decide(replace(made, ordered=ByCustomer(before)), chosen, told)
+            return decide(replace(made, ordered=ByCustomer(before), faulty=faulty), chosen, told)
 
 
 def moment_of(home: Path, day: str) -> datetime:
@@ -227,10 +234,11 @@ def decide(made: Run, chosen: Mapping[str, Program], told: Told) -> Ran:
         for candidate in own:
             queue.setdefault(candidate.person, []).append(candidate)
         told("occasions", place, len(chosen))
+    looked += [row_of_stopped(made, name, why) for name, why in made.faulty.items()]
     stopped = {row["program"]: row["stopped"] for row in looked if row["stopped"]}
     before = settle(made, queue, stopped, told)
     tally = ledger.tally(made.store, made.at)
-    outcomes = {name: tally.get(name, {}) for name in chosen}
+    outcomes = {name: tally.get(name, {}) for name in (*chosen, *made.faulty)}
     ledger.note(made.store, made.at, looked)
     triggered, inside = ({row["program"]: int(row[what]) for row in looked} for what in ("found", "members"))
     return Ran(made.at, triggered, inside, before, outcomes, stopped)
@@ -256,6 +264,14 @@ def looked_at(
         "run_at": made.at, "received_at": made.now, "program": program.name, "found": float(found),
         "members": float(len(own)), "fallback": fill,
         "stopped": paused or tripped(program, len(own), usual, made.age, fill),
+    }  # fmt: skip
+
+
+def row_of_stopped(made: Run, name: str, why: str) -> Row:
+    """What a run notes of a program that it could not look at."""
+    return {
+        "run_at": made.at, "received_at": made.now, "program": name, "found": 0.0, "members": 0.0, "fallback": None,
+        "stopped": why,
     }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def program(name: str = "hello", **other: Any) -> Program:
 
 PROGRAMS = {
     "hello": program(),
-    "receipt": program("receipt", kind="transactional"),
+    "receipt": program("receipt", kind="transactional", trigger={"kind": "order"}),
     "gone": program("gone", exit=["order"]),
     "cart": program("cart", exit=["ordered_product"]),
     "off": program("off", enabled=False),

@@ -213,6 +213,30 @@ def test_what_is_gone_gives_way_to_the_next_of_its_list(shop: Engine) -> None:
     assert ids(message) == [[held[0], held[2], held[3]]]
 
 
+@pytest.mark.parametrize(
+    ("placement", "source", "filled", "own"),
+    [
+        ("new_arrivals", "newest", False, True),
+        ("new_arrivals", "popular", True, False),
+        ("trending", "popular", False, True),
+        ("next_best", "newest", False, False),
+        ("next_best", "als", False, True),
+    ],
+)
+def test_a_list_of_what_it_is_for_keeps_its_heading(
+    shop: Engine, placement: str, source: str, filled: bool, own: bool
+) -> None:
+    said = {"subject": "s", "title": "t", "body": "b", "shelves": ["Our heading"], "fallback": "Popular"}
+    asked = program("lists", products=False, rating=False, voucher=None,
+                    shelves=[{"placement": placement, "limit": 3}], texts={"en": said})  # fmt: skip
+    made = letters.drafted(shop, LISTED, ())
+    items = tuple(i.model_copy(update={"source": source, "filled": filled}) for i in made.lists[0].items)
+    held = made.lists[0].model_copy(update={"placement": placement, "items": items})
+    shown = made.model_copy(update={"lists": (held,)})
+    text = compose(shop, asked, shown, KNOWN, links=None, now=tiny.UNTIL).text.lower()
+    assert ("our heading" in text, "\npopular" in text) == (own, not own)
+
+
 def test_a_list_that_is_too_short_is_filled_and_says_so(shop: Engine) -> None:
     made = letters.drafted(shop, LISTED, ())
     held = made.lists[0]

@@ -78,7 +78,7 @@ def test_a_price_that_fell_is_written_about_however_it_came(
     """By the service, or with a file: the customer who looked at the product is told, with both prices."""
     home = own_home(tmp_path / "shop", written_home)
     with_programs(home, {"cheaper": {
-        "trigger": {"kind": "back", "what": "price"}, "products": True, "kind": "transactional",
+        "trigger": {"kind": "back", "what": "price"}, "products": True,
         "window": {"start": "00:00", "end": "23:59"}, "shelves": [],
     }})  # fmt: skip
     engine = Engine.load(champion(home))
@@ -89,6 +89,8 @@ def test_a_price_that_fell_is_written_about_however_it_came(
             "product_id": product.product_id, "occurred_at": END, "received_at": END}  # fmt: skip
     with Store(address(home, None)) as store:
         store.add([look])
+        agreed = {"channel": "email", "purpose": "marketing", "granted": True, "at": END, "received_at": END}
+        store.append("consents", [{"customer_id": CUSTOMER, **agreed}])
         dear = {"product_id": product.product_id, "price": 4.0, "received_at": END}
         store.append("products", [dear])
     run(home, None, AT, now=AT, only=["cheaper"])

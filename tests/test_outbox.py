@@ -19,12 +19,14 @@ from test_compact import put
 from tiny import GROCER, GROCERIES, bundle
 
 from features.history import History
-from lifecycle.channels import Away, Dead, Failed, Parcel
+from lifecycle.channels import Away, Dead, Failed, Files, Parcel
 from lifecycle.drafts import Draft
+from lifecycle.outbox import once
 from serving.addresses import is_suppressed, subject, suppress
 from serving.engine import Engine
 from serving.outgoing import BACKOFF, LEASE, due, take
 from serving.people import erase
+from serving.settings import Settings
 from serving.store import DATA, Store, address
 
 ONE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -107,6 +109,29 @@ def test_a_transactional_message_asks_for_no_consent(store: Store, engine: Engin
     assert sending(store, engine, home).reasons == {"dropped: no consent": 1}
     made = opened(mails(home)[0])
     assert made["Auto-Submitted"] == "auto-generated" and made["List-Unsubscribe"] is None
+
+
+@ONE
+def test_what_is_of_a_faulty_file_waits_and_nothing_else(store: Store, engine: Engine, home: Path) -> None:
+    person(store)
+    store.append("decisions", [decision("m1"), decision("m2", program="receipt")])
+    sound = {name: of for name, of in PROGRAMS.items() if name != "hello"}
+    done = sending(store, engine, home, programs=sound, faulty={"hello": "line 2"})
+    assert (done.sent, done.dropped, done.reasons) == (1, 0, {"waiting: paused: line 2": 1})
+    assert sending(store, engine, home).sent == 1 and states(store, "m1") == ["taken", "sent"]
+
+
+def test_a_faulty_file_of_the_shop_is_told_of_and_nothing_is_lost(home: Path) -> None:
+    (home / "programs").mkdir(parents=True)
+    (home / "programs" / "thank_you.yaml").write_text(
+        "name: thank_you\ntrigger: {kind: broadcast, on: 2017-02-30}"
+    )
+    at = NOW + HOUR
+    with Store(address(home, None)) as store:
+        store.append("decisions", [decision("m1", program="thank_you")])
+    done = once(home, None, Settings(home=home), {"email": Files(home)}, now=at, clock=lambda: at)
+    (why,) = done.reasons
+    assert done.waiting == 1 and "thank_you.yaml:2: '2017-02-30' is no timestamp" in why
 
 
 # --- what does not -------------------------------------------------------------------------------------------

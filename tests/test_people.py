@@ -364,6 +364,7 @@ def test_the_latest_consent_counts_and_none_means_no(shop: Shop) -> None:
         ({"customer_id": "bert"}, "customer_id"),
         ({"consents": [{**AGREED, "channel": "pigeon"}]}, "channel is not one of"),
         ({"consents": [{**AGREED, "granted": 1}]}, "granted"),
+        ({"consents": [{**AGREED, "at": "2999-01-01T00:00:00Z"}]}, "at is in the future"),
         ({"identities": ["x" * 201]}, "alias is longer than 200"),
         ({"identities": ["web/1", "  "]}, "identities.1: is blank"),
         ({"first_name": "A", "email": "a b", "identities": ["w"]}, "email"),

@@ -33,13 +33,16 @@ from lifecycle.pauses import pause
 from lifecycle.preview import Preview, Size, Step
 from lifecycle.program_pages import preview_page, size_page
 from lifecycle.programs import Policy, Program, Waits, policy, programs
+from lifecycle.rows import FIELDS, row
 from lifecycle.run import OWN, moment_of
 from lifecycle.run import run as decide
 from lifecycle.seeds import SeedError
+from lifecycle.tongue import Tongue
 from lifecycle.triggers import TRIGGERS, WORDS
 from lifecycle.yamls import FileError, read
 from serving import addresses
 from serving.placements import PLACEMENTS
+from serving.schemas import Recommendation
 from serving.store import Store, address
 
 SHIPPED = programs(None)
@@ -126,6 +129,37 @@ def test_each_is_written_in_three_languages_and_has_a_brief(name: str) -> None:
         ("about: a test", "about: !!python/name:os.system", 2, "could not determine a constructor"),
         ("about: a test", "about: &a [*a]", 1, "within itself"),
         ("about: a test", "about: \x07", 1, "special characters"),
+        ("about: a test", "about: a test\nkind: transactional", None, None),
+        (
+            "{kind: order}",
+            "{kind: joined}\nkind: transactional",
+            4,
+            "only what waits for order is transactional",
+        ),
+        ("about: a test", "about: a test\nchannel: sms", 8, "texts.en.sms: is empty"),
+        ("about: a test", "about: a test\nchannel: post", 3, "nothing carries messages by post"),
+        ("title: t", "title: ' '", 9, "texts.en.title: is empty"),
+        ("about: a test", "about: a test\ntemplate: voucher", 3, "there is none"),
+        ("about: a test", "about: a test\ntemplate: rating", 3, "say rating: true"),
+        ("about: a test", "about: a test\nvoucher: {worth: 5, days: 3651}", 3, "less than or equal to 3650"),
+        ("about: a test", 'about: a test\nwindow: {start: "05:00", end: "07:30"}', 3, "and never opens"),
+        ("about: a test", "about: a test\naudience: {spend: {at_least: 9, below: 9}}", 3, "not below 9"),
+        ("about: a test", "about: a test\naudience: {region: []}", 3, "region is an empty list"),
+        ("{kind: order}", "{kind: first_gap, low: 0.5, high: 0.5}", 3, "not below high, 0.5"),
+        ("{kind: order}", "{kind: stage, stages: [lapsed], steps: [9, 3]}", 3, "later than the one before"),
+        ("{kind: order}", "{kind: tier, tiers: {a: 5, b: 5}}", 3, "two tiers"),
+        ("{kind: order}", "{kind: order, within: 0.5}", 3, "is below a day"),
+        ("{kind: order}", "{kind: order, within: 0.5}\nmissed: catch_up", None, None),
+        ("body: b", "body: '{{ products[0].titel }}'", 10, "products[0].titel: there is no 'titel'"),
+        ("body: b", "body: '{% for p in products %}{{ p.titel }}{% endfor %}'", 10, "p.titel: there is no"),
+        ("body: b", "body: '{{ products.title }}'", 10, "write products[0].title"),
+        ("body: b", "body: '{{ products.first.title }} {{ products.size }}'", None, None),
+        (
+            "  en:",
+            "  en: {subject: '{{ voucher.kode }}', title: t, body: b, shelves: [h]}\n  fr:",
+            7,
+            "'kode'",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_by_line(
@@ -139,6 +173,15 @@ def test_what_is_wrong_is_said_by_line(
     else:
         told = [str(fault) for fault in found if fault.line == line and says in fault.says]
         assert told and told[0].startswith(f"{path}:{line}: ")
+
+
+def test_a_row_of_a_product_holds_what_check_knows(written_home: Path) -> None:
+    item = Recommendation(
+        product_id="a", title="A", price=1.0, currency="EUR", url=None, image_url=None, score=1.0, source="als",
+        story="",
+    )  # fmt: skip
+    tongue = Tongue.of("en", None, None, History(written_home / "history").store)
+    assert (*row(item, tongue, None),) == FIELDS
 
 
 def test_on_is_a_day_and_no_is_a_language(tmp_path: Path) -> None:
@@ -237,6 +280,20 @@ def test_list_and_status_tell_of_each(run: Run) -> None:
     assert [of["program"] for of in json.loads(run("status", "--json").output)] == [*SHIPPED]
     assert "win_back" in run("list").output and "runs" in run("status").output
     assert "there is no program" in run("brief", "nothing", "--stage", "new").output
+
+
+def test_a_faulty_file_is_told_beside_the_others(run: Run, home: Path) -> None:
+    own(home, "thank_you", {"trigger": {"kind": "oder"}})
+    told = {of["name"]: of.get("stopped") for of in json.loads(run("list", "--json").output)}
+    stands = {of["program"]: of["stopped"] for of in json.loads(run("status", "--json").output)}
+    assert {*told} == {*stands} == {*SHIPPED}
+    assert (
+        [name for name, why in stands.items() if why]
+        == ["thank_you"]
+        == [n for n, why in told.items() if why]
+    )
+    assert "thank_you.yaml:1: trigger" in told["thank_you"] and "stopped" in run("list").output
+    assert "stopped" in run("brief", "thank_you", "--stage", "new").output
 
 
 def test_a_size_counts_each_occasion_once(run: Run, home: Path) -> None:

@@ -25,6 +25,7 @@ from lifecycle.outbox import once
 from lifecycle.programs import policy, programs
 from lifecycle.run import OWN, Candidate, Ran, RunError, moment_of, news, untold, was_told
 from lifecycle.run import run as decide
+from lifecycle.yamls import FileError
 from serving.bundle import champion
 from serving.engine import Engine
 from serving.identities import merge
@@ -359,6 +360,19 @@ def test_who_became_one_is_one_to_caps_and_occasions(home: Path) -> None:
     again = [row for row in decisions(home) if row["run_at"] > later and row["outcome"] in MADE]
     assert thanked[0]["occasion"] not in {row["occasion"] for row in again if row["program"] == "thanks"}
     assert alias not in {row["customer_id"] for row in decisions(home) if row["run_at"] > later}
+
+
+def test_a_faulty_file_stops_its_program_alone(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor does the program that ships by its name write in its place; a faulty policy stops all."""
+    (home / OWN / "thank_you.yaml").write_text("name: thank_you\nabuot: a fault\n", encoding="utf-8")
+    ran = decide(home, None, AT, now=AT, only=(*PROGRAMS, "thank_you"))
+    assert "thank_you.yaml:2: abuot" in ran.stopped["thank_you"] and ran.messages
+    assert "thank_you.yaml:2" in ran.as_dict()["programs"]["thank_you"]["stopped"]
+    assert "thank_you" not in {row["program"] for row in decisions(home)}
+    assert "thank_you.yaml:2" in caplog.text
+    (home / OWN / "policy.yaml").write_text("sede: 7", encoding="utf-8")
+    with pytest.raises(FileError, match=r"policy.yaml:1: sede"):
+        decide(home, None, AT, now=AT)
 
 
 def test_a_pause_that_was_made_since_the_moment_holds(home: Path) -> None:

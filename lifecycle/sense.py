@@ -1,0 +1,128 @@
+"""Sense: what a program's file says in good form, and nobody can have meant. Tables of checks: a new one is a row.
+
+Each check gives (where, what is wrong and the way out) of a program.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from liquid.exceptions import LiquidError
+
+from lifecycle.channels import WRITTEN
+from lifecycle.hours import hours
+from lifecycle.programs import Policy, Program, Voucher
+from lifecycle.rows import FIELDS
+from lifecycle.texts import fields, parsed
+from lifecycle.triggers import ORDER_WORDS
+
+Told = Iterator[tuple[str, str]]
+NEEDED: Mapping[str, tuple[str, ...]] = {  # texts that a channel's messages are made of
+    "email": ("subject", "title"),
+    "sms": ("sms",),
+    "push": ("subject", "push"),
+}
+BELOW: Mapping[str, tuple[str, ...]] = {  # what may stand behind a point; of lists, of each of their rows
+    "products": FIELDS,
+    "lines": tuple(ORDER_WORDS["lines"][0]),
+    "voucher": tuple(Voucher(worth=1).said("", datetime(2000, 1, 1, tzinfo=UTC))),
+}
+LISTS = ("products", "lines")
+LOOP = re.compile(r"\{%-?\s*for\s+(\w+)\s+in\s+(\w+)")  # the name of a row, and of the list
+LENGTH = "size"  # what Liquid itself knows of texts and lists
+
+
+def senseless(program: Program) -> Told:
+    for check in CHECKS:
+        yield from check(program)
+
+
+def unwritten(program: Program) -> Told:
+    """What a channel's messages are made of, and is not there or blank."""
+    for locale, texts in program.texts.items():
+        for name in NEEDED.get(program.channel, ()):
+            if not getattr(texts, name).strip():
+                yield (
+                    f"texts.{locale}.{name}",
+                    f"is empty: a message by {program.channel} is made of it, write it",
+                )
+
+
+def uncarried(program: Program) -> Told:
+    if program.channel not in WRITTEN:
+        yield "channel", f"nothing carries messages by {program.channel}: choose {', '.join(WRITTEN)}"
+
+
+def templates(program: Program) -> Told:
+    if program.template == "voucher" and program.voucher is None:
+        yield (
+            "template",
+            "voucher shows a voucher, and there is none: say voucher, or choose another template",
+        )
+    if program.template == "rating" and not program.rating:
+        yield (
+            "template",
+            "rating shows stars, and none are asked for: say rating: true, or choose another template",
+        )
+
+
+def between_runs(program: Program) -> Told:
+    """A run is made once a day: what is ripe for less may be past before anybody looks."""
+    if program.missed == "skip" and program.trigger.within < 1:
+        yield "trigger.within", "is below a day, which is from run to run: say 1 or more, or missed: catch_up"
+
+
+def parts(program: Program) -> Told:
+    """Names behind a point that nobody knows."""
+    for locale, texts in program.texts.items():
+        for field, text in fields(texts):
+            for says in unknown_parts(text):
+                yield f"texts.{locale}.{field}", says
+
+
+def unknown_parts(text: str) -> Iterator[str]:
+    try:
+        variables = parsed(text).analyze().variables
+    except LiquidError:
+        return  # told already
+    rows = dict(LOOP.findall(text))
+    for name, uses in sorted(variables.items()):
+        for path in sorted({tuple(map(plain, use.segments[1:])) for use in uses}, key=repr):
+            yield from unknown_part(name, path, rows)
+
+
+def plain(segment: Any) -> str | int | None:
+    """A part of a path; None for one that is only known when a message is made."""
+    return segment if isinstance(segment, str | int) else None
+
+
+def unknown_part(name: str, path: tuple[str | int | None, ...], rows: Mapping[str, str]) -> Iterator[str]:
+    known = BELOW.get(rows.get(name, name))
+    rest = path[1:] if name in LISTS and path and path[0] != LENGTH and is_place(path[0]) else path
+    wrong = rest[0] if rest else None
+    if known is None or wrong is None or wrong == LENGTH:
+        return
+    if name in LISTS and rest is path:
+        yield f"{name}.{wrong}: {name} is a list: write {name}[0].{known[0]}"
+    elif wrong not in known:
+        whole = name + "".join(
+            f"[{of}]" if isinstance(of, int) else f".{of}" for of in path if of is not None
+        )
+        yield f"{whole}: there is no {wrong!r}; known: {', '.join(known)}"
+
+
+def is_place(part: str | int | None) -> bool:
+    """Whether a part of a path chooses one of a list."""
+    return not isinstance(part, str) or part in ("first", "last")
+
+
+CHECKS: tuple[Callable[[Program], Told], ...] = (unwritten, uncarried, templates, between_runs, parts)
+
+
+def never_open(program: Program, policy: Policy) -> Told:
+    """A window that quiet hours leave nothing of."""
+    start, end = hours(program, policy)
+    if start >= end:
+        quiet = f"{policy.quiet_from:%H:%M} to {policy.quiet_until:%H:%M}"
+        yield "window", f"lies within the policy's quiet hours, {quiet}, and never opens: choose other hours"
