@@ -18,6 +18,7 @@ from live import new_database, nursery, place_postgres, postgres, spelled
 from features.history import History
 from lifecycle import run as module
 from lifecycle.channels import Files
+from lifecycle.day import day_of
 from lifecycle.ledger import HOLDOUT, MADE, MESSAGE, Past
 from lifecycle.occasions import PARTS
 from lifecycle.outbox import once
@@ -101,6 +102,22 @@ def outcomes(ran: Ran) -> Counter[str]:
     for of in ran.outcomes.values():
         found.update(of)
     return found
+
+
+def test_a_message_that_can_show_nothing_of_what_it_is_about_is_not_decided(home: Path) -> None:
+    """As of an order of fuel alone, in a program that shows what was bought."""
+    with_programs(
+        home, {"stars": {"trigger": {"kind": "order", "within": 12}, "products": True, "shelves": []}}
+    )
+    decide(home, None, AT, now=AT, only=("stars",))
+    with Store(address(home, None)) as store:
+        day = day_of(History(home / "history"), store, AT)
+    data, orders = day.data, day.data.orders.at(day.data.order)
+    there = {order for order, fine in zip(orders, day.catalog.available[data.item], strict=True) if fine}
+    made, not_made = (
+        {row["occasion"] for row in decisions(home) if row["outcome"] in of} for of in (MADE, ("too_few",))
+    )
+    assert made and not_made and made <= there and not not_made & there
 
 
 def test_everybody_eligible_is_written_to_or_it_is_said_why_not(home: Path) -> None:
