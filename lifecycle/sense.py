@@ -15,7 +15,7 @@ from lifecycle.hours import hours
 from lifecycle.programs import Policy, Program, Voucher
 from lifecycle.rows import FIELDS
 from lifecycle.texts import fields, parsed
-from lifecycle.triggers import ORDER_WORDS
+from lifecycle.triggers import LINES
 
 Told = Iterator[tuple[str, str]]
 NEEDED: Mapping[str, tuple[str, ...]] = {  # texts that a channel's messages are made of
@@ -25,7 +25,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {  # texts that a channel's messages are
 }
 BELOW: Mapping[str, tuple[str, ...]] = {  # what may stand behind a point; of lists, of each of their rows
     "products": FIELDS,
-    "lines": tuple(ORDER_WORDS["lines"][0]),
+    "lines": tuple(LINES[0]),
     "voucher": tuple(Voucher(worth=1).said("", datetime(2000, 1, 1, tzinfo=UTC))),
 }
 LISTS = ("products", "lines")

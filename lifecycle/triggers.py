@@ -515,9 +515,10 @@ TRIGGERS: Mapping[str, Find] = {
     "tier": tier,
     "broadcast": broadcast,
 }
+LINES = [{"quantity": 2.0, "title": "Whole milk"}, {"quantity": 1.0, "title": "Rye bread"}]
 ORDER_WORDS = {
     "order_id": "4711", "ordered_on": "2026-03-01", "nth": 2,
-    "lines": [{"quantity": 2.0, "title": "Whole milk"}, {"quantity": 1.0, "title": "Rye bread"}],
+    "lines": LINES,
 }  # fmt: skip
 WORDS: Mapping[str, Mapping[str, Any]] = {  # what a message may say of an occasion, with an example of each
     "joined": {},
