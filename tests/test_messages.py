@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from lifecycle.texts import one_line
 from lifecycle.yamls import read
 from serving.engine import Engine, Line, Order, Product
 from serving.links import safe_url
+from serving.placements import PLACEMENTS, Placement
 from serving.schemas import Recommendation, RecommendRequest, RecommendResponse
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -42,6 +44,7 @@ class Counter:
     asked: list[tuple[str, RecommendRequest]] = field(default_factory=list)
     version: str = "3"
     data_until: datetime = AT
+    placements: Mapping[str, Placement] = field(default_factory=lambda: PLACEMENTS)
 
     def order(
         self, customer_id: str | None, order_id: str | None, at: datetime | None = None

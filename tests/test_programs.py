@@ -356,6 +356,7 @@ def test_a_test_goes_to_the_shops_own_alone(
     said = {
         "SMTP_URL": f"smtp://127.0.0.1:{port}",
         "MAIL_FROM": "hello@shop.example",
+        "MAIL_ADDRESS": "Corner Shop, 1 Market Street, Springfield",
         "SECRET": Fernet.generate_key().decode(),
         "PUBLIC_URL": "https://go.shop.example",
         "SHOP_URL": "https://shop.example",
