@@ -199,7 +199,7 @@ def leaking(share: float, runs: int, *, customers: int = 20_000, seed: int = 0) 
         held = arms(customers, case.share, seed + run)
         reached = held & Chance(seed + run).happens(share, "leak", np.arange(customers))
         seen = np.where(held & ~reached, alone, treated)
-        alarms += leaked(held, ~held | reached)["alarm"]
+        alarms += leaked(int(held.sum()), int((held & reached).sum()))["alarm"]
         found += float(seen[~held].mean() - seen[held].mean())
         true += float(treated.mean() - alone.mean())
     return Leak(share, runs, alarms, found / true)

@@ -18,10 +18,20 @@ def fnv1a(data: bytes, start: int = OFFSET) -> int:
     return code
 
 
+def draw(seed: str, name: str) -> int:
+    """64 bits, the same whenever they are asked for."""
+    first = fnv1a(f"{seed}|{name}".encode())
+    return fnv1a(f"{first:016x}|{name}".encode())
+
+
 def bucket(seed: str, name: str) -> int:
     """0 to BUCKETS − 1."""
-    first = fnv1a(f"{seed}|{name}".encode())
-    return fnv1a(f"{first:016x}|{name}".encode()) % BUCKETS
+    return draw(seed, name) % BUCKETS
+
+
+def uniform(seed: str, name: str) -> float:
+    """A number from 0 to 1."""
+    return draw(seed, name) / 2**64
 
 
 def is_held_back(seed: str, name: str, share: float) -> bool:

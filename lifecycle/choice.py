@@ -35,11 +35,14 @@ class Stage(NamedTuple):
 Choose = Callable[[Stage, Sequence[Rival]], Chosen | None]
 
 
+def rank(program: Program, ripe: float) -> tuple[int, str, float]:
+    """By which the fixed priority orders messages, the first first."""
+    return -program.priority, program.name, ripe
+
+
 def by_priority(stage: Stage, rivals: Sequence[Rival]) -> Chosen | None:
     """The highest priority, of equals the name that comes first, of one program the ripest."""
-    first = min(
-        rivals, key=lambda rival: (-rival.program.priority, rival.program.name, rival.ripe), default=None
-    )
+    first = min(rivals, key=lambda rival: rank(rival.program, rival.ripe), default=None)
     return Chosen(first.row, 1.0) if first else None
 
 

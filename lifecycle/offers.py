@@ -15,6 +15,7 @@ from serving.store import DATA, OFFERS, Store
 
 FOUND = DATA[OFFERS.name].c
 SAID = ("price", "in_stock")
+COLUMNS = ("product_id", *SAID)  # of the products' table
 JUST = timedelta(seconds=1)  # what a run finds was so before its moment
 
 
@@ -43,7 +44,7 @@ def note(store: Store, products: pa.Table, at: datetime, *, now: datetime) -> in
 
 
 def states(products: pa.Table) -> pd.DataFrame:
-    table = products.select(["product_id", *SAID]).to_pandas().set_index("product_id")
+    table = products.select(COLUMNS).to_pandas().set_index("product_id")
     return table.astype({"price": float, "in_stock": object}).where(lambda cells: cells.notna(), None)
 
 

@@ -90,9 +90,10 @@ def once(
             pauses(store, max(now, clock())).beside(faulty),
             outgoing.due(store, tuple(channels), now),
         )
-        if all(rests(paused, one, now) for one in due):
+        resting_for = [rests(paused, one, now) for one in due]
+        if all(resting_for):
             suppressed = take_in(store, History(home / "history"), at=clock())
-            return told([resting(paused, one, now) for one in due], suppressed)
+            return told([resting(str(why)) for why in resting_for], suppressed)
         try:
             with current(home, database_url, clock=clock) as (engine, _):
                 return deliver(
@@ -170,8 +171,8 @@ def rests(paused: Pauses, one: Due, now: datetime) -> str | None:
     return paused.of(one.program, marketing=one.kind == "marketing")
 
 
-def resting(paused: Pauses, one: Due, now: datetime) -> Result:
-    return WAITING._replace(why=f"paused: {rests(paused, one, now)}")
+def resting(why: str) -> Result:
+    return WAITING._replace(why=f"paused: {why}")
 
 
 @dataclass(frozen=True)
@@ -227,8 +228,9 @@ class Office:
     def sent(self, due: Sequence[Due]) -> list[Result]:
         """What became of these."""
         paused = self.pauses()
-        results = [resting(paused, one, self.now) for one in due if rests(paused, one, self.now)]
-        numbers = [one.number for one in due if not rests(paused, one, self.now)]
+        why = [rests(paused, one, self.now) for one in due]
+        results = [resting(said) for said in why if said]
+        numbers = [one.number for one, said in zip(due, why, strict=True) if not said]
         taken = outgoing.take(self.store, numbers, at=self.clock(), lease=self.lease) if numbers else []
         results += [WAITING] * (len(numbers) - len(taken))
         if taken:

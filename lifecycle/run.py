@@ -25,7 +25,7 @@ from features.judge import Row
 from lifecycle import exits, ledger, offers
 from lifecycle.audience import members
 from lifecycle.breaker import tripped
-from lifecycle.choice import POLICIES, Chosen, Rival, Stage, claims, full
+from lifecycle.choice import POLICIES, Chosen, Rival, Stage, claims, full, rank
 from lifecycle.choose.context import written_down
 from lifecycle.choose.desk import Asked, Desk
 from lifecycle.choose.learner import SILENCE
@@ -170,9 +170,9 @@ def run(
         log.error("%s: stopped: %s", name, why)
     chosen = {name: p for name, p in table.items() if p.enabled and (not only or name in only)}
     with Store(address(home, database_url)) as store:
-        offers.note_first(store, history.table("products"), at, now=now)
+        offers.note_first(store, history.table("products", offers.COLUMNS), at, now=now)
         compact(history, store, told=told, patience=PATIENCE)
-        offers.note(store, history.table("products"), at, now=now)
+        offers.note(store, history.table("products", offers.COLUMNS), at, now=now)
         told("facts", 0, 1)
         day = day_of(history, store, at, readable(home))
         told("facts", 1, 1)
@@ -499,10 +499,7 @@ def choice_of(
 
 def by_rank(decisions: Iterable[Decision]) -> list[Decision]:
     """As the fixed priority would have them."""
-    return sorted(
-        decisions,
-        key=lambda d: (-d.candidate.program.priority, d.candidate.program.name, d.candidate.ripe),
-    )
+    return sorted(decisions, key=lambda d: rank(d.candidate.program, d.candidate.ripe))
 
 
 def unchosen(decision: Decision, outcome: str, detail: str) -> Decision:

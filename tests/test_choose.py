@@ -11,11 +11,12 @@ import pytest
 from scipy.stats import chisquare
 
 from benchmarks.regret import ARMS, FLOOR, SEEDS, SIZES, WORLDS, Shop, gained, lived, players
+from features.experiments import uniform
 from lifecycle.choose.context import FEATURES, columns_of, encoded, written_down
 from lifecycle.choose.estimate import TARGETS, ChooseError, judged_by_name, predicted
 from lifecycle.choose.files import evaluated, numbered
 from lifecycle.choose.learner import Array, Rows, capped, fit, summed
-from lifecycle.choose.policy import Policy, picked, uniform
+from lifecycle.choose.policy import Policy, picked
 
 NAMES = ("silence", "cart", "news")
 

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from features.experiments import uniform
 from features.judge import Row
 from lifecycle.choose.context import again_of, as_text, columns_of, encoded
 from lifecycle.choose.learner import SILENCE, Array
-from lifecycle.choose.policy import Policy, picked, uniform
+from lifecycle.choose.policy import Policy, picked
 from lifecycle.programs import Choosers
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.experiments import fnv1a
 from lifecycle.choose.learner import DRAWS, Array, Belief
 
 FORMAT = 1
@@ -96,12 +95,6 @@ class Policy:
 
 def slices(count: int, size: int = CHUNK) -> list[slice]:
     return [slice(start, start + size) for start in range(0, count, size)]
-
-
-def uniform(seed: str, name: str) -> float:
-    """A number from 0 to 1, the same whenever it is asked for."""
-    first = fnv1a(f"{seed}|{name}".encode())
-    return fnv1a(f"{first:016x}|{name}".encode()) / 2**64
 
 
 def picked(probabilities: Array, uniforms: Array) -> NDArray[np.int64]:

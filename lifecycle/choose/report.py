@@ -11,6 +11,7 @@ import numpy as np
 
 from features.history import History, HistoryError
 from features.interactions import DAY, seconds
+from lifecycle.choice import rank
 from lifecycle.choose.desk import CHOOSERS
 from lifecycle.choose.estimate import TARGETS, ChooseError, judged_by_name
 from lifecycle.choose.learner import Array
@@ -22,12 +23,12 @@ from lifecycle.measure.lift import ratio
 from lifecycle.measure.outcomes import BEFORE
 from lifecycle.programs import Policy as Rules
 from lifecycle.programs import Program, policy, programs
+from lifecycle.run import OWN, PATIENCE
 from serving.compact import compact
 from serving.store import Store, address
 
 AGAINST = ("silence", "random")  # the groups that the others are held against
 OPEN = ("learned", "random")  # the groups whose choices might have been others
-OWN, PATIENCE = "programs", 600
 
 
 def opened(home: Path, store: Store, at: datetime | None) -> Day:
@@ -119,4 +120,4 @@ def policies(log: Log, table: Mapping[str, Program]) -> list[dict[str, Any]]:
 
 def ranked(table: Mapping[str, Program]) -> Sequence[str]:
     """Programs as the fixed priority has them."""
-    return [of.name for of in sorted(table.values(), key=lambda of: (-of.priority, of.name))]
+    return [of.name for of in sorted(table.values(), key=lambda of: rank(of, 0.0))]

@@ -81,7 +81,8 @@ def of_file(
     )  # fmt: skip
     sizes = {row["arm"]: row["customers"] for row in rows}
     found = sizes_checked(sizes, control, share)
-    leaky = None if exposed is None else leaked(np.asarray(names) == control, truths(table, exposed))
+    held = np.asarray(names) == control
+    leaky = leaked(int(held.sum()), int((held & truths(table, exposed)).sum())) if exposed else None
     return {
         "data": path.name, "outcome": outcome, "covariate": covariate, "control": control, "arms": rows,
         "ratio": vars(found), "leak": leaky, "warnings": warnings_of(found, leaky, len(rows) > 2),
@@ -160,11 +161,10 @@ def sizes_checked(sizes: Mapping[str, int], control: str, share: float | None) -
     )
 
 
-def leaked(held: NDArray[np.bool_], treated: NDArray[np.bool_]) -> dict[str, Any]:
-    """How many of the control were treated after all."""
-    reached = int((held & treated).sum())
-    share = leak(int(held.sum()), reached)
-    return {"control": int(held.sum()), "reached": reached, "share": share, "alarm": share > LEAKY}
+def leaked(control: int, reached: int) -> dict[str, Any]:
+    """What is told of a control of so many customers, of whom so many were treated after all."""
+    share = leak(control, reached)
+    return {"control": control, "reached": reached, "share": share, "alarm": share > LEAKY}
 
 
 def warnings_of(found: Ratio | None, leaky: Mapping[str, Any] | None, several: bool) -> list[str]:

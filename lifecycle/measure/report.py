@@ -12,7 +12,7 @@ from features.history import History, HistoryError
 from features.interactions import DAY, Ids, Interactions, moment, seconds
 from lifecycle.ledger import Names
 from lifecycle.measure.assigned import ALL, Assigned, assigned, decided, went_out
-from lifecycle.measure.groups import LEAKY, leaked, warnings_of
+from lifecycle.measure.groups import leaked, warnings_of
 from lifecycle.measure.lift import (
     LEAST_BUYERS,
     Lift,
@@ -86,9 +86,7 @@ def bought(history: History, last: datetime) -> tuple[Interactions, dict[str, fl
     """Everything that was bought, returns taken back, and what products cost the shop."""
     events = history.purchases(moment(seconds(last) + 1))
     items = Ids.of(name for name in events["product_id"].unique().to_pylist() if name is not None)
-    data = Interactions.from_events(
-        events, items=items, keep=np.ones(len(items), bool), until=moment(seconds(last) + 1)
-    )
+    data = Interactions.from_events(events, items=items, until=moment(seconds(last) + 1))
     products = history.table("products", columns=("product_id", "cost")).to_pylist()
     return data, {row["product_id"]: row["cost"] for row in products if row["cost"] is not None}
 
@@ -110,11 +108,7 @@ def measured(
     sizes = (int(of.treated.sum()), int((~of.treated).sum()))
     before = purchases.before(of.since)
     parts = {str(window): windowed(of, purchases, before, window, end, seed) for window in windows}
-    held = leaked(~of.treated, np.zeros(len(of), bool)) | {
-        "reached": of.reached,
-        "share": of.reached / sizes[1],
-    }
-    leak = held | {"alarm": held["share"] > LEAKY}
+    leak = leaked(sizes[1], of.reached)
     found = ratio(sizes, (1 - of.share, of.share)) if 0 < of.share < 1 else None
     window = min(windows, key=lambda w: (abs(w - days), w))
     metric = metric if metric in parts[str(window)]["measures"] else "revenue"
