@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 os.environ.setdefault(
     "OPENBLAS_NUM_THREADS", "1"
@@ -758,6 +758,7 @@ def known_program(home: Path, name: str) -> Any:
 )
 def lift(
     program: Annotated[str | None, typer.Option(help="Only this one, or all: all together.")] = None,
+    by: Annotated[Literal["variant"] | None, typer.Option(help="Compare variants with each other.")] = None,
     since: Annotated[
         datetime | None, typer.Option("--from", parser=moment, metavar="DATE", help="Decisions from then on.")
     ] = None,
@@ -808,7 +809,9 @@ def lift(
     from lifecycle.measure.report import earned
 
     with bar() as told:
-        found = earned(home, database_url, only=program, since=since, until=until, windows=windows, told=told)
+        found = earned(
+            home, database_url, only=program, since=since, until=until, windows=windows, by=by, told=told
+        )
     if to is not None:
         write_lift(home, found, to)
     print_json(found) if as_json else out.print(*lift_page(found), sep="\n")

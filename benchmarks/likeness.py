@@ -22,10 +22,7 @@ Share = NDArray[np.bool_]
 
 def purchases(history: History) -> tuple[Interactions, Catalog]:
     """All purchases of a history, returns taken back, and what was on sale."""
-    span = history.span()
-    if span is None:
-        raise SystemExit(f"{history.folder} holds no events")
-    until = span[1] + timedelta(seconds=1)
+    until = history.known_span()[1] + timedelta(seconds=1)
     events = history.purchases(until)
     catalog = Catalog.of(history.table("products"), events, until=until)
     return Interactions.from_events(

@@ -155,6 +155,12 @@ class History:
 
         return self._reading(read)
 
+    def known_span(self) -> tuple[datetime, datetime]:
+        """`span`. Raises HistoryError where there are no events yet."""
+        if (found := self.span()) is None:
+            raise HistoryError(f"{self.folder} holds no events: run `osclms load` first")
+        return found
+
     def events(
         self,
         *,

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from features.catalog import Catalog
 from features.customers import GROUP_NAMES, STAGES, Norms, facts, month_ends
-from features.history import History, HistoryError
+from features.history import History
 from features.interactions import Interactions, pasts, seconds
 from serving.people import held, viewed
 from serving.profile import YEARS, Everybody
@@ -40,10 +40,7 @@ class Counts:
 
 def known(history: History, at: datetime) -> tuple[pa.Table, Catalog]:
     """Purchases and returns before a moment, and the catalogue as it was. Raises HistoryError without any event."""
-    if history.span() is None:
-        raise HistoryError(
-            f"{history.folder} holds no events: run `osclms load` first, or name another --home"
-        )
+    history.known_span()
     events = history.purchases(at)
     pa.default_memory_pool().release_unused()  # reading takes twice what is kept, which the catalogue can use
     return events, Catalog.of(history.table("products"), events, until=at)

@@ -28,7 +28,7 @@ from conftest import SMALL
 import osclms
 from features.catalog import Catalog
 from features.completejourney import mapping_of, source_folder
-from features.history import History
+from features.history import History, HistoryError
 from features.interactions import Interactions
 from features.sources import load
 from serving.bundle import champion, read_manifest
@@ -601,7 +601,7 @@ def test_a_moment_before_all_purchases_is_refused(home: Path, tmp_path: Path) ->
 
 
 def test_without_events_it_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match="holds no events: run `osclms load` first"):
+    with pytest.raises(HistoryError, match="holds no events: run `osclms load` first"):
         end_of(History(tmp_path / "history"))
 
 

@@ -15,7 +15,12 @@ from training.publish import Registry
 
 Doc = Mapping[str, Any]
 PAGE, DATA = "lift.html", "lift.json"
-MEASURES = {"revenue": "Revenue", "margin": "Margin", "orders": "Orders", "conversion": "Buyers"}
+MEASURES = {"revenue": "Revenue", "margin": "Margin", "orders": "Orders", "conversion": "Buyers",
+            "opened": "Opened", "clicked": "Clicked"}  # fmt: skip
+PARTS = ("conversion", "opened", "clicked")  # measures that are shares of customers
+TITLES: Mapping[str | None, tuple[str, str]] = {  # of the page, and of what it compares
+    None: ("what programs earned", "Programs"), "variant": ("what variants earned", "Variants"),
+}  # fmt: skip
 HOW = (
     "Everybody assigned counts, opened or not (intention to treat). Intervals are 95 %, by a studentised randomisation "
     "test with spend of the 90 days before the first decision as covariate. A customer counts once the window after "
@@ -53,10 +58,10 @@ def page(doc: Doc) -> str:
         "Decisions": f"{(doc['from'] or 'the first')[:10]} to {(doc['to'] or 'the last')[:10]}",
         "Data until": doc["data_until"][:16].replace("T", " ") + " UTC",
         "Currency": doc["currency"],
-        **({"Not measured": ", ".join(doc["left_out"]) + " (nobody held back, or nobody written to)"}
+        **({"Not measured": ", ".join(doc["left_out"]) + " (one side is empty)"}
            if doc["left_out"] else {}),
     }  # fmt: skip
-    return page_html(f"{doc['store']}: what programs earned", warned or HOW, about, sections(doc))
+    return page_html(f"{doc['store']}: {TITLES[doc['by']][0]}", warned or HOW, about, sections(doc))
 
 
 def sections(doc: Doc) -> Iterator[Section]:
@@ -74,11 +79,13 @@ def overview(doc: Doc) -> Section:
         )
         for of in doc["programs"]
     )  # fmt: skip
-    head = ("program", "treated", "control", "a customer", "incremental", "lift", "p", "adjusted", "")
+    what = TITLES[doc["by"]][1]
+    sides = ("customers", "of the first") if doc["by"] else ("treated", "control")
+    head = (what[:-1].lower(), *sides, "a customer", "incremental", "lift", "p", "adjusted", "")
     drawn = [of for of in doc["programs"] if primary(of).get("ci95")]
-    pictures = (picture("Programs side by side", forest(drawn, doc["currency"])),) if drawn else ()
-    says = HOW + " Adjusted: the p-value corrected for the number of programs (Benjamini and Hochberg)."
-    return Section("Programs", says, (Table(head, rows),), pictures)
+    pictures = (picture(f"{what} side by side", forest(drawn, doc["currency"])),) if drawn else ()
+    says = HOW + " Adjusted: the p-value corrected for the number of comparisons (Benjamini and Hochberg)."
+    return Section(what, says, (Table(head, rows),), pictures)
 
 
 def claims(found: Doc, adjusted: float | None) -> tuple[str | tuple[str, str], ...]:
@@ -114,17 +121,22 @@ def short(of: Doc) -> list[str]:
     ]
 
 
+def reached_by(arm: str) -> str:
+    return "were treated" if arm == "treated" else f"got {arm}"
+
+
 def program(of: Doc, currency: str) -> Section:
     ratio, leak = of["ratio"], of["leak"]
-    says = [*of["warnings"], of["note"] or ""]
+    first, second = of["arms"]
+    says = [*of["warnings"], of["note"] or "", "" if first == "treated" else f"{first} against {second}."]
     if ratio:
         says.append(
             f"Sizes: p = {ratio['p']:.3g} that {of['treated']:,} and {of['control']:,} are as planned."
         )
     says.append(
-        f"Of the control {leak['reached']:,} were treated after all; {of['mixed']:,} are of both arms."
+        f"Of {second} {leak['reached']:,} {reached_by(first)} after all; {of['mixed']:,} are of both arms."
     )
-    tables = tuple(table(days, found) for days, found in of["windows"].items())
+    tables = tuple(table(days, found, of["arms"]) for days, found in of["windows"].items())
     drawn = []
     if of["looks"]:
         drawn.append(picture("Incremental revenue, week by week", cumulative(of, currency)))
@@ -135,9 +147,9 @@ def program(of: Doc, currency: str) -> Section:
     return Section(of["program"], " ".join(s for s in says if s), tables, tuple(drawn))
 
 
-def table(days: str, found: Doc) -> Table:
+def table(days: str, found: Doc, arms: Sequence[str]) -> Table:
     treated, control = found["matured"]
-    title = f"{days} days: {treated:,} treated, {control:,} control whose window has ended"
+    title = f"{days} days: {treated:,} {arms[0]}, {control:,} {arms[1]} whose window has ended"
     rows = tuple(
         (
             MEASURES[name], *(arm(of[side], name) for side in ("treated", "control")),
@@ -146,14 +158,15 @@ def table(days: str, found: Doc) -> Table:
         )
         for name, of in found["measures"].items()
     )  # fmt: skip
-    head = ("", "treated", "control", "difference", "incremental", "lift", "p", "detectable", "variance less")
+    head = ("", *arms, "difference", "incremental", "lift", "p", "detectable", "variance less")
     return Table(head, rows, title)
 
 
 def arm(side: Doc, name: str) -> tuple[str, str]:
     """Of a customer, and in sum."""
-    mean = f"{side['mean']:.2%}" if name == "conversion" else f"{side['mean']:,.4g}"
-    return mean, f"{side['sum']:,.0f} of {side['buyers']:,} buyers"
+    if name in PARTS:
+        return f"{side['mean']:.2%}", f"{side['buyers']:,} customers"
+    return f"{side['mean']:,.4g}", f"{side['sum']:,.0f} of {side['buyers']:,} buyers"
 
 
 # --- pictures ---------------------------------------------------------------------------------------------
@@ -172,8 +185,8 @@ def forest(programs: Sequence[Doc], currency: str) -> Figure:
         axes.plot([at], [row], marker="s", color=colour)
     axes.axvline(0, color=ORANGE, linestyle="--", linewidth=1)
     axes.set_yticks(range(len(order)), [of["program"] for of in order])
-    axes.set_xlabel("difference to the control, % of what its customers brought; whiskers: 95 % interval")
-    axes.set_title("Programs against their control; never to be summed", loc="left")
+    axes.set_xlabel("difference, % of what customers of the other side brought; whiskers: 95 % interval")
+    axes.set_title("Each against what it is compared with; never to be summed", loc="left")
     light(axes, grid="x")
     return figure
 
@@ -195,10 +208,11 @@ def cumulative(of: Doc, currency: str) -> Figure:
 def curves(of: Doc, currency: str) -> Figure:
     figure, axes = canvas(height=4.2)
     for (name, values), colour in zip(of["by_day"].items(), (BLUE, ORANGE), strict=True):
-        axes.plot(range(len(values) + 1), [0, *values], color=colour, label=name)
+        label = of["arms"][name == "control"]
+        axes.plot(range(len(values) + 1), [0, *values], color=colour, label=label)
     axes.legend(frameon=False)
     axes.set_xlabel("days since the decision")
     axes.set_ylabel(f"revenue a customer, {currency}")
-    axes.set_title(f"{of['program']}: treated and control over time", loc="left")
+    axes.set_title(f"{of['program']}: {of['arms'][0]} and {of['arms'][1]} over time", loc="left")
     light(axes, grid="y")
     return figure

@@ -276,11 +276,8 @@ def learned(
 
 
 def end_of(history: History) -> datetime:
-    """The first whole second after the last event."""
-    span = history.span()
-    if span is None:
-        raise TrainError(f"{history.folder} holds no events: run `osclms load` first")
-    return span[1].replace(microsecond=0) + timedelta(seconds=1)
+    """The first whole second after the last event. Raises HistoryError without any."""
+    return history.known_span()[1].replace(microsecond=0) + timedelta(seconds=1)
 
 
 def fresh(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from features.history import History, HistoryError
+from features.history import History
 from features.interactions import DAY, seconds
 from lifecycle.choice import rank
 from lifecycle.choose.desk import CHOOSERS
@@ -35,10 +35,8 @@ def opened(home: Path, store: Store, at: datetime | None) -> Day:
     """The store at a moment, without one at the end of what is known. What came in live is moved in first."""
     history = History(home / "history")
     compact(history, store, patience=PATIENCE)
-    span = history.span()
-    if span is None:
-        raise HistoryError(f"{history.folder} holds no events: run `osclms load` first")
-    return day_of(history, store, at or span[1] + timedelta(seconds=1))
+    last = history.known_span()[1]
+    return day_of(history, store, at or last + timedelta(seconds=1))
 
 
 def learned(home: Path, database_url: str | None, at: datetime | None) -> Policy:

@@ -23,15 +23,18 @@ ALL = "all"  # every program together, against the universal control
 CONTROL, OWN = "control", "program"  # of whom a message held back says it is: `lifecycle.run.arm_of`
 SIGNS = ("delivered", "open", "click")  # events that only a message that went out can bring
 D, SENT = DATA[DECISIONS.name].c, DATA["deliveries"].c
+COLUMNS = (D.customer_id, D.program, D.run_at, D.outcome, D.detail, D.message_id, D.variant, D.policy)
 
 
 @dataclass(frozen=True)
 class Assigned:
     """The customers of a comparison, a row each.
 
-    at: the decision, seconds. since: the first decision of any program about the customer, before which nothing was
-    treated. share: the control's, as planned now. mixed: customers of both arms' decisions, as two who were merged.
-    reached: of the control, who were treated after all. note: what the comparison is not, where it is not the usual.
+    program: what is compared. arms: what it is called, and what it is held against. metric: what it is judged by, in so
+    many days; None: revenue in 28. at: the decision, seconds. since: the first decision of any program about the
+    customer, before which nothing was treated. share: the control's, as planned now. mixed: customers of both arms'
+    decisions, as two who were merged. reached: of the control, who were treated after all. note: what the comparison is
+    not, where it is not the usual.
     """
 
     program: str
@@ -43,6 +46,8 @@ class Assigned:
     mixed: int
     reached: int
     note: str | None = None
+    arms: tuple[str, str] = ("treated", "control")
+    metric: tuple[str, int] | None = None
 
     def __len__(self) -> int:
         return len(self.customers)
@@ -51,18 +56,25 @@ class Assigned:
 def decided(store: Store, names: Names, gone: Callable[[str], bool]) -> pd.DataFrame:
     """Every decision of marketing that wrote or would have, oldest first: customer (as they are known now), program, at
     (seconds), arm (message, program, control), message_id, since. Nobody who was erased is in it."""
-    wanted = sa.select(D.customer_id, D.program, D.run_at, D.outcome, D.detail, D.message_id).where(
-        D.outcome.in_(MADE), D.kind == "marketing"
-    )
-    columns = ["customer", "program", "at", "outcome", "detail", "message_id"]
-    found = pd.DataFrame(store.select(wanted.order_by(D.run_at, D.seq)), columns=columns)
-    known = {name: names.own(name) for name in found["customer"].unique() if not gone(name)}
-    found["customer"] = found["customer"].map(known)
-    found = found.dropna(subset="customer")
-    found["at"] = [seconds(at) for at in found["at"]]
+    found = rows_of(store, names, gone, D.outcome.in_(MADE), D.kind == "marketing")
     found["arm"] = np.where(found["outcome"] == MESSAGE, MESSAGE, found["detail"])
     found["since"] = found.groupby("customer")["at"].transform("min")
-    return found.drop(columns=["outcome", "detail"])
+    return found
+
+
+def rows_of(
+    store: Store, names: Names, gone: Callable[[str], bool], *where: sa.ColumnElement[bool]
+) -> pd.DataFrame:
+    """Decisions, oldest first, by the columns of the table, and: name (the id that was decided about), customer (who
+    that is now), at (seconds). Of nobody who was erased."""
+    columns = ["name", "program", "at", "outcome", "detail", "message_id", "variant", "policy"]
+    rows = store.select(sa.select(*COLUMNS).where(*where).order_by(D.run_at, D.seq))
+    found = pd.DataFrame(rows, columns=columns)
+    known = {name: names.own(name) for name in found["name"].unique() if not gone(name)}
+    found["customer"] = found["name"].map(known)
+    found = found.dropna(subset="customer")
+    found["at"] = [seconds(at) for at in found["at"]]
+    return found
 
 
 def assigned(
@@ -77,12 +89,7 @@ def assigned(
     control, share, note = arms_of(own, program, rules)
     other = [arm for arm in (MESSAGE, OWN, CONTROL) if arm != control and (program is None or arm == MESSAGE)]
     own = own[own["arm"].isin([control, *other])]
-    inside = own
-    if since is not None:
-        inside = inside[inside["at"] >= seconds(since)]
-    if until is not None:
-        inside = inside[inside["at"] < seconds(until)]
-    first = inside.drop_duplicates("customer")
+    first = firsts(own, since, until)
     treated = (first["arm"] != control).to_numpy()
     if not treated.any() or treated.all():
         return None
@@ -93,7 +100,17 @@ def assigned(
         ALL if program is None else program.name, first["customer"].tolist(),
         first["at"].to_numpy(np.int64), first["since"].to_numpy(np.int64), treated, share,
         mixed=int((kinds > 1).sum()), reached=len(held & treated_after_all(arms, went_out)), note=note,
+        metric=None if program is None else (program.metric, program.metric_days),
     )  # fmt: skip
+
+
+def firsts(rows: pd.DataFrame, since: datetime | None, until: datetime | None) -> pd.DataFrame:
+    """The first row of each customer with since ≤ at < until."""
+    if since is not None:
+        rows = rows[rows["at"] >= seconds(since)]
+    if until is not None:
+        rows = rows[rows["at"] < seconds(until)]
+    return rows.drop_duplicates("customer")
 
 
 def arms_of(own: pd.DataFrame, program: Program | None, rules: Policy) -> tuple[str, float, str | None]:

@@ -167,7 +167,10 @@ def leaked(control: int, reached: int) -> dict[str, Any]:
     return {"control": control, "reached": reached, "share": share, "alarm": share > LEAKY}
 
 
-def warnings_of(found: Ratio | None, leaky: Mapping[str, Any] | None, several: bool) -> list[str]:
+def warnings_of(
+    found: Ratio | None, leaky: Mapping[str, Any] | None, several: bool,
+    arms: tuple[str, str] = ("treated", "control"),
+) -> list[str]:  # fmt: skip
     """What a reader must know before any figure."""
     said = []
     if found and found.alarm:
@@ -178,8 +181,9 @@ def warnings_of(found: Ratio | None, leaky: Mapping[str, Any] | None, several: b
             f"(p = {found.p:.2g}). Believe no figure before the cause is found; likely: {'; '.join(found.causes)}"
         )
     if leaky and leaky["alarm"]:
+        got = "were treated" if arms[0] == "treated" else f"got {arms[0]}"
         said.append(
-            f"the control leaks: {leaky['reached']:,} of its {leaky['control']:,} customers were treated after all "
+            f"the {arms[1]} leaks: {leaky['reached']:,} of its {leaky['control']:,} customers {got} after all "
             f"({leaky['share']:.1%}). What is found is by as much too small"
         )
     if several:

@@ -89,9 +89,11 @@ def compare(
     seed: int = 7,
     draws: int = DRAWS,
     least: int = LEAST_BUYERS,
+    counted: str = "buyers",
 ) -> Lift:
     """What the treated arm has more than the control. `before`: of the same customers what was known of them before the
-    assignment (their spend before), treated and control; it narrows the interval, and never moves the truth.
+    assignment (their spend before), treated and control; it narrows the interval, and never moves the truth. `counted`:
+    what those are called whose figure is not 0.
 
     The p-value is that of the studentised randomisation test with equal tails, p = 2 min(P(T* ≥ T), P(T* ≤ T)), and the
     interval inverts it: difference − (the quantiles of T*) × standard error, so that it holds 0 where p > 0.05.
@@ -101,7 +103,7 @@ def compare(
     """
     sides = [checked(values) for values in (treated, control)]
     of = [Side.of(values, int(np.count_nonzero(values))) for values in sides]
-    why = too_few(of[0], of[1], least)
+    why = too_few(of[0], of[1], least, counted)
     if why:
         return Lift(of[0], of[1], why)
     adjusted, reduction = (sides, None) if before is None else cuped(sides, [checked(x) for x in before])
@@ -131,15 +133,15 @@ def checked(values: ArrayLike) -> Reals:
     return found
 
 
-def too_few(treated: Side, control: Side, least: int = LEAST_BUYERS) -> str | None:
+def too_few(treated: Side, control: Side, least: int = LEAST_BUYERS, counted: str = "buyers") -> str | None:
     """Why nothing may be said: too few buyers in an arm, by count or as the arm's part of all of them."""
     everybody = treated.customers + control.customers
     for name, side in (("control", control), ("treated arm", treated)):
         part = (treated.buyers + control.buyers) * side.customers / everybody
         if min(side.buyers, part) < least:
             return (
-                f"the {name} has {side.buyers} buyers of {side.customers:,} customers, {part:.1f} were to be expected, "
-                f"and fewer than {least} say nothing of what they spend: wait, or hold back more"
+                f"the {name} has {side.buyers} {counted} of {side.customers:,} customers, {part:.1f} were to be "
+                f"expected, and fewer than {least} say nothing of the others: wait, or hold back more"
             )
     return None
 

@@ -1,6 +1,6 @@
 """What the terminal shows of what was earned: tables, as rich draws them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
@@ -9,30 +9,46 @@ from rich.text import Text
 
 Doc = Mapping[str, Any]
 WARNING = "yellow"
+DID = ("clicked", "opened", "conversion")  # by customers, beside what they brought
+HEADS: Mapping[str | None, tuple[str, str, str]] = {  # what is compared, and its two sides
+    None: ("program", "treated", "control"), "variant": ("variant", "variant", "first"),
+}  # fmt: skip
 CLAIMS = ("difference, 95 %", "incremental", "lift", "p", "adjusted")
 
 
-def lift_page(doc: Doc) -> Iterator[RenderableType]:
-    """Programs, each with its own metric in its own window."""
-    table = Table(title=f"{doc['store']}, data until {doc['data_until'][:10]}", title_justify="left")
-    table.add_column("program", no_wrap=True)
-    for name in ("treated", "control", *CLAIMS):
+def compared(title: str, first: str, sizes: Sequence[str]) -> Table:
+    """A table whose rows are comparisons: what, how many, and what is claimed."""
+    table = Table(title=title, title_justify="left")
+    table.add_column(first, no_wrap=True)
+    for name in (*sizes, *CLAIMS):
         table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def lift_page(doc: Doc) -> Iterator[RenderableType]:
+    """Each comparison with its own metric in its own window; of variants what readers did with the messages, too."""
+    heads = HEADS[doc["by"]]
+    table = compared(f"{doc['store']}, data until {doc['data_until'][:10]}", heads[0], heads[1:])
     for of in doc["programs"]:
-        found = of["windows"][str(of["window"])]["measures"].get(of["metric"])
-        what = Text(f"{of['program']}\n{of['metric']}, {of['window']} days")
-        table.add_row(what, *sizes(of, found), *claims(found or {}, of.get("p_adjusted")))
+        measures = of["windows"][str(of["window"])]["measures"]
+        for name in dict.fromkeys((of["metric"], *(DID if set(DID) & measures.keys() else ()))):
+            is_main = name == of["metric"]
+            what = f"{of['program']}\n{name}, {of['window']} days" if is_main else f"\n{name}"
+            found, adjusted = measures.get(name), of.get("p_adjusted") if is_main else None
+            table.add_row(Text(what), *sizes(of, found), *claims(found or {}, adjusted))
     yield table
     yield from reasons(doc)
     for of in doc["programs"]:
         yield from (Text(f"{of['program']}: {said}", WARNING) for said in of["warnings"])
         if of["note"]:
             yield Text(f"{of['program']}: {of['note']}")
+    if doc["by"]:
+        yield from (
+            Text(f"{of['program']}: {of['arms'][0]} against {of['arms'][1]}") for of in doc["programs"]
+        )
     yield from (Text(said, WARNING) for said in doc["warnings"])
     if doc["left_out"]:
-        yield Text(
-            f"not measured, as nobody was held back or nobody written to: {', '.join(doc['left_out'])}"
-        )
+        yield Text(f"not measured, as one side is empty: {', '.join(doc['left_out'])}")
 
 
 def sizes(of: Doc, found: Doc | None) -> tuple[str, ...]:
@@ -65,10 +81,7 @@ def reasons(doc: Doc) -> Iterator[Text]:
 
 def arms_page(doc: Doc) -> Iterator[RenderableType]:
     """The arms of a file."""
-    table = Table(title=f"{doc['outcome']} by arm, against {doc['control']}", title_justify="left")
-    table.add_column("arm", no_wrap=True)
-    for name in ("customers", "mean", *CLAIMS):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = compared(f"{doc['outcome']} by arm, against {doc['control']}", "arm", ("customers", "mean"))
     for of in doc["arms"]:
         is_control = of["arm"] == doc["control"]
         cells = [""] * len(CLAIMS) if is_control else claims(of, of["p_adjusted"])

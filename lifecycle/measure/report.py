@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.history import History, HistoryError
+from features.history import History
 from features.interactions import DAY, Ids, Interactions, moment, seconds
 from lifecycle.ledger import Names
 from lifecycle.measure.assigned import ALL, Assigned, assigned, decided, went_out
@@ -25,7 +26,8 @@ from lifecycle.measure.lift import (
     ratio,
 )
 from lifecycle.measure.outcomes import Purchases, matured
-from lifecycle.programs import Program, policy, programs
+from lifecycle.measure.variants import Signs, drawn, pairs, signs
+from lifecycle.programs import Policy, Program, policy, programs
 from lifecycle.run import OWN as FOLDER
 from lifecycle.run import PATIENCE
 from serving.compact import compact
@@ -34,52 +36,108 @@ from serving.store import Store, address
 WINDOWS = (7, 28, 90)
 SHARES = (0.05, 0.1, 0.2, 0.5)  # of a plan
 LOOKS = 26  # at most, one a week or rarer
-COVARIATES = {"revenue": "revenue", "margin": "revenue", "orders": "orders", "conversion": "orders"}
+COVARIATES = {"revenue": "revenue", "margin": "revenue"}  # of a measure; of all others: orders
 NOTHING = (
     "nothing can be measured: no marketing was decided in this time, or nobody was held back. `osclms run` decides, "
     "and policy.yaml and the programs say who is held back"
 )
+NO_VARIANTS = (
+    "nothing can be compared: no program drew variants in this time; its file names them: docs/programs.md"
+)
 Told = Callable[[str, int, int | None], None]
+By = Literal["variant"]
+
+
+class Wanted(NamedTuple):
+    """What is to be compared: one program or all, by decisions with since ≤ run < until, in these windows."""
+
+    only: str | None
+    since: datetime | None
+    until: datetime | None
+    windows: Sequence[int]
+
+
+class Home(NamedTuple):
+    """What comparisons are made of."""
+
+    history: History
+    store: Store
+    names: Names
+    table: Mapping[str, Program]
+    rules: Policy
+
+
+Found = tuple[Assigned, Mapping[str, Signs]]  # a comparison, and what customers did beside buying
 
 
 def earned(
     home: Path, database_url: str | None, *, only: str | None = None, since: datetime | None = None,
-    until: datetime | None = None, windows: Sequence[int] = WINDOWS, seed: int = 7,
+    until: datetime | None = None, windows: Sequence[int] = WINDOWS, seed: int = 7, by: By | None = None,
     told: Told = lambda what, done, of: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Every program against its control, and all together against the universal one, by the decisions with
-    since ≤ run < until. What came in live is moved into the history first.
+    since ≤ run < until; or, `by` another thing, the comparisons of it. What came in live is moved into the history
+    first.
 
     Raises HistoryError without events, StoreError.
     """
-    history = History(home / "history")
-    table, rules = programs(home / FOLDER), policy(home / FOLDER)
+    history, wanted = History(home / "history"), Wanted(only, since, until, windows)
     with Store(address(home, database_url)) as store:
         compact(history, store, told=told, patience=PATIENCE)
-        span = history.span()
-        if span is None:
-            raise HistoryError(f"{history.folder} holds no events: run `osclms load` first")
-        rows = decided(store, Names(history.aliases()), store.graves())
-        out = went_out(store, history, rows)
-    wanted = [None, *sorted(set(rows["program"]))] if only is None else [None if only == ALL else only]
-    found = [
-        of for name in wanted if (name is None or name in table)
-        and (of := assigned(rows, table[name] if name else None, rules, since=since, until=until, went_out=out))
-    ]  # fmt: skip
-    end = seconds(span[1]) + 1
-    data, costs = bought(history, span[1])
-    done = []
-    for place, one in enumerate(found, 1):
-        done.append(measured(one, Purchases.of(data, costs, one.customers), windows, end, table, seed))
+        last = history.known_span()[1]
+        opened = Home(
+            history, store, Names(history.aliases()), programs(home / FOLDER), policy(home / FOLDER)
+        )
+        (find, nothing), done = COMPARED[by], list[dict[str, Any]]()
+        found, left_out = find(opened, wanted)
+    end = seconds(last) + 1
+    data, costs = bought(history, last)
+    for place, (one, did) in enumerate(found, 1):
+        done.append(measured(one, Purchases.of(data, costs, one.customers, did), windows, end, seed))
         told("programs", place, len(found))
     adjust(done)
+    several = by is None and sum(of["program"] != ALL for of in done) > 1
     return {
-        "from": since and since.isoformat(), "to": until and until.isoformat(),
+        "by": by, "from": since and since.isoformat(), "to": until and until.isoformat(),
         "data_until": moment(end).isoformat(), "currency": history.store.currency, "store": history.store.name,
-        "windows": list(windows), "programs": done,
-        "left_out": left_out(wanted, {one.program for one in found}),
-        "warnings": warnings_of(None, None, sum(of["program"] != ALL for of in done) > 1) if done else [NOTHING],
+        "windows": list(windows), "programs": done, "left_out": left_out,
+        "warnings": warnings_of(None, None, several) if done else [nothing],
     }  # fmt: skip
+
+
+def by_program(of: Home, wanted: Wanted) -> tuple[list[Found], list[str]]:
+    """(programs against their controls, the names of those that cannot be measured, as nobody was held back, or nobody
+    written to)."""
+    rows = decided(of.store, of.names, of.store.graves())
+    out = went_out(of.store, of.history, rows)
+    only = wanted.only
+    names = [None, *sorted(set(rows["program"]))] if only is None else [None if only == ALL else only]
+    found = [
+        one for name in names if (name is None or name in of.table)
+        and (one := assigned(rows, of.table[name] if name else None, of.rules, since=wanted.since, until=wanted.until,
+                             went_out=out))
+    ]  # fmt: skip
+    there = {one.program for one in found}
+    return [(one, {}) for one in found], [name or ALL for name in names if (name or ALL) not in there]
+
+
+def by_variant(of: Home, wanted: Wanted) -> tuple[list[Found], list[str]]:
+    """(each variant of each program against the first, programs of which nobody was decided about)."""
+    rows = drawn(of.store, of.names, of.store.graves(), of.rules)
+    several = [name for name, program in of.table.items() if program.variants]
+    names = several if wanted.only is None else [wanted.only]
+    found: list[Found] = [
+        (one, signs(of.store, of.history, rows[rows["program"] == name], one.customers))
+        for name in names if name in of.table
+        for one in pairs(rows, of.table[name], of.rules, since=wanted.since, until=wanted.until)
+    ]  # fmt: skip
+    there = {one.program.partition(".")[0] for one, _ in found}
+    return found, [name for name in names if name not in there]
+
+
+COMPARED: Mapping[str | None, tuple[Callable[[Home, Wanted], tuple[list[Found], list[str]]], str]] = {
+    None: (by_program, NOTHING), "variant": (by_variant, NO_VARIANTS),
+}  # fmt: skip
 
 
 def bought(history: History, last: datetime) -> tuple[Interactions, dict[str, float]]:
@@ -91,20 +149,14 @@ def bought(history: History, last: datetime) -> tuple[Interactions, dict[str, fl
     return data, {row["product_id"]: row["cost"] for row in products if row["cost"] is not None}
 
 
-def left_out(wanted: Sequence[str | None], found: set[str]) -> list[str]:
-    """Programs that cannot be measured, as nobody was held back, or nobody written to."""
-    return [name or ALL for name in wanted if (name or ALL) not in found]
-
-
 # --- one program ------------------------------------------------------------------------------------------
 
 
 def measured(
-    of: Assigned, purchases: Purchases, windows: Sequence[int], end: int, table: Mapping[str, Program], seed: int
+    of: Assigned, purchases: Purchases, windows: Sequence[int], end: int, seed: int
 ) -> dict[str, Any]:  # fmt: skip
-    """A program's part of the document."""
-    program = table.get(of.program)
-    metric, days = (program.metric, program.metric_days) if program else ("revenue", 28)
+    """A comparison's part of the document."""
+    metric, days = of.metric or ("revenue", 28)
     sizes = (int(of.treated.sum()), int((~of.treated).sum()))
     before = purchases.before(of.since)
     parts = {str(window): windowed(of, purchases, before, window, end, seed) for window in windows}
@@ -113,12 +165,12 @@ def measured(
     window = min(windows, key=lambda w: (abs(w - days), w))
     metric = metric if metric in parts[str(window)]["measures"] else "revenue"
     return {
-        "program": of.program, "note": of.note, "treated": sizes[0], "control": sizes[1],
+        "program": of.program, "arms": list(of.arms), "note": of.note, "treated": sizes[0], "control": sizes[1],
         "first": moment(int(of.at.min())).isoformat(), "last": moment(int(of.at.max())).isoformat(),
         "ratio": found and vars(found), "leak": leak, "mixed": of.mixed,
         "metric": metric, "window": window, "costed": purchases.costed, "windows": parts,
         "looks": looks(of, purchases, window, end), "by_day": by_day(of, purchases, window, end),
-        "warnings": warnings_of(found, leak, False),
+        "warnings": warnings_of(found, leak, False, of.arms),
     }  # fmt: skip
 
 
@@ -132,9 +184,10 @@ def windowed(
     if not treated.any() or not control.any():
         return found | {"why": f"no window of {days} days has ended yet in both arms"}
     for name, values in purchases.after(of.at, days).items():
-        x = before[COVARIATES[name]]
-        lift = compare(values[treated], values[control], before=(x[treated], x[control]), seed=seed)
-        plain = compare(values[treated], values[control], seed=seed)
+        x = before[COVARIATES.get(name, "orders")]
+        counted = f"who {name}" if name in purchases.signs else "buyers"
+        both = partial(compare, values[treated], values[control], seed=seed, counted=counted)
+        lift, plain = both(before=(x[treated], x[control])), both()
         found["measures"][name] = told(lift) | {"unadjusted": short(plain)}
     return found
 
@@ -203,11 +256,9 @@ def planned(
     """The smallest difference of revenue that would be found 8 times in 10, were so many customers like all who have
     bought compared: by window and the control's share of them. It goes by what they spent in the last such window."""
     history = History(home / "history")
-    span = history.span()
-    if span is None:
-        raise HistoryError(f"{history.folder} holds no events: run `osclms load` first")
-    end = min(until or datetime.max.replace(tzinfo=UTC), moment(seconds(span[1]) + 1))
-    data, costs = bought(history, span[1])
+    last = history.known_span()[1]
+    end = min(until or datetime.max.replace(tzinfo=UTC), moment(seconds(last) + 1))
+    data, costs = bought(history, last)
     everybody = data.customers.at(range(len(data.customers)))
     purchases, rows = Purchases.of(data, costs, everybody), []
     for days in windows:
