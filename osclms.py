@@ -758,7 +758,10 @@ def known_program(home: Path, name: str) -> Any:
 )
 def lift(
     program: Annotated[str | None, typer.Option(help="Only this one, or all: all together.")] = None,
-    by: Annotated[Literal["variant"] | None, typer.Option(help="Compare variants with each other.")] = None,
+    by: Annotated[
+        Literal["variant", "version"] | None,
+        typer.Option(help="Compare a program's variants, or versions served side by side, with each other."),
+    ] = None,
     since: Annotated[
         datetime | None, typer.Option("--from", parser=moment, metavar="DATE", help="Decisions from then on.")
     ] = None,
@@ -796,6 +799,8 @@ def lift(
         return show_arms(data, str(arm), str(control), str(outcome), covariate, share, exposed, as_json)
     if given := [name for name, value in {**of_file, **rest}.items() if value is not None]:
         raise typer.BadParameter(f"{given[0]} is for a file: name it with --data")
+    if by == "version" and program is not None:
+        raise typer.BadParameter("versions make the lists of all programs: leave --program out")
     windows = days_of(window)
     if plan is not None:
         from lifecycle.measure.pages import plan_page
@@ -1040,6 +1045,40 @@ def compare(
     for p in found.settings:
         out.print(f"{p.name}: {p.first} → {p.second}", highlight=False, soft_wrap=True, markup=False)
     return None
+
+
+@app.command(
+    epilog="Examples: `osclms challenge 4 --share 0.1`, `osclms challenge`, `osclms challenge --stop`"
+)
+def challenge(
+    version: Annotated[str | None, typer.Argument(help="The version to serve beside the champion.")] = None,
+    share: Annotated[float, typer.Option(min=0.0001, max=0.9999, help="Of the customers.")] = 0.1,
+    seed: Annotated[int | None, typer.Option(help="Draw by this one; missing: each challenge anew.")] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="Let the champion answer all again.")] = False,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Serve another version to a share of the customers, and say what is on: docs/challenge.md."""
+    from serving.challenge import running
+
+    if stop and version is not None:
+        raise typer.BadParameter("name VERSION or --stop, not both")
+    if stop or version is not None:
+        from training.publish import Registry
+
+        registry = Registry(home)
+        registry.end_challenge() if version is None else registry.challenge(version, share, seed)
+    found = running(home)
+    if as_json:
+        return print_json({"challenge": found and found.model_dump(mode="json")})
+    said = "no challenger is served: the champion answers all"
+    if found:
+        since = found.since.isoformat(timespec="minutes")
+        said = (
+            f"version {found.version} answers {found.share:.2%} of customers (seed {found.seed}), the champion, "
+            f"version {found.champion}, the others, since {since}; `osclms lift --by version` compares them"
+        )
+    return out.print(said, highlight=False, soft_wrap=True)
 
 
 def plain(value: float | None) -> str:

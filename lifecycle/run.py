@@ -39,9 +39,11 @@ from lifecycle.occasions import PARTS, Occasions
 from lifecycle.programs import Addition, Due, Policy, Program, known, policy
 from lifecycle.triggers import found
 from serving.addresses import subject
+from serving.challenge import Challenger, challenger
 from serving.compact import compact
 from serving.current import current
 from serving.engine import Engine
+from serving.placements import FILE as PLACEMENTS
 from serving.scores import readable
 from serving.store import Store, address
 
@@ -138,10 +140,16 @@ class Run:
     )  # programs whose files are not understood, and why
     ordered: ByCustomer | None = None  # of each what exits count; None: nothing of this run is kept
     desk: Desk | None = None  # of a learned choice
+    challenger: Challenger | None = None  # who makes the lists of some customers
 
     @property
     def at(self) -> datetime:
         return self.day.at
+
+    def engine_of(self, person: int) -> Engine:
+        """Whose lists this customer gets."""
+        of = self.challenger
+        return of.engine if of and of.challenge.draws(self.names[person]) else self.engine
 
     @cached_property
     def personal(self) -> np.ndarray:
@@ -187,7 +195,9 @@ def run(
                 taught = policy_of(home, store, day, rules, table, aliases)
                 made = replace(made, desk=Desk(taught, rules.choosers, str(rules.seed), at))
             before = exits.orders(history, at - exits.WITHIN, at)
-            return decide(replace(made, ordered=ByCustomer(before), faulty=faulty), chosen, told)
+            beside = challenger(home, store, engine, placements=home / PLACEMENTS, clock=lambda: at)
+            made = replace(made, ordered=ByCustomer(before), faulty=faulty, challenger=beside)
+            return decide(made, chosen, told)
 
 
 def moment_of(home: Path, day: str) -> datetime:
@@ -299,7 +309,7 @@ def drafted(
     """What a message would show; of somebody who declined to be told apart, what is popular."""
     name = made.names[candidate.person] if made.personal[candidate.person] else None
     return draft(
-        made.engine, candidate.program, name, candidate.products, said,
+        made.engine_of(candidate.person), candidate.program, name, candidate.products, said,
         exclude=exclude, at=at or made.at, rules=made.policy.rules,
     )  # fmt: skip
 
@@ -537,7 +547,9 @@ def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
         return decision._replace(outcome="failed", detail=type(error).__name__)
     if candidate.products and not found.products:
         return decision._replace(outcome="sensitive")
-    why = unshown(made.engine, program, found) or lacking(program, [held.items for held in found.lists])
+    why = unshown(made.engine_of(candidate.person), program, found) or lacking(
+        program, [held.items for held in found.lists]
+    )
     if why:
         return decision._replace(outcome="too_few", detail=why)
     arm = arm_of(made.policy, program, past.named(name))
@@ -601,6 +613,7 @@ def row_of(made: Run, decision: Decision) -> Row:
         "send_at": decision.send_at, "local_day": decision.day.isoformat() if decision.day else None,
         "kind": program.kind, "content": decision.draft.model_dump_json() if decision.draft else None,
         "variant": decision.variant, "policy": decision.policy, "probability": decision.probability,
+        "model_version": made.engine_of(candidate.person).version if decision.draft else None,
         "received_at": made.now,
     }  # fmt: skip
 

@@ -137,6 +137,7 @@ def fragment_answer(
         "OSCLMS-Recommendation-Id": made.found.recommendation_id,
         "OSCLMS-Items": str(len(items)),
         "OSCLMS-Filled": str(sum(item.filled for item in items)),
+        "OSCLMS-Model-Version": made.found.model_version,
     }
     return Response(made.body, media_type=MEDIA[part], headers={**PART_HEADERS, **about}), made.found
 

@@ -53,14 +53,22 @@ EVENT_LAG = Histogram(
     registry=REGISTRY,
 )
 REFUSED = Counter("osclms_champion_refused", "Champions that did not load or answer", registry=REGISTRY)
+CHALLENGER_REFUSED = Counter(
+    "osclms_challenger_refused", "Challengers that did not load or answer", registry=REGISTRY
+)
+CHALLENGER_FAILED = Counter(
+    "osclms_challenger_failed", "Answers that the champion gave, as the challenger failed", registry=REGISTRY
+)
 UNREAD = Counter(
     "osclms_catalogue_unread", "Looks for changes of the catalogue that failed", registry=REGISTRY
 )
 LENGTHS = (0, 1, 2, 4, 8, 16, 32, 64, 100)
 LENGTH = Histogram(
-    "osclms_list_items", "Products of a list", ("placement",), buckets=LENGTHS, registry=REGISTRY
+    "osclms_list_items", "Products of a list", ("placement", "version"), buckets=LENGTHS, registry=REGISTRY
 )
-FALLBACK = Summary("osclms_fallback_share", "Share of a list that is fill", ("placement",), registry=REGISTRY)
+FALLBACK = Summary(
+    "osclms_fallback_share", "Share of a list that is fill", ("placement", "version"), registry=REGISTRY
+)
 REMOVED = Summary(
     "osclms_rule_removed_products", "Products that a rule took out, of one list in 20", ("placement", "rule"),
     registry=REGISTRY,
@@ -85,12 +93,12 @@ def answered(route: str, placement: str, status: int) -> tuple[Counter, Histogra
 
 
 @cache
-def lists(placement: str) -> tuple[Histogram, Summary]:
-    return LENGTH.labels(placement), FALLBACK.labels(placement)
+def lists(placement: str, version: str) -> tuple[Histogram, Summary]:
+    return LENGTH.labels(placement, version), FALLBACK.labels(placement, version)
 
 
 def listed(found: RecommendResponse) -> None:
-    length, fallback = lists(found.placement)
+    length, fallback = lists(found.placement, found.model_version)
     length.observe(len(found.items))
     fallback.observe(found.fallback_share)
     bits = memory(found.placement)
@@ -142,11 +150,16 @@ class Model(Collector):
     ) -> None:
         self.version, self.data_until = version, data_until
         self.placements, self.available = tuple(placements), available
+        self.challenger: tuple[str, float] | None = None  # its version, and of how many customers
 
     def collect(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("osclms_model_info", "The model version served", labels=["version"])
         info.add_metric([self.version], 1)
         yield info
+        share = GaugeMetricFamily("osclms_challenger_share", "Customers it answers", labels=["version"])
+        if self.challenger:
+            share.add_metric([self.challenger[0]], self.challenger[1])
+        yield share
         yield GaugeMetricFamily(
             "osclms_model_data_until_seconds", "End of its data, unix time", self.data_until
         )

@@ -48,6 +48,7 @@ from lifecycle.yamls import FileError
 from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people, replies
 from serving.body import read_body
 from serving.bundle import BundleError, Edition, edition
+from serving.challenge import Beside, Challenge, answering
 from serving.delivery import NO_PLACEMENT
 from serving.direct import Direct, Routes
 from serving.door import ANYBODY, CALLER, PREFLIGHT, Door, caller, is_loopback, is_preflight, now
@@ -135,6 +136,7 @@ class MessageQuery(Wire):
     record: delivery.Record = False
 
 
+T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 Asked = TypeVar("Asked", RecommendRequest, MessageQuery, delivery.FragmentQuery)
 PARTS: Mapping[str, str] = {"html": HTML, "text": TEXT}
@@ -239,6 +241,7 @@ class Site:
     ) -> None:
         """`clicked` keeps the clicks on links of mails; without it they are counted alone. `sent` keeps the ledger."""
         self.turns, self.lists = turns or Turns(), 0
+        self.rival: tuple[Challenge, Site] | None = None  # who answers a share of the customers
         self.engine, self.as_of, self.clock, self.intake = engine, as_of, clock, intake
         self.tokens, self.links, self.clicked = tokens, links, clicked
         self.sent, self.rules, self.postal = sent, rules or Policy(), postal
@@ -283,13 +286,45 @@ class Site:
             self.aliases = self.follower.aliases
             if of := (engine or self.engine).live:
                 of.rename(self.aliases)
-        if engine is None:
+        rival = self.rival[1].over_now() if self.rival else None
+        if engine is None and rival is None:
             return None
         site = copy(self)
-        site.engine, site.model = engine, copy(self.model)
-        site.model.available = engine.n_available
-        warm_up(site)
+        if self.rival and rival:
+            site.rival = (self.rival[0], rival)
+        if engine:
+            site.engine, site.model = engine, copy(self.model)
+            site.model.available = engine.n_available
+            warm_up(site)
         return site
+
+    def beside(self, challenge: Challenge | None, rival: "Site | None") -> "Site":
+        """The same site with another one beside it that answers the customers whom a challenge draws, or with none."""
+        site = copy(self)
+        site.model, site.rival = copy(self.model), None
+        site.model.challenger = (challenge.version, challenge.share) if challenge else None
+        if challenge and rival:
+            answering(rival.engine, self.engine.placements)
+            site.rival = (challenge, rival)
+        return site
+
+    def by(
+        self, asked: RecommendRequest | MessageQuery | delivery.FragmentQuery, ask: Callable[[Engine], T]
+    ) -> T:
+        """What the engine answers that this customer was drawn to; who has no id, by what is asked and when. Where a
+        challenger fails, or knows more than the moment that is asked about, the champion answers."""
+        if self.rival:
+            (challenge, site), at = self.rival, self.at(asked.at)
+            key = asked.customer_id or f"{at.timestamp()}|{asked.model_dump_json()}"
+            if challenge.draws(key) and site.engine.data_until <= at:
+                try:
+                    return ask(site.engine)
+                except (RequestError, NotSent):
+                    raise
+                except Exception as error:  # its message may hold what was sent
+                    metrics.CHALLENGER_FAILED.inc()
+                    log.error("version %s failed: %s", challenge.version, type(error).__name__)
+        return ask(self.engine)
 
     @property
     def store(self) -> Store:
@@ -311,7 +346,7 @@ class Site:
     def timed(self, placement: str, asked: RecommendRequest, at: datetime) -> tuple[RecommendResponse, float]:
         """A list, and how many milliseconds it took. It is counted, and of some what each rule removed."""
         started = time.perf_counter()
-        response = self.engine.recommend(placement, asked, at=at)
+        response = self.by(asked, lambda engine: engine.recommend(placement, asked, at=at))
         spent = (time.perf_counter() - started) * 1000
         metrics.listed(response)
         self.lists += 1
@@ -332,7 +367,9 @@ class Site:
     async def needs(self, request: Request) -> Response:
         asked = await self.asked(request)
         return answer(
-            await self.turns.compute(lambda: self.engine.needs(BASKET, asked, at=self.at(asked.at)))
+            await self.turns.compute(
+                lambda: self.by(asked, lambda engine: engine.needs(BASKET, asked, at=self.at(asked.at)))
+            )
         )
 
     async def asked(self, request: Request) -> RecommendRequest:
@@ -395,10 +432,10 @@ class Site:
     def previewed(self, program: Program, about: About, asked: MessageQuery) -> Message:
         variant = program.variant_of(self.rules.seed, asked.customer_id) if asked.customer_id else None
         try:
-            return preview(
-                self.engine, program.forms[variant], about, customer_id=asked.customer_id, order_id=asked.order_id,
+            return self.by(asked, lambda engine: preview(
+                engine, program.forms[variant], about, customer_id=asked.customer_id, order_id=asked.order_id,
                 links=self.links, at=self.at(asked.at), now=self.clock(), rules=self.rules.rules,
-            )  # fmt: skip
+            ))  # fmt: skip
         except NotSent as error:
             raise RequestError("program", error.reason, 409) from error
 
@@ -413,7 +450,10 @@ class Site:
         placement, at = request.path_params["placement"], self.at(asked.at)
         made = delivery.fragment_answer
         answer, found = await self.turns.compute(
-            lambda: made(self.engine, self.links, placement, asked, part, at=at, now=self.clock())
+            lambda: self.by(
+                asked,
+                lambda engine: made(engine, self.links, placement, asked, part, at=at, now=self.clock()),
+            )
         )
         if asked.record and not self.engine.is_buried(asked.customer_id):
             await self.record(asked, (found,))
@@ -939,6 +979,10 @@ class Service:
     def swap(self, served: Edition) -> None:
         """Serve whichever champion is promoted, or written anew, while this worker runs. Nothing holds the old one."""
 
+        def make(folder: Path) -> Site:
+            beside.leave()  # two engines at most
+            return load(settings(), self.intake, folder)
+
         def use(site: Site) -> None:
             with self.turn:
                 before = EDGE.site.engine.live if EDGE.site else None
@@ -948,14 +992,31 @@ class Service:
             del before
             settle()
 
+        home = settings().state()
+        beside = Beside[Site](
+            home, make=partial(load, settings(), self.intake), use=self.beside, drop=Site.drop
+        )
         watch(
             served,
             find=settings().folder,
-            make=partial(load, settings(), self.intake),
+            make=make,
             use=use,
             drop=Site.drop,
+            beside=beside.look,
             ended=self.ended,
         )
+
+    def beside(self, challenge: Challenge | None, rival: Site | None) -> None:
+        """Serve a challenger beside the champion, or none any more. Raises BundleError for one that cannot stand in."""
+        with self.turn:
+            if EDGE.site is None:
+                return
+            before = EDGE.site.rival
+            EDGE.open(EDGE.site.beside(challenge, rival))
+        if before:
+            before[1].drop()
+        del before
+        settle()
 
     def follow(self) -> None:
         """Serve the catalogue as it is now while this worker runs. A champion that comes meanwhile takes its turn."""

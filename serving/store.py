@@ -85,6 +85,9 @@ DECISIONS = Table(
         Column("kind", TEXT, True, "marketing or transactional"),
         Column("content", TEXT, about="JSON: what is shown; rendered as it is sent"),
         Column("variant", TEXT, about="of the program; missing: as it stands, or it did not come to that"),
+        Column(
+            "model_version", TEXT, about="which version's lists are in it; missing: it did not come to that"
+        ),
         Column("policy", TEXT, about="what chose it among others, with which seed"),
         Column("probability", REAL, about="how likely that choice was"),
         Column("settled_at", TIME, about="when what became of its message was for good; missing: not yet"),

@@ -26,17 +26,20 @@ def watch(
     make: Callable[[Path], Made],
     use: Callable[[Made], None],
     drop: Callable[[Made], None] = lambda _: None,
+    beside: Callable[[], None] = lambda: None,
     ended: Event,
     every: float = EVERY,
 ) -> None:
     """Look for another champion than the one served, until `ended` is set; make it, and only then use it. One that was
     written anew, as erasure does, is another.
 
-    What was made and is not used after all is dropped. One that cannot be made stays unserved until another takes its
-    place: the old one goes on, and osclms_champion_refused says so. Where the database is away it is tried again.
+    `beside` is called at each look, by the same thread. What was made and is not used after all is dropped. One that
+    cannot be made stays unserved until another takes its place: the old one goes on, and osclms_champion_refused says
+    so. Where the database is away it is tried again.
     """
     refused: Edition | None = None
     while not ended.wait(every):
+        beside()
         try:
             found = edition(find())
         except (BundleError, OSError):

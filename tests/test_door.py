@@ -387,8 +387,8 @@ def sample(name: str, **labels: str) -> float:
 
 
 def test_lists_are_measured(web: Web) -> None:
-    placement = "trending"
-    before = sample("osclms_list_items_count", placement=placement)
+    placement, own = "trending", {"placement": "trending", "version": "1"}
+    before = sample("osclms_list_items_count", **own)
     removed = [
         sample(f"osclms_rule_removed_products_{what}", placement=placement, rule="exclude")
         for what in ("count", "sum")
@@ -398,9 +398,9 @@ def test_lists_are_measured(web: Web) -> None:
     for _ in range(metrics.EVERY):
         asked = {"limit": 3, "rules": [rule]}
         assert web.ask("POST", f"/v1/recommend/{placement}", kind=SECRET, json=asked).status_code == 200
-    assert sample("osclms_list_items_count", placement=placement) == before + metrics.EVERY
-    assert sample("osclms_list_items_bucket", placement=placement, le="4.0") >= metrics.EVERY
-    assert sample("osclms_fallback_share_count", placement=placement) >= metrics.EVERY
+    assert sample("osclms_list_items_count", **own) == before + metrics.EVERY
+    assert sample("osclms_list_items_bucket", **own, le="4.0") >= metrics.EVERY
+    assert sample("osclms_fallback_share_count", **own) >= metrics.EVERY
     assert sample("osclms_rule_removed_products_count", placement=placement, rule="exclude") == removed[0] + 1
     assert sample("osclms_rule_removed_products_sum", placement=placement, rule="exclude") == removed[1] + 6
     text = web.ask("GET", "/metrics", kind=SECRET).text

@@ -20,6 +20,7 @@ MEASURES = {"revenue": "Revenue", "margin": "Margin", "orders": "Orders", "conve
 PARTS = ("conversion", "opened", "clicked")  # measures that are shares of customers
 TITLES: Mapping[str | None, tuple[str, str]] = {  # of the page, and of what it compares
     None: ("what programs earned", "Programs"), "variant": ("what variants earned", "Variants"),
+    "version": ("what versions earned", "Versions"),
 }  # fmt: skip
 HOW = (
     "Everybody assigned counts, opened or not (intention to treat). Intervals are 95 %, by a studentised randomisation "

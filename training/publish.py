@@ -7,6 +7,7 @@ The one file that imports mlflow. Everything lives below one folder, `$OSCLMS_HO
     cards/<version>.html   a version's model card, for people
     champions.jsonl        who was champion, when and why: what `previous` reads
     champion               the version to serve: what serving reads at start; follows the alias
+    challenges.jsonl       which versions were served beside it, to whom, when (`serving.challenge`)
     scores/<version>/      customers' fitted scores, and `scores/current`, which names those to tell
 
 A file of a bundle and its artifact are one file by two names where the file system can: no file in either
@@ -25,7 +26,7 @@ import sqlite3
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from logging import WARNING, getLogger
@@ -33,6 +34,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
+
+from serving.challenge import FILE as CHALLENGES
+from serving.challenge import Challenge, answering, challenges, running
+from serving.engine import Engine
+from serving.placements import FILE as PLACEMENTS
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 with warnings.catch_warnings():
@@ -241,6 +247,7 @@ class Registry:
         with self._lock:
             known = self._versions()
             kept = {*self._trail()[-3:], *list(known)[-keep:], self.champion(), self._served()}
+            kept |= {found.version} if (found := running(self.home)) else set()
             for version in known.keys() - kept:
                 if PRUNED not in known[version].tags:
                     self.client.set_model_version_tag(NAME, version, PRUNED, "true")
@@ -313,6 +320,40 @@ class Registry:
             if not earlier:
                 raise RegistryError(f"there is no champion before {self.champion()}: {self._way_out()}")
             return (*synced, *self._crown(earlier[-1], "rolled back"))
+
+    def challenge(self, version: str, share: float, seed: int | None = None) -> Challenge:
+        """Serve this version beside the champion to a share of the customers from now on, fetching its bundle where it
+        is missing; what ran is over. Without a seed each challenge draws anew.
+
+        Raises RegistryError for a version that there is not or that is the champion, BundleError for one that does not
+        answer what the champion does.
+        """
+        with self._lock:
+            champion, before = self._served(), challenges(self.home)
+            if champion is None or version == champion:
+                raise RegistryError(f"version {version} is the champion: name another to hold against it")
+            if not (self.bundles / version).exists():
+                self._fetch(version)
+            theirs = Engine.load(self.bundles / champion, placements=self.home / PLACEMENTS).placements
+            answering(Engine.load(self.bundles / version, placements=self.home / PLACEMENTS), theirs)
+            made = Challenge(
+                version=version, champion=champion, share=share, since=datetime.now(UTC),
+                seed=len(before) + 1 if seed is None else seed,
+            )  # fmt: skip
+            self._write_challenges([*over(before, made.since), made])
+        return made
+
+    def end_challenge(self) -> bool:
+        """The champion answers all again; whether anything ran."""
+        with self._lock:
+            before = challenges(self.home)
+            after = over(before, datetime.now(UTC))
+            self._write_challenges(after)
+        return after != before
+
+    def _write_challenges(self, rows: Sequence[Challenge]) -> None:
+        lines = (row.model_dump_json(exclude_none=True) for row in rows)
+        write_atomically(self.home / CHALLENGES, "".join(f"{line}\n" for line in lines))
 
     def sync(self) -> tuple[str, ...]:
         """Let the log and the file follow the alias, moved in MLflow or left by a crash. Says what changed.
@@ -462,6 +503,11 @@ def bundle_version(folder: Path) -> str:
     if not path.exists():
         raise RegistryError(f"{path} is missing: {folder} is no bundle")
     return str(json.loads(path.read_text())["version"])
+
+
+def over(rows: Sequence[Challenge], at: datetime) -> list[Challenge]:
+    """The same challenges, of which none runs any more."""
+    return [row if row.until else row.model_copy(update={"until": at}) for row in rows]
 
 
 def write_atomically(path: Path, text: str) -> None:

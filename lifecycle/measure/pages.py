@@ -12,6 +12,7 @@ WARNING = "yellow"
 DID = ("clicked", "opened", "conversion")  # by customers, beside what they brought
 HEADS: Mapping[str | None, tuple[str, str, str]] = {  # what is compared, and its two sides
     None: ("program", "treated", "control"), "variant": ("variant", "variant", "first"),
+    "version": ("version", "challenger", "champion"),
 }  # fmt: skip
 CLAIMS = ("difference, 95 %", "incremental", "lift", "p", "adjusted")
 

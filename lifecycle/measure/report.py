@@ -27,6 +27,7 @@ from lifecycle.measure.lift import (
 )
 from lifecycle.measure.outcomes import Purchases, matured
 from lifecycle.measure.variants import Signs, drawn, pairs, signs
+from lifecycle.measure.versions import served, touched
 from lifecycle.programs import Policy, Program, policy, programs
 from lifecycle.run import OWN as FOLDER
 from lifecycle.run import PATIENCE
@@ -45,7 +46,11 @@ NO_VARIANTS = (
     "nothing can be compared: no program drew variants in this time; its file names them: docs/programs.md"
 )
 Told = Callable[[str, int, int | None], None]
-By = Literal["variant"]
+NO_VERSIONS = (
+    "nothing can be compared: no version was served beside the champion to customers who were touched in this time; "
+    "`osclms challenge` serves one"
+)
+By = Literal["variant", "version"]
 
 
 class Wanted(NamedTuple):
@@ -60,6 +65,7 @@ class Wanted(NamedTuple):
 class Home(NamedTuple):
     """What comparisons are made of."""
 
+    folder: Path
     history: History
     store: Store
     names: Names
@@ -86,7 +92,7 @@ def earned(
         compact(history, store, told=told, patience=PATIENCE)
         last = history.known_span()[1]
         opened = Home(
-            history, store, Names(history.aliases()), programs(home / FOLDER), policy(home / FOLDER)
+            home, history, store, Names(history.aliases()), programs(home / FOLDER), policy(home / FOLDER)
         )
         (find, nothing), done = COMPARED[by], list[dict[str, Any]]()
         found, left_out = find(opened, wanted)
@@ -135,8 +141,16 @@ def by_variant(of: Home, wanted: Wanted) -> tuple[list[Found], list[str]]:
     return found, [name for name in names if name not in there]
 
 
+def by_version(of: Home, wanted: Wanted) -> tuple[list[Found], list[str]]:
+    """(each challenger against the champion of its time, those of whom nobody was drawn)."""
+    rows = touched(of.store, of.history, of.names, of.store.graves())
+    found, without = served(of.folder, rows, since=wanted.since, until=wanted.until)
+    return [(one, {}) for one in found], without
+
+
 COMPARED: Mapping[str | None, tuple[Callable[[Home, Wanted], tuple[list[Found], list[str]]], str]] = {
     None: (by_program, NOTHING), "variant": (by_variant, NO_VARIANTS),
+    "version": (by_version, NO_VERSIONS),
 }  # fmt: skip
 
 
