@@ -288,7 +288,7 @@ def distinct(column: "pa.ChunkedArray[Any]") -> Ids:
 
 @dataclass(frozen=True)
 class Lines:
-    """Order lines as they come, before they are merged."""
+    """Order lines as they come, before they are merged. placed: whether they stand as `in_place` would have them."""
 
     customers: Ids
     orders: Ids
@@ -299,6 +299,7 @@ class Lines:
     quantity: NDArray[np.float64]
     paid: NDArray[np.float64]
     discount: NDArray[np.float64]
+    placed: bool = False
 
     @classmethod
     def of(cls, events: pa.Table, items: Ids, like: "Lines | None" = None) -> "Lines":
@@ -343,7 +344,7 @@ class Lines:
         moved = [replace(part, order=np.append(place, np.int32(-1))[part.order]) for part, place in both]
         joined = {name: np.concatenate([getattr(part, name) for part in moved]) for name in LINE}
         customers = other.customers if len(other.customers) else self.customers
-        return replace(self, customers=customers, orders=orders, **joined)
+        return replace(self, customers=customers, orders=orders, placed=False, **joined)
 
     def told(self, events: pa.Table, items: Ids, until: datetime) -> Interactions:
         """These lines as rows, after what was returned of them."""
@@ -386,32 +387,35 @@ class Lines:
         """A number for each pair of order id and customer, sorted like them; below 0 without an order id."""
         return self.of_order() * (len(self.customers) + 1) + self.customer + (self.order >= 0)
 
-    def ordered(self) -> tuple[Ids, Ints]:
-        """(orders, one for each customer of an id; the order of each line)."""
-        pairs, inverse = np.unique(self.own_order(), return_inverse=True)
-        return Ids(self.orders.values[pairs // (len(self.customers) + 1)]), inverse.astype(np.int32)
+    def in_place(self) -> "Lines":
+        """The same lines by customer, their orders as they began, and item."""
+        if self.placed:
+            return self
+        orders, order = np.unique(self.own_order(), return_inverse=True)
+        first = np.full(len(orders), np.iinfo(np.int64).max)
+        np.minimum.at(first, order, self.at)
+        by = np.lexsort((self.item, order, first[order], self.customer))
+        return replace(self.where(by), placed=True)
 
     def merged(self, items: Ids, until: int) -> Interactions:
         """One row for a customer, an order and an item, at the order's first moment."""
-        orders, order = self.ordered()
-        first = np.full(len(orders), np.iinfo(np.int64).max)
-        np.minimum.at(first, order, self.at)
-        at = first[order]
-        by = np.lexsort((self.item, order, at, self.customer))
-        columns = [column[by] for column in (self.customer, self.item, order)]
-        del order
-        new = np.ones(len(by), bool)
-        if len(by):
-            new[1:] = np.any([c[1:] != c[:-1] for c in columns], axis=0)
+        lines = self.in_place()
+        own = lines.own_order()
+        new = runs(own)
+        begin = np.flatnonzero(new)
+        pairs, place = np.unique(own[begin], return_inverse=True)
+        first = np.minimum.reduceat(lines.at, begin) if len(begin) else lines.at
+        new[1:] |= lines.item[1:] != lines.item[:-1]
         start = np.flatnonzero(new)
-        customer, item, order = (c[start] for c in columns)
-        del columns, new, first
+        del own, new
+        of = np.searchsorted(begin, start, "right") - 1  # the order of each row
         total = [
-            (np.add.reduceat(v[by], start) if len(by) else v).astype(np.float32)
-            for v in (self.quantity, self.paid, self.discount)
+            (np.add.reduceat(values, start) if len(start) else values).astype(np.float32)
+            for values in (lines.quantity, lines.paid, lines.discount)
         ]
         merged = Interactions(
-            self.customers, items, orders, customer, item, order, at[by][start],
+            self.customers, items, Ids(self.orders.values[pairs // (len(self.customers) + 1)]),
+            lines.customer[start], lines.item[start], place.astype(np.int32)[of], first[of],
             total[0], total[1], total[2], until,
         )  # fmt: skip
         return compact(merged)
@@ -458,7 +462,7 @@ def pasts(
     events: pa.Table, *, items: Ids, moments: Sequence[datetime], keep: NDArray[np.bool_] | None = None
 ) -> Iterator[Interactions]:
     """`Interactions.from_events` as of each of these moments in turn; ids are read once for all of them."""
-    lines = Lines.bought(events, items, keep, max(moments))
+    lines = Lines.bought(events, items, keep, max(moments)).in_place()
     returned = Lines.of(before(events, max(moments), "return"), items, like=lines)
     for moment in moments:
         end = seconds(moment)
