@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from features.customers import GROUP_NAMES, STAGES
-from features.experiments import arm_of
+from features.experiments import arm_of, is_held_back
 from lifecycle.yamls import FileError, read
 from serving.rules import Exclude
 
@@ -373,6 +373,7 @@ class Program(Strict):
     rating: bool = False  # asks for stars
     breaker: Breaker = Breaker()
     variants: Annotated[Mapping[Name, Variant], AfterValidator(within_one)] = {}
+    seed: int | None = None  # another one draws anew who is held back and who gets which variant; None: the shop's
     draw: str = ""  # another word draws anew who gets which variant
     texts: Annotated[Mapping[str, Texts], Field(min_length=1)]
 
@@ -418,7 +419,14 @@ class Program(Strict):
     def variant_of(self, seed: int, customer_id: str) -> str | None:
         """The variant that a customer gets, the same for ever; None: the program as it stands."""
         shares = {name: of.share for name, of in self.variants.items()}
-        return arm_of(f"variant|{self.name}|{self.draw}|{seed}", customer_id, shares)
+        return arm_of(f"variant|{self.name}|{self.draw}|{self.seed_or(seed)}", customer_id, shares)
+
+    def holds_back(self, seed: int, customer_id: str) -> bool:
+        """Whether a customer is of its own control, the same for ever. `seed`: the shop's."""
+        return is_held_back(f"{self.name}|{self.seed_or(seed)}", customer_id, self.holdout)
+
+    def seed_or(self, seed: int) -> int:
+        return seed if self.seed is None else self.seed
 
     @cached_property
     def version(self) -> str:

@@ -567,7 +567,7 @@ def arm_of(rules: Policy, program: Program, name: str) -> str | None:
         return None
     if is_held_back(f"control|{rules.seed}", name, rules.control):
         return "control"
-    return "program" if is_held_back(f"{program.name}|{rules.seed}", name, program.holdout) else None
+    return "program" if program.holds_back(rules.seed, name) else None
 
 
 def words(made: Run, name: str, decision: Decision) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,7 @@ def test_a_run_says_which_version_made_each_message(written_home: Path, tmp_path
 # --- what it earned -----------------------------------------------------------------------------------------
 
 
-def lives(of: Challenge) -> Iterator[Mapping[str, Any]]:
+def lives(of: Challenge) -> Iterator[dict[str, Any]]:
     """All look at something, some day; who was drawn to the challenger buys twice as often from then on."""
     rng = np.random.default_rng(8)
     for n in range(N):
