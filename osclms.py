@@ -1058,7 +1058,7 @@ def challenge(
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
-    """Serve another version to a share of the customers, and say what is on: docs/challenge.md."""
+    """Serve another version to a share of the customers, and say what is on: docs/measuring.md#versions."""
     from serving.challenge import running
 
     if stop and version is not None:

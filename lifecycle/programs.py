@@ -373,7 +373,9 @@ class Program(Strict):
     rating: bool = False  # asks for stars
     breaker: Breaker = Breaker()
     variants: Annotated[Mapping[Name, Variant], AfterValidator(within_one)] = {}
-    seed: int | None = None  # another one draws anew who is held back and who gets which variant; None: the shop's
+    seed: int | None = (
+        None  # another one draws anew who is held back and who gets which variant; None: the shop's
+    )
     draw: str = ""  # another word draws anew who gets which variant
     texts: Annotated[Mapping[str, Texts], Field(min_length=1)]
 

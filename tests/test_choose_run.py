@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 from features.history import History
 from features.interactions import Ids, Interactions, seconds
 from lifecycle.choose.desk import group_of
-from lifecycle.choose.past import FOLDER, brought, overlaps, worths
+from lifecycle.choose.past import FOLDER, brought, overlaps
 from lifecycle.choose.policy import Policy
 from lifecycle.choose.report import learned, reported
+from lifecycle.measure.outcomes import Purchases, worths
 from lifecycle.programs import Choosers
 from lifecycle.run import run as decide
 from osclms import app
@@ -153,4 +154,8 @@ def test_a_reward_is_what_was_bought_within_the_window(home: Path) -> None:
     cost = np.full(len(items), np.nan)
     cost[data.item[0]] = 0.0
     assert worths(data, cost).sum() == pytest.approx(data.paid.sum(), rel=1e-6)
+    cost[data.item[0]] = 5.0
+    spent = Purchases.of(data, cost, data.customers.at(who)).total(at, at + window)
+    assert spent["revenue"] == pytest.approx(found) and 0 < spent["revenue"].sum() != spent["margin"].sum()
+    assert spent["margin"] == pytest.approx(brought(data, worths(data, cost), who, at, window))
     assert overlaps(["a", "a", "b"], ["email"] * 3, np.array([0, 4, 4]), 10).tolist() == [2, 2, 1]

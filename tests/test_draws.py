@@ -1,6 +1,7 @@
 """Who is drawn to which arm: evenly, for good, each program by itself, and by the first id through every merge."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from uuid import UUID
 
@@ -45,7 +46,7 @@ def test_buckets_are_even_whatever_ids_look_like(shape: str) -> None:
     cells = np.array([np.bincount(found // (BUCKETS // 20), minlength=20) for found in seeds])
     chi = ((cells - cells.sum() / cells.size) ** 2 / (cells.sum() / cells.size)).sum()
     assert 0.001 < stats.chi2.sf(chi, 8 * 19) < 0.999
-    both = sum(int(((a < 1_000) & (b < 1_000)).sum()) for a, b in zip(seeds, seeds[1:], strict=False))
+    both = sum(int(((a < 1_000) & (b < 1_000)).sum()) for a, b in pairwise(seeds))
     assert 0.001 < stats.binom.cdf(both, 7 * 1_500, 0.01) < 0.999
 
 

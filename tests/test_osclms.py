@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "docs" / "samples"
 VERBS = (
     "load", "generate", "compact", "erase", "customer", "customers", "tune", "train", "evaluate", "compare", "promote",
-    "run", "deliver", "audience", "lift", "recommend", "message", "serve", "check", "demo",
+    "challenge", "run", "deliver", "audience", "lift", "recommend", "message", "serve", "check", "demo",
 )  # fmt: skip
 
 

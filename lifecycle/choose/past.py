@@ -19,6 +19,7 @@ from lifecycle.choose.learner import HALF_LIFE, SILENCE, Array, Rows, Sums, fade
 from lifecycle.choose.policy import Policy
 from lifecycle.day import Day
 from lifecycle.ledger import Names
+from lifecycle.measure.outcomes import costs, worths
 from serving.store import DATA, Store
 
 FOLDER = "choices"  # in a home: its policies
@@ -75,31 +76,14 @@ def matured(
         row["eligible"], row["context"] = json.loads(row["eligible"]), json.loads(row["context"])
     customer = [names.own(row["customer_id"]) for row in rows]
     at = np.array([seconds(row["run_at"]) for row in rows], np.int64)
-    worth = worths(day.data, costs(home, day) if rules.choice_reward == "margin" else None)
+    worth = worths(
+        day.data,
+        costs(History(home / "history"), day.data.items) if rules.choice_reward == "margin" else None,
+    )
     who = day.data.customers.positions(customer).astype(np.int64)
     reward = brought(day.data, worth, who, at, rules.choice_days * DAY)
     channel = [row["channel"] for row in rows]
     return Log(rows, customer, reward, 1 / overlaps(customer, channel, at, rules.choice_days * DAY))
-
-
-def costs(home: Path, day: Day) -> Array:
-    """What a unit of each product of the catalogue costs, NaN unknown."""
-    table = History(home / "history").table("products", columns=("product_id", "cost")).to_pandas()
-    known = table.dropna(subset=["cost"]).set_index("product_id")["cost"]
-    names = day.catalog.items.at(range(len(day.catalog.items)))
-    return np.asarray(known.reindex(names).to_numpy(dtype=np.float64, na_value=np.nan))
-
-
-def worths(data: Interactions, cost: Array | None) -> Array:
-    """What each line brought: its margin, of products without a cost by the mean margin of the others; without any cost
-    what was paid."""
-    paid = data.paid.astype(np.float64)
-    if cost is None or np.isnan(cost).all():
-        return paid
-    margin = paid - cost[data.item] * data.quantity
-    known = ~np.isnan(margin)
-    share = margin[known].sum() / paid[known].sum() if paid[known].sum() else 1.0
-    return np.where(known, margin, paid * share)
 
 
 def brought(

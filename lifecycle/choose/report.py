@@ -15,12 +15,12 @@ from lifecycle.choice import rank
 from lifecycle.choose.desk import CHOOSERS
 from lifecycle.choose.estimate import TARGETS, ChooseError, judged_by_name
 from lifecycle.choose.learner import Array
-from lifecycle.choose.past import Log, brought, costs, matured, policy_of, worths
+from lifecycle.choose.past import Log, brought, matured, policy_of
 from lifecycle.choose.policy import Policy
 from lifecycle.day import Day, day_of
 from lifecycle.measure.groups import side_by_side
 from lifecycle.measure.lift import ratio
-from lifecycle.measure.outcomes import BEFORE
+from lifecycle.measure.outcomes import BEFORE, costs, worths
 from lifecycle.programs import Policy as Rules
 from lifecycle.programs import Program, policy, programs
 from lifecycle.run import OWN, PATIENCE
@@ -74,7 +74,10 @@ def groups(home: Path, day: Day, log: Log, rules: Rules) -> dict[str, Any]:
         first.setdefault(name, row)
     names = sorted(first)
     at = np.array([seconds(first[name]["run_at"]) for name in names], np.int64)
-    worth = worths(day.data, costs(home, day) if rules.choice_reward == "margin" else None)
+    worth = worths(
+        day.data,
+        costs(History(home / "history"), day.data.items) if rules.choice_reward == "margin" else None,
+    )
     who = day.data.customers.positions(names).astype(np.int64)
     total = brought(day.data, worth, who, at, day.until - at)
     before: Array = brought(day.data, worth, who, at - BEFORE * DAY, BEFORE * DAY)

@@ -49,8 +49,7 @@ def row(name: str, of: Lift, adjusted: float | None) -> dict[str, Any]:
     side = of.treated
     return {
         "arm": name, "customers": side.customers, "buyers": side.buyers, "mean": side.mean,
-        **{key: list(value) if isinstance(value, tuple) else value for key, value in told.items()},
-        "p_adjusted": adjusted,
+        **told, "p_adjusted": adjusted,
     }  # fmt: skip
 
 

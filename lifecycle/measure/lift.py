@@ -75,7 +75,10 @@ class Lift:
     error: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values, as JSON has them."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
 
 
 # --- one treated arm against the control ------------------------------------------------------------------

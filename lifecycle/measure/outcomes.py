@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from features.interactions import DAY, Interactions, Seconds
+from features.history import History
+from features.interactions import DAY, Ids, Interactions, Seconds
 from lifecycle.measure.lift import Reals
 
 BEFORE = 90  # days of spend before the first decision, the covariate
@@ -14,35 +15,34 @@ BEFORE = 90  # days of spend before the first decision, the covariate
 
 @dataclass(frozen=True)
 class Purchases:
-    """All that was bought, a row a line: owner (of the customers asked about, −1 none of them), at, order, revenue,
-    margin (NaN where the cost is not known). signs: what else customers did, (owner, at) by name."""
+    """All that these customers bought, a row a line: owner, at, order, revenue, margin (None where no cost is known at
+    all). costed: the share of the revenue whose cost is known. signs: what else customers did, (owner, at) by name."""
 
     owner: NDArray[np.int64]
     at: Seconds
     order: NDArray[np.int64]
     revenue: Reals
-    margin: Reals
+    margin: Reals | None
+    costed: float
     signs: Mapping[str, tuple[NDArray[np.int64], Seconds]] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, data: Interactions, costs: Mapping[str, float], customers: list[str],
+        cls, data: Interactions, cost: Reals, customers: list[str],
         signs: Mapping[str, tuple[NDArray[np.int64], Seconds]] | None = None,
     ) -> "Purchases":  # fmt: skip
-        """Of these customers alone; returns are taken back already."""
+        """Of these customers alone; returns are taken back already. cost: by product, NaN unknown."""
         place = np.full(len(data.customers) + 1, -1, np.int64)
         found = data.customers.positions(customers)
         known = np.flatnonzero(found >= 0)
         place[found[known]] = known
         owner = place[data.customer]
         rows = owner >= 0
-        cost = np.array(
-            [costs.get(name, np.nan) for name in data.items.at(range(len(data.items)))] or [np.nan]
-        )
-        paid = data.paid[rows].astype(np.float64)
+        paid, is_known = data.paid[rows].astype(np.float64), ~np.isnan(cost[data.item[rows]])
         return cls(
             owner[rows], data.at[rows], data.order[rows].astype(np.int64), paid,
-            paid - cost[data.item[rows]] * data.quantity[rows], signs or {},
+            worths(data, cost)[rows] if is_known.any() else None,
+            float(paid[is_known].sum()) / (float(paid.sum()) or 1.0), signs or {},
         )  # fmt: skip
 
     def within(self, since: Seconds, until: Seconds) -> NDArray[np.bool_]:
@@ -61,15 +61,9 @@ class Purchases:
             "revenue": np.bincount(owner, self.revenue[rows], n), "conversion": (orders > 0).astype(float),
             "orders": orders,
         }  # fmt: skip
-        if np.isfinite(self.margin).any():
-            found["margin"] = np.bincount(owner, np.nan_to_num(self.margin[rows]), n)
+        if self.margin is not None:
+            found["margin"] = np.bincount(owner, self.margin[rows], n)
         return found | {name: gave(*of, since, until) for name, of in self.signs.items()}
-
-    @property
-    def costed(self) -> float:
-        """The share of revenue whose cost is known."""
-        total = float(self.revenue.sum())
-        return float(self.revenue[np.isfinite(self.margin)].sum()) / total if total else 0.0
 
     def after(self, at: Seconds, days: int) -> dict[str, Reals]:
         return self.total(at, at + days * DAY)
@@ -82,6 +76,25 @@ class Purchases:
         rows = self.within(at, at + days * DAY) & inside[self.owner]
         day = (self.at[rows] - at[self.owner[rows]]) // DAY
         return np.cumsum(np.bincount(day, self.revenue[rows], days)) / max(int(inside.sum()), 1)
+
+
+def costs(history: History, items: Ids) -> Reals:
+    """What a unit of each product costs the shop, NaN unknown: float64 [len(items)]."""
+    table = history.table("products", columns=("product_id", "cost")).to_pandas()
+    known = table.dropna(subset=["cost"]).set_index("product_id")["cost"]
+    return np.asarray(known.reindex(items.at(range(len(items)))).to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def worths(data: Interactions, cost: Reals | None) -> Reals:
+    """What each line brought: its margin, of products without a cost by the mean margin of the others; without any cost
+    what was paid."""
+    paid = data.paid.astype(np.float64)
+    if cost is None or np.isnan(cost).all():
+        return paid
+    margin = paid - cost[data.item] * data.quantity
+    known = ~np.isnan(margin)
+    share = margin[known].sum() / paid[known].sum() if paid[known].sum() else 1.0
+    return np.where(known, margin, paid * share)
 
 
 def gave(owner: NDArray[np.int64], at: Seconds, since: Seconds, until: Seconds) -> Reals:

@@ -17,6 +17,7 @@ from lifecycle.measure.groups import leaked, warnings_of
 from lifecycle.measure.lift import (
     LEAST_BUYERS,
     Lift,
+    Reals,
     Side,
     compare,
     corrected,
@@ -25,7 +26,7 @@ from lifecycle.measure.lift import (
     planned_error,
     ratio,
 )
-from lifecycle.measure.outcomes import Purchases, matured
+from lifecycle.measure.outcomes import Purchases, costs, matured
 from lifecycle.measure.variants import Signs, drawn, pairs, signs
 from lifecycle.measure.versions import served, touched
 from lifecycle.programs import Policy, Program, policy, programs
@@ -97,9 +98,9 @@ def earned(
         (find, nothing), done = COMPARED[by], list[dict[str, Any]]()
         found, left_out = find(opened, wanted)
     end = seconds(last) + 1
-    data, costs = bought(history, last)
+    data, cost = bought(history, last)
     for place, (one, did) in enumerate(found, 1):
-        done.append(measured(one, Purchases.of(data, costs, one.customers, did), windows, end, seed))
+        done.append(measured(one, Purchases.of(data, cost, one.customers, did), windows, end, seed))
         told("programs", place, len(found))
     adjust(done)
     several = by is None and sum(of["program"] != ALL for of in done) > 1
@@ -154,13 +155,12 @@ COMPARED: Mapping[str | None, tuple[Callable[[Home, Wanted], tuple[list[Found], 
 }  # fmt: skip
 
 
-def bought(history: History, last: datetime) -> tuple[Interactions, dict[str, float]]:
-    """Everything that was bought, returns taken back, and what products cost the shop."""
+def bought(history: History, last: datetime) -> tuple[Interactions, Reals]:
+    """Everything that was bought, returns taken back, and what a unit of each product costs the shop."""
     events = history.purchases(moment(seconds(last) + 1))
     items = Ids.of(name for name in events["product_id"].unique().to_pylist() if name is not None)
     data = Interactions.from_events(events, items=items, until=moment(seconds(last) + 1))
-    products = history.table("products", columns=("product_id", "cost")).to_pylist()
-    return data, {row["product_id"]: row["cost"] for row in products if row["cost"] is not None}
+    return data, costs(history, data.items)
 
 
 # --- one program ------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def told(of: Lift) -> dict[str, Any]:
     values = of.as_dict()
     for side in ("treated", "control"):
         values[side]["sum"] = values[side]["mean"] * values[side]["customers"]
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return values
 
 
 def short(of: Lift) -> dict[str, Any]:
@@ -272,9 +272,9 @@ def planned(
     history = History(home / "history")
     last = history.known_span()[1]
     end = min(until or datetime.max.replace(tzinfo=UTC), moment(seconds(last) + 1))
-    data, costs = bought(history, last)
+    data, cost = bought(history, last)
     everybody = data.customers.at(range(len(data.customers)))
-    purchases, rows = Purchases.of(data, costs, everybody), []
+    purchases, rows = Purchases.of(data, cost, everybody), []
     for days in windows:
         since = np.full(len(everybody), seconds(end) - days * DAY)
         spent = purchases.total(since, since + days * DAY)["revenue"]
