@@ -82,7 +82,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("desk")
     shutil.copytree(ROOT / "docs", folder / "docs")
     (folder / ".osclms").mkdir()
-    load_sample(folder / ".osclms", 50)
+    load_sample(folder / ".osclms", 50, whole=False)
     assert train(folder / ".osclms", recipes=SMALL, rankings=FEW).verdict.promote
     return folder
 
