@@ -128,7 +128,9 @@ def load_sample(home: Path, step: int = 10, *, whole: bool = True) -> None:
     products, bought = pq.read_table(data / "products.parquet"), pc.unique(events["product_id"])
     catalogue = home / "products.parquet"
     pq.write_table(events, sample)
-    pq.write_table(products if whole else products.filter(pc.is_in(products["product_id"], bought)), catalogue)
+    pq.write_table(
+        products if whole else products.filter(pc.is_in(products["product_id"], bought)), catalogue
+    )
     for table, file in (("events", sample), ("products", catalogue)):
         load(history, table, [file], mapping_of(table), rejects_dir=home / "rejects")
     for table, row in (("customers", NAMED), ("identities", {"alias": ALIAS, "customer_id": CUSTOMER})):

@@ -236,6 +236,7 @@ def test_the_command_writes_page_and_run(home: Path, run: Run, tmp_path: Path) -
 
     ended = run("lift", "--home", home, "--window", "7,28", "--out", tmp_path / "out")
     assert ended.code == 0 and "news" in ended.out and "never sum" in ended.out
+    assert "clicked" not in ended.out and ended.out.count("too early") == 1  # of `back`
     text = (tmp_path / "out" / "lift.html").read_text()
     assert (
         text.count("data:image/svg+xml") >= 3

@@ -32,7 +32,7 @@ def lift_page(doc: Doc) -> Iterator[RenderableType]:
     table = compared(f"{doc['store']}, data until {doc['data_until'][:10]}", heads[0], heads[1:])
     for of in doc["programs"]:
         measures = of["windows"][str(of["window"])]["measures"]
-        for name in dict.fromkeys((of["metric"], *(DID if set(DID) & measures.keys() else ()))):
+        for name in dict.fromkeys((of["metric"], *(DID if DID[0] in measures else ()))):
             is_main = name == of["metric"]
             what = f"{of['program']}\n{name}, {of['window']} days" if is_main else f"\n{name}"
             found, adjusted = measures.get(name), of.get("p_adjusted") if is_main else None
