@@ -1154,6 +1154,18 @@ def report_choice(
     print_json(found) if as_json else out.print(*report_page(found), sep="\n")
 
 
+@choose.command("hours", epilog="Example: `osclms choose hours --as-of 2018-01-02`")
+def report_hours(
+    as_of: AsOf = None, database_url: Database = None, home: Home = HERE, as_json: Json = False
+) -> None:
+    """When messages with learned hours were clicked, and what other ways of choosing the hour would have brought."""
+    from lifecycle.choose.pages import hours_page
+    from lifecycle.choose.report import hours
+
+    found = hours(home, database_url, as_of)
+    print_json(found) if as_json else out.print(*hours_page(found), sep="\n")
+
+
 @choose.command(
     "evaluate",
     epilog="Examples: `osclms choose evaluate --log docs/samples/choices.csv --policy random`, without `--policy` of "

@@ -363,6 +363,7 @@ class Program(Strict):
     priority: Annotated[int, Field(ge=0, le=100)] = 50
     exclusive_days: Annotated[int, Field(ge=0, le=365)] = 0
     window: Window = Window()
+    send_hour: Literal["window", "learned"] = "window"  # as soon as the window is open, or when people click
     holdout: Share = 0.0
     metric: Literal["orders", "revenue", "margin"] = "revenue"
     metric_days: PositiveInt = 28
@@ -393,6 +394,8 @@ class Program(Strict):
                 f"kind: only what waits for {', '.join(OWED)} is transactional, not for {self.trigger.kind}: consent, "
                 "caps and quiet hours would not hold; write kind: marketing"
             )
+        if self.kind == "transactional" and self.send_hour == "learned":
+            raise ValueError("send_hour: a transactional message waits for no better hour")
         if self.kind == "transactional" and self.holdout:
             raise ValueError("a transactional message has no holdout")
         for name in self.variants:

@@ -28,6 +28,8 @@ from lifecycle.breaker import tripped
 from lifecycle.choice import POLICIES, Chosen, Rival, Stage, claims, full, rank
 from lifecycle.choose.context import written_down
 from lifecycle.choose.desk import Asked, Desk
+from lifecycle.choose.hour import Hours, matured, open_slots
+from lifecycle.choose.hour import learned as hours_of
 from lifecycle.choose.learner import SILENCE
 from lifecycle.choose.past import policy_of
 from lifecycle.day import ADDRESS, Day, day_of
@@ -82,6 +84,7 @@ class Decision(NamedTuple):
     policy: str | None = None
     probability: float | None = None
     variant: str | None = None
+    hour: str | None = None  # JSON: the slot that it goes out in, and how likely each was
     choice: Row | None = None  # what is put on record of a learned choice, with the first of what it decides
 
 
@@ -140,6 +143,7 @@ class Run:
     )  # programs whose files are not understood, and why
     ordered: ByCustomer | None = None  # of each what exits count; None: nothing of this run is kept
     desk: Desk | None = None  # of a learned choice
+    hours: Hours | None = None  # of learned hours
     challenger: Challenger | None = None  # who makes the lists of some customers
 
     @property
@@ -155,6 +159,15 @@ class Run:
     def personal(self) -> np.ndarray:
         """By person whether lists may be made of what is known of them."""
         return self.day.personal(self.policy.personalisation == "opt_in")
+
+    @cached_property
+    def stages(self) -> np.ndarray:
+        """By person the stage that they are in."""
+        return self.day.people["stage"].to_numpy()
+
+    @cached_property
+    def hours_version(self) -> str:
+        return self.hours.version if self.hours else ""
 
     @property
     def age(self) -> float:
@@ -194,6 +207,9 @@ def run(
             if rules.choice == "learned":
                 taught = policy_of(home, store, day, rules, table, aliases)
                 made = replace(made, desk=Desk(taught, rules.choosers, str(rules.seed), at))
+            if any(program.send_hour == "learned" for program in chosen.values()):
+                seen = matured(store, history, Names(aliases), at)
+                made = replace(made, hours=hours_of(seen, floor=rules.choice_floor, seed=str(rules.seed)))
             before = exits.orders(history, at - exits.WITHIN, at)
             beside = challenger(home, store, engine, placements=home / PLACEMENTS, clock=lambda: at)
             made = replace(made, ordered=ByCustomer(before), faulty=faulty, challenger=beside)
@@ -338,7 +354,7 @@ def settle(
         since = made.at - timedelta(days=made.policy.repeat_days)
         known = ledger.seen(made.store, names, shown_since=since, run_at=made.at, names=made.ids)
         decisions = [
-            decision
+            timed(made, name, decision)
             for person, name in zip(chunk, names, strict=True)
             for decision in of_one(made, name, queue[person], known.past[name], stopped)
         ]
@@ -561,6 +577,20 @@ def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     return decision._replace(outcome=HOLDOUT if arm else MESSAGE, detail=arm, draft=found)
 
 
+def timed(made: Run, name: str, decision: Decision) -> Decision:
+    """The same at the hour that is chosen for it, on its day, where its program has hours learned."""
+    program, person = decision.candidate.program, decision.candidate.person
+    if made.hours is None or decision.outcome not in ledger.MADE or decision.send_at is None:
+        return decision
+    if program.send_hour != "learned":
+        return decision
+    codes, zones = made.day.zones
+    slots = open_slots(program, made.policy, decision.send_at, zones[codes[person]])
+    key = f"{made.at.isoformat()}|{program.name}|{decision.candidate.key}"
+    found = made.hours.choose(name, str(made.stages[person]), slots, key, made.hours_version)
+    return decision._replace(send_at=found.send_at, hour=found.record)
+
+
 def arm_of(rules: Policy, program: Program, name: str) -> str | None:
     """The control group that a customer is of; None for those who are written to."""
     if program.kind == "transactional":
@@ -612,7 +642,8 @@ def row_of(made: Run, decision: Decision) -> Row:
         "message_id": made.store.subject(f"message|{occasion}")[:24] if is_made else None,
         "send_at": decision.send_at, "local_day": decision.day.isoformat() if decision.day else None,
         "kind": program.kind, "content": decision.draft.model_dump_json() if decision.draft else None,
-        "variant": decision.variant, "policy": decision.policy, "probability": decision.probability,
+        "variant": decision.variant, "hour": decision.hour,
+        "policy": decision.policy, "probability": decision.probability,
         "model_version": made.engine_of(candidate.person).version if decision.draft else None,
         "received_at": made.now,
     }  # fmt: skip

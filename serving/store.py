@@ -27,7 +27,7 @@ from features.history import Marks
 from features.judge import Row
 from features.schema import EVENTS, FLAG, PATH, REAL, RECEIVED, TABLES, TEXT, TIME, WORD, Column, Table
 
-HEAD = "r0013"  # the last of the migrations: the tables that this version reads and writes
+HEAD = "r0015"  # the last of the migrations: the tables that this version reads and writes
 FILE = "store.db"
 MIGRATIONS = Path(__file__).parent / "migrations"
 PATIENCE = 30  # seconds that a writer waits for the one before it
@@ -87,6 +87,9 @@ DECISIONS = Table(
         Column("variant", TEXT, about="of the program; missing: as it stands, or it did not come to that"),
         Column(
             "model_version", TEXT, about="which version's lists are in it; missing: it did not come to that"
+        ),
+        Column(
+            "hour", TEXT, about="JSON: the slot of two hours that was chosen for it, and how likely each was"
         ),
         Column("policy", TEXT, about="what chose it among others, with which seed"),
         Column("probability", REAL, about="how likely that choice was"),

@@ -43,6 +43,7 @@ ELSEWHERE = {
     "bentoml serve osclms:latest --host 127.0.0.1": "test_service.py",
     "python notebooks/data.py": "test_notebooks.py",
     "osclms choose report": "test_choose_run.py",
+    "osclms choose hours": "test_hour.py",
 }
 NONE_HERE = {"/v1/vouchers/redeem": "there is no such voucher"}  # the example's
 SERVERS = {"osclms serve": "/readyz", "mlflow ui": "/health"}

@@ -40,6 +40,17 @@ def group_table(against: str, rows: list[Mapping[str, Any]]) -> Table:
     return table
 
 
+def hours_page(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    yield Text(
+        f"{found['clicked']:,} of {found['messages']:,} messages were clicked within {found['days']} days of their hour"
+    )
+    table = Table("from", "sent", "clicked", "of those sent")
+    for of in found["slots"]:
+        table.add_row(of["slot"], f"{of['sent']:,}", f"{of['clicked']:,}", f"{of['rate']:.1%}")
+    yield table
+    yield from (line for of in found["policies"] for line in judged_page(of))
+
+
 def judged_page(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """What a policy would have brought a decision, or why that cannot be told."""
     if found["refused"]:

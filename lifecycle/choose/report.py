@@ -12,12 +12,14 @@ import numpy as np
 from features.history import History
 from features.interactions import DAY, seconds
 from lifecycle.choice import rank
+from lifecycle.choose import hour
 from lifecycle.choose.desk import CHOOSERS
 from lifecycle.choose.estimate import TARGETS, ChooseError, judged_by_name
 from lifecycle.choose.learner import Array
 from lifecycle.choose.past import Log, brought, matured, policy_of
 from lifecycle.choose.policy import Policy
 from lifecycle.day import Day, day_of
+from lifecycle.ledger import Names
 from lifecycle.measure.groups import side_by_side
 from lifecycle.measure.lift import ratio
 from lifecycle.measure.outcomes import BEFORE, costs, worths
@@ -64,6 +66,15 @@ def reported(home: Path, database_url: str | None, at: datetime | None = None) -
         "days": rules.choice_days, "groups": groups(home, day, log, rules),
         "arms": {name: shares(log, name) for name in CHOOSERS}, "policies": policies(log, table),
     }  # fmt: skip
+
+
+def hours(home: Path, database_url: str | None, at: datetime | None = None) -> dict[str, Any]:
+    """How often messages of a learned hour were clicked, by hour. Raises ChooseError without any."""
+    history = History(home / "history")
+    with Store(address(home, database_url)) as store:
+        compact(history, store, patience=PATIENCE)
+        until = at or history.known_span()[1] + timedelta(seconds=1)
+        return hour.reported(hour.matured(store, history, Names(history.aliases()), until))
 
 
 def groups(home: Path, day: Day, log: Log, rules: Rules) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from lifecycle.measure.lift import (
     ratio,
 )
 from lifecycle.measure.outcomes import Purchases, costs, matured
-from lifecycle.measure.variants import Signs, drawn, pairs, signs
+from lifecycle.measure.signs import Signs, signs
+from lifecycle.measure.variants import drawn, pairs
 from lifecycle.measure.versions import served, touched
 from lifecycle.programs import Policy, Program, policy, programs
 from lifecycle.run import OWN as FOLDER
