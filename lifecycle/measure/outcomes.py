@@ -41,7 +41,7 @@ class Purchases:
         paid, is_known = data.paid[rows].astype(np.float64), ~np.isnan(cost[data.item[rows]])
         return cls(
             owner[rows], data.at[rows], data.order[rows].astype(np.int64), paid,
-            worths(data, cost)[rows] if is_known.any() else None,
+            None if np.isnan(cost).all() else worths(data, cost)[rows],
             float(paid[is_known].sum()) / (float(paid.sum()) or 1.0), signs or {},
         )  # fmt: skip
 
