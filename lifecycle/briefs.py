@@ -55,6 +55,7 @@ MEANINGS: Mapping[str, str] = {
     "price": "what that costs now",
     "link": "where that is to be bought",
     "products": "all products that it is about",
+    "lists": "whether lists are shown: who did not agree to promotion gets none with an order's message",
     "order_id": "the order's number",
     "ordered_on": "the day of the order, written out",
     "nth": "the how manyth order it is",

@@ -35,6 +35,7 @@ class Held(Strict):
 class Draft(Strict):
     """products: what the occasion is about. words: what may be said of it. rules: what lists keep out, also those that
     are filled up as the message is sent. known: by exit of the program how many orders were known (`lifecycle.exits`).
+    personal: whether lists are of what is known of the customer.
     """
 
     products: tuple[str, ...] = ()
@@ -42,6 +43,7 @@ class Draft(Strict):
     lists: tuple[Held, ...] = ()
     rules: tuple[Exclude, ...] = ()
     known: Mapping[str, int] = Field(default_factory=dict)
+    personal: bool = True
 
     def shown(self, program: Program) -> tuple[str, ...]:
         """The products that the message shows in its lists, as long as all can be bought."""
@@ -65,7 +67,10 @@ def draft(
         asked = request(shelf, customer_id, products, shown, rules)
         lists.append(held(engine.recommend(shelf.placement, asked, at=at)))
         shown = [*(item.product_id for item in lists[-1].items[: shelf.limit]), *shown]
-    return Draft(products=tuple(products), words=dict(words), lists=tuple(lists), rules=tuple(rules))
+    return Draft(
+        products=tuple(products), words=dict(words), lists=tuple(lists), rules=tuple(rules),
+        personal=customer_id is not None,
+    )  # fmt: skip
 
 
 def barred(engine: Engine, product_id: str, rules: Sequence[Exclude]) -> bool:

@@ -10,7 +10,9 @@ from lifecycle.texts import LIQUID, faults, fields, parsed
 from lifecycle.triggers import PRODUCTS, WORDS
 from lifecycle.yamls import FileError, line_of, lines_of, read
 
-EVERYWHERE = ("store", "first_name", "product", "price", "link", "products")  # names that every text may use
+EVERYWHERE = (
+    "store", "first_name", "product", "price", "link", "products", "lists"
+)  # names that every text may use  # fmt: skip
 
 
 class Fault(NamedTuple):

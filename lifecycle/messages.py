@@ -266,6 +266,7 @@ class Letter:
             "price": first.get("price"),
             "link": first.get("url"),
             "products": rows,
+            "lists": any(self.lists),
         }
         return {**UNKNOWN} | self.told() | {n: of for n, of in known.items() if of}
 

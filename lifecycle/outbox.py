@@ -22,7 +22,7 @@ from lifecycle import exits
 from lifecycle.channels import NOBODY, Away, Carrier, Dead, Failed, Parcel, domain_of, write_off
 from lifecycle.choice import full
 from lifecycle.day import zone_of
-from lifecycle.drafts import Draft
+from lifecycle.drafts import Draft, draft
 from lifecycle.feedback import take_in
 from lifecycle.filed import Filed
 from lifecycle.fresh import Fresh
@@ -30,6 +30,7 @@ from lifecycle.hours import local_day, opens
 from lifecycle.leases import Held
 from lifecycle.ledger import Pauses, pauses
 from lifecycle.messages import About, NotSent, compose
+from lifecycle.permission import Said, agreed, personal
 from lifecycle.programs import Policy, Program, known, policy
 from lifecycle.run import OWN
 from serving import addresses, outgoing
@@ -350,6 +351,30 @@ class Case:
     def facts(self) -> dict[str, Any]:
         return facts_in(self.rows("customers"), self.ids)
 
+    @cached_property
+    def said(self) -> Said:
+        """The latest consents, and what was withdrawn."""
+        return consents_now(records_in(self.rows("consents")))
+
+    @cached_property
+    def shown(self) -> tuple[Program, Draft]:
+        """What goes: with a message that needs no consent lists only where the reader agreed and agrees to promotion;
+        lists of what is known of the reader only where they still may be."""
+        office, program, made = self.office, self.program, self.draft
+        assert program is not None  # what has none was dropped
+        if program.shelves and not (made.lists and agreed(self.said, program.channel)):
+            program = program.promoting(False)
+            made = made if program.shelves else made.model_copy(update={"lists": ()})
+        if (
+            not made.lists
+            or not made.personal
+            or personal(self.said, office.policy.personalisation == "opt_in")
+        ):
+            return program, made
+        engine, at = office.engine, max(office.now, office.engine.data_until)
+        lists = draft(engine, program, None, made.products, {}, exclude=(), at=at, rules=made.rules).lists
+        return program, made.model_copy(update={"lists": lists, "personal": False})
+
     @property
     def address(self) -> str:
         return self.facts.get(CONTACT[self.row["channel"]]) or ""
@@ -385,15 +410,9 @@ class Case:
 
     def parcel(self) -> Parcel:
         """The message, made now. Raises NotSent."""
-        office, row, about, program, channel = (
-            self.office,
-            self.row,
-            self.about,
-            self.program,
-            self.row["channel"],
-        )
-        assert program is not None  # what has none was dropped
-        made = compose(office.engine, program, self.draft, about, links=office.links, now=office.now)
+        office, row, about, channel = self.office, self.row, self.about, self.row["channel"]
+        program, content = self.shown
+        made = compose(office.engine, program, content, about, links=office.links, now=office.now)
         if channel != "email" and not getattr(made, channel):
             raise NotSent(f"texts: the program says nothing by {channel}")
         return Parcel(
@@ -435,9 +454,7 @@ def no_consent(case: Case) -> str | None:
     """A transactional message asks for none."""
     if case.row["kind"] != "marketing":
         return None
-    said = consents_now(records_in(case.rows("consents")))
-    record = said.get((case.row["channel"], "marketing"))
-    return None if record and record["granted"] else "no consent"
+    return None if agreed(case.said, case.row["channel"]) else "no consent"
 
 
 def is_paused(case: Case) -> str | None:

@@ -21,6 +21,7 @@ from lifecycle.hours import local_day, opens
 from lifecycle.ledger import Past
 from lifecycle.messages import About, Message, NotSent, compose
 from lifecycle.occasions import Occasions
+from lifecycle.permission import without_lists
 from lifecycle.previews import CODE
 from lifecycle.programs import Program, policy
 from lifecycle.run import OWN, Candidate, Run, agreed, arm_of, candidates, drafted, moment_of, news, prepared
@@ -145,7 +146,8 @@ def preview(
     steps = [*asked(made, programs[name], person, mine, past)]
     known = past.named(made.names[person])
     variant = programs[name].variant_of(made.policy.seed, known)
-    message, last = shown(made, programs[name].forms[variant], person, mine, past)
+    form = programs[name].forms[variant].promoting(agreed(made.day, programs[name].channel, person))
+    message, last = shown(made, form, person, mine, past)
     arm = arm_of(made.policy, programs[name], known)
     held = Step("not held back", arm is None, f"of the {arm}'s control group" if arm else "yes")
     which = (Step("variant", True, variant or "as it stands"),) if programs[name].variants else ()
@@ -188,9 +190,13 @@ def reached(made: Run, program: Program, person: int) -> Iterator[Step]:
     channel = program.channel
     there, shut = bool(made.reached[channel][person]), bool(made.shut[channel][person])
     yield Step("address", there and not shut, "suppressed" if shut else "known" if there else "none is known")
+    yes = agreed(made.day, channel, person)
     if program.kind == "marketing":
-        yes = agreed(made.day, channel, person)
         yield Step("consent", yes, f"to marketing by {channel}: {'yes' if yes else 'no'}")
+    elif program.shelves:
+        yield Step(
+            "consent", True, "none is needed" if yes else f"none is needed; it goes {without_lists(channel)}"
+        )
 
 
 def within_caps(made: Run, program: Program, person: int, past: ledger.Past) -> Step:

@@ -411,6 +411,16 @@ class Program(Strict):
         return type(self).model_validate(said)
 
     @cached_property
+    def bare(self) -> Self:
+        """The program without its lists, as who did not agree to promotion gets what needs no consent."""
+        texts = {locale: of.model_copy(update={"shelves": ()}) for locale, of in self.texts.items()}
+        return self.model_copy(update={"shelves": (), "texts": texts})
+
+    def promoting(self, agreed: bool) -> Self:
+        """The program for who agreed to marketing on its channel, or did not."""
+        return self if agreed or self.kind == "marketing" else self.bare
+
+    @cached_property
     def forms(self) -> Mapping[str | None, "Program"]:
         """Every form of it: as it stands, and by variant."""
         return {name: self.form(name) for name in (None, *self.variants)}

@@ -527,7 +527,8 @@ def chosen(made: Run, stage: Stage, today: Sequence[Decision]) -> Chosen | None:
 def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     """The message with its lists, one held back, or why there is none. What goes wrong is this customer's alone."""
     variant = decision.candidate.program.variant_of(made.policy.seed, past.named(name))
-    program = decision.candidate.program.forms[variant]
+    whole = decision.candidate.program.forms[variant]
+    program = whole.promoting(agreed(made.day, whole.channel, decision.candidate.person))
     candidate = decision.candidate._replace(program=program)
     decision = decision._replace(candidate=candidate, variant=variant)
     try:

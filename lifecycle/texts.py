@@ -31,6 +31,7 @@ NAMES = (  # what a text may name; what an occasion says beside these may be nam
         "link",
         "products",
     ),  # the first product, and all, that the occasion is about, or else lists
+    "lists",  # whether there are any
     *("order_id", "ordered_on", "lines", "more_lines"),
     *("nth", "years", "tier", "category", "was", "is", "step", "voucher"),
 )

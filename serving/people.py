@@ -34,7 +34,7 @@ from serving.wire import RequestError, Wire
 
 PATH = "/v1/customers/{customer_id}"
 PATHS = "/v1/customers"
-Told = TypeVar("Told", bound=Wire)
+Told = TypeVar("Told")
 MAX_CUSTOMERS = 1_000  # in one request
 MOST = 100  # other ids, and consents, in one request
 ORDERS = ("order", "return")

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from live import NOW, event, nursery, spelled
-from posted import HOUR, PROGRAMS, consent, decision, mails, person, sending, states
+from posted import HOUR, PROGRAMS, TEXTS, consent, decision, mails, person, program, sending, states
 from test_compact import put
-from tiny import GROCER, GROCERIES, bundle
+from tiny import GROCER, GROCERIES, UNTIL, bundle
 
 from features.history import History
 from lifecycle.channels import Away, Dead, Failed, Files, Parcel
-from lifecycle.drafts import Draft
+from lifecycle.drafts import Draft, draft
 from lifecycle.outbox import once
 from serving.addresses import is_suppressed, subject, suppress
 from serving.engine import Engine
@@ -109,6 +109,45 @@ def test_a_transactional_message_asks_for_no_consent(store: Store, engine: Engin
     assert sending(store, engine, home).reasons == {"dropped: no consent": 1}
     made = opened(mails(home)[0])
     assert made["Auto-Submitted"] == "auto-generated" and made["List-Unsubscribe"] is None
+
+
+LISTED = {
+    "en": {**TEXTS["en"], "body": "{% if lists %}More{% else %}No more{% endif %}.", "shelves": ["Besides"]}
+}
+THANKS = program(
+    "thanks", kind="transactional", trigger={"kind": "order"}, texts=LISTED,
+    shelves=[{"placement": "next_best", "limit": 2, "minimum": 2}],
+)  # fmt: skip
+
+
+@ONE
+def test_lists_in_an_orders_message_are_for_who_agrees_as_it_goes(
+    store: Store, engine: Engine, home: Path
+) -> None:
+    """What is personal is so as far as it may be."""
+    decided = draft(engine, THANKS, "anna", ("bread",), {}, exclude=(), at=UNTIL).model_dump_json()
+    none = Draft(products=("bread",)).model_dump_json()
+    names = ("agrees", "never", "withdrew", "late", "impersonal")
+    for name in names:
+        person(store, name, agreed=name not in ("never", "late"), email="a@mail.example")
+        content = decided if name != "late" else none
+        store.append(
+            "decisions", [decision(name, name, program="thanks", kind="transactional", content=content)]
+        )
+    store.append("consents", [
+        consent("withdrew", granted=False, **SINCE), consent("late", **SINCE),
+        consent("impersonal", "web", False, purpose="personalisation", **SINCE),
+    ])  # fmt: skip
+    assert sending(store, engine, home, programs={"thanks": THANKS}).sent == len(names)
+    texts = {path.stem: opened(path).get_body(("plain",)) for path in mails(home)}
+    told = {name: part.get_content() for name, part in texts.items() if part}
+    assert {name: "BESIDES" in text for name, text in told.items()} == {
+        "agrees": True, "never": False, "withdrew": False, "late": False, "impersonal": False,
+    }  # fmt: skip
+    assert "POPULAR RIGHT NOW" in told["impersonal"]
+    assert all(
+        ("No more." in text) == ("RIGHT NOW" not in text and "BESIDES" not in text) for text in told.values()
+    )
 
 
 @ONE

@@ -67,6 +67,12 @@ def link(make: Any, shop: Answers, message: str = "m1", links: Links = LINKS, da
     return made.removeprefix(PUBLIC_URL)
 
 
+def permitted(shop: Answers, program: str) -> tuple[bool, str, int]:
+    """(whether anna may be sent a message of a program, why, how many lists it has)."""
+    told = shop("GET", f"/v1/messages/{program}?customer_id=anna").json()
+    return told["may_send"], told["why"], len(told["lists"])
+
+
 def consents(store: Store) -> list[dict[str, Any]]:
     return [row for row in store.of("consents", ["anna"]) if row["channel"] == "email"]
 
@@ -82,6 +88,11 @@ def test_who_posts_gets_no_more(shop: Answers) -> None:
     page = shop("GET", path).text
     assert 'method="post"' in page and "Corner" in page and "offers and recommendations" in page
     assert "anna" not in page and "<script" not in page
+    told = [permitted(shop, name) for name in ("thank_you", "loyalty_tier")]
+    assert told == [
+        (True, "it is transactional and needs no consent", 2),
+        (True, "agreed to marketing by email", 1),
+    ]
     assert shown.headers["cache-control"] == "no-store" and "set-cookie" not in shown.headers
     for _ in range(2):
         done = shop.post(path, ONE_CLICK)
@@ -97,6 +108,13 @@ def test_who_posts_gets_no_more(shop: Answers) -> None:
         "push": True,
     }
     assert told["consent_records"][-1]["version"] == "RFC 8058" and len(told["ledgers"]["decisions"]) == 2
+    told = [permitted(shop, name) for name in ("thank_you", "loyalty_tier")]
+    assert told == [
+        (True, "it is transactional and needs no consent", 0),
+        (False, "no consent to marketing by email", 1),
+    ]
+    html = shop("GET", "/v1/messages/loyalty_tier?customer_id=anna&part=html")
+    assert html.headers["osclms-may-send"] == "no"
     engine, home = shop.site.engine, shop.home
     done = sending(shop.store, engine, home)
     assert (done.sent, done.reasons) == (1, {"dropped: no consent": 1}) and len(mails(home)) == 1

@@ -37,7 +37,8 @@ LETTER = {"subject": "s", "title": "t", "body": "b"}
 PROGRAMS: Mapping[str, Mapping[str, Any]] = {
     "thanks": {
         "trigger": {"kind": "order", "within": 12}, "kind": "transactional",
-        "window": {"start": "00:00", "end": "23:59"}, "shelves": [{"placement": "cross_sell", "about": "occasion"}],
+        "window": {"start": "00:00", "end": "23:59"},
+        "shelves": [{"placement": "cross_sell", "about": "occasion", "minimum": 1}],
     },
     "news": {
         "trigger": {"kind": "broadcast", "on": "2018-01-01", "within": 30}, "holdout": 0.2,
@@ -132,7 +133,10 @@ def test_everybody_eligible_is_written_to_or_it_is_said_why_not(home: Path) -> N
     agreed = with_consent(home)
     written = [row for row in rows if row["outcome"] in MADE]
     assert {row["customer_id"] for row in written if row["kind"] == "marketing"} <= agreed
-    assert any(row["customer_id"] not in agreed for row in written)  # thanks need none
+    thanked = [row for row in written if row["program"] == "thanks"]
+    shown = {row["customer_id"]: bool(json.loads(row["content"])["lists"]) for row in thanked}
+    assert {*shown.values()} == {True, False}, "thanks need no consent, but for lists"
+    assert all(lists == (name in agreed) for name, lists in shown.items())
 
 
 def with_consent(home: Path) -> set[str]:
