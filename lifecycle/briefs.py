@@ -158,7 +158,7 @@ def follow_up(program: Program) -> Iterator[str]:
         days = ", ".join(f"{step:g}" for step in steps)
         yield f"{len(steps)} messages, {days} days after it began; `step` tells them apart. Then silence."
     if program.exit:
-        said = {"order": "an order", "ordered_product": "an order of the product"}
+        said = {"order": "an order", "ordered_product": "an order of the product", "passed": "its day"}
         yield f"Not sent any more after {' or '.join(said[name] for name in program.exit)}."
 
 

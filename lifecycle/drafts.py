@@ -35,7 +35,8 @@ class Held(Strict):
 class Draft(Strict):
     """products: what the occasion is about. words: what may be said of it. rules: what lists keep out, also those that
     are filled up as the message is sent. known: by exit of the program how many orders were known (`lifecycle.exits`).
-    personal: whether lists are of what is known of the customer.
+    personal: whether lists are of what is known of the customer. ends: the moment after which it is no news any more,
+    where the program's exit is that this has passed.
     """
 
     products: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class Draft(Strict):
     rules: tuple[Exclude, ...] = ()
     known: Mapping[str, int] = Field(default_factory=dict)
     personal: bool = True
+    ends: datetime | None = None
 
     def shown(self, program: Program) -> tuple[str, ...]:
         """The products that the message shows in its lists, as long as all can be bought."""

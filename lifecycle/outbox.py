@@ -93,7 +93,7 @@ def once(
         )
         resting_for = [rests(paused, one, now) for one in due]
         if all(resting_for):
-            suppressed = take_in(store, History(home / "history"), at=clock())
+            suppressed = take_in(store, History(home / "history"), policy(home / OWN), at=clock())
             return told([resting(str(why)) for why in resting_for], suppressed)
         try:
             with current(home, database_url, clock=clock) as (engine, _):
@@ -108,13 +108,15 @@ def once(
 
 
 class Result(NamedTuple):
-    """parcel: what was handed over; bounced: whether that told that there is no such address."""
+    """parcel: what was handed over; bounced: whether that told that there is no such address. again: whether the
+    occasion of what was dropped may come again."""
 
     state: str
     why: str | None = None
     subject: str | None = None
     parcel: Parcel | None = None
     bounced: bool = False
+    again: bool = False
 
 
 WAITING = Result("waiting")
@@ -134,7 +136,7 @@ def deliver(
     HistoryError.
     """
     clock = clock or (lambda: now)
-    suppressed = take_in(store, History(home / "history"), at=clock())
+    suppressed = take_in(store, History(home / "history"), policy(home / OWN), at=clock())
     due = outgoing.due(store, tuple(channels), now)
     office = Office(
         store,
@@ -269,7 +271,7 @@ class Office:
         made = outgoing.delivery(
             row, result.state, at=self.now, received_at=at, detail=result.why, subject=result.subject
         )
-        outgoing.settle(db, row, made)
+        outgoing.settle(db, row, made, again=result.again)
         if result.bounced:
             addresses.put(db, {case.subject: row["channel"]}, "bounce", at=at, received_at=at)
 
@@ -295,8 +297,9 @@ def settled(case: "Case") -> Result:
 
 def attempted(case: "Case") -> Result:
     office, channel = case.office, case.row["channel"]
-    if why := next(filter(None, (check(case) for check in CHECKS)), None):
-        return Result("dropped", why)
+    for check, again in CHECKS.items():
+        if why := check(case):
+            return Result("dropped", why, again=again)
     if why := paused(case) or untimely(case):
         return Result("waiting", why)
     if channel in office.shut:
@@ -304,7 +307,7 @@ def attempted(case: "Case") -> Result:
     try:
         parcel = case.parcel()
     except NotSent as error:
-        return Result("dropped", str(error))
+        return Result("dropped", str(error), again=True)
     if why := erased(case):  # at the last moment
         return Result("dropped", why)
     office.channels[channel].send(parcel)
@@ -467,15 +470,24 @@ def is_paused(case: Case) -> str | None:
 
 
 def left(case: Case) -> str | None:
-    """An order, or one of what the message is about, is what it was meant to bring about."""
+    """An order, or one of what the message is about, is what it was meant to bring about; or its day has passed."""
     wanted = case.program.exit if case.program else ()
-    why = exits.ended(wanted, case.draft, case.ordered, case.row["run_at"]) if wanted else None
+    since, now = case.row["run_at"], case.office.now
+    why = exits.ended(wanted, case.draft, case.ordered, since, now) if wanted else None
     return f"exit: {why}" if why else None
 
 
-CHECKS: tuple[Callable[[Case], str | None], ...] = (
-    too_late, is_off, erased, no_address, suppressed, no_consent, is_paused, left,
-)  # fmt: skip
+def doubled(case: Case) -> str | None:
+    """Who was decided about under two ids, and is one customer since, gets one of two messages."""
+    several = len(case.ids) > 1 and outgoing.has_twin(case.office.store, case.row, case.ids)
+    return "merged: another of this goes to the same customer" if several else None
+
+
+# what is asked, and whether the occasion of a message that it drops may come again, as the cause can be mended
+CHECKS: Mapping[Callable[[Case], str | None], bool] = {
+    too_late: True, is_off: True, erased: False, no_address: True, suppressed: False, no_consent: False,
+    is_paused: False, left: False, doubled: False,
+}  # fmt: skip
 
 
 def untimely(case: Case) -> str | None:

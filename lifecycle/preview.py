@@ -71,7 +71,7 @@ def last_day(home: Path, day: str | None, *, now: datetime) -> date:
 
 def size(day: Day, program: Program, on: str, seen: set[tuple[str, str]], *, first: bool) -> Size:
     """The size of a day; on the first, what was ripe a day before it was found the day before."""
-    occasions = found(day, program.trigger)
+    occasions = found(day, program.waits)
     named = list(zip(day.ids.at(occasions.person), occasions.key, strict=True))
     old = occasions.at < day.until - DAY if first else np.zeros(len(named), bool)
     new = np.array([name not in seen for name in named], bool) & ~old
@@ -140,7 +140,7 @@ def preview(
     if person < 0:
         raise PreviewError(f"nobody is known by the id {customer_id!r}")
     made = prepared(day, store, engine, programs, policy(home / OWN), history.aliases(), at)
-    mine = found(day, programs[name].trigger)
+    mine = found(day, programs[name].waits)
     mine = mine.where(mine.person == person)
     past = past_of(made, made.names[person])
     steps = [*asked(made, programs[name], person, mine, past)]
@@ -217,7 +217,9 @@ def shown(
     made: Run, program: Program, person: int, mine: Occasions, past: Past
 ) -> tuple[Message | None, Step]:
     """The message, of the first occasion or of an example."""
-    products, words = (mine.products[0], mine.words[0]) if len(mine) else example(made.day, program, person)
+    first = next(filter(None, (news(one, past) for one in candidates(program, mine))), None)
+    found = [(first.products, first.words)] if first else list(zip(mine.products, mine.words, strict=True))
+    products, words = found[0] if found else example(made.day, program, person)
     at = max(made.at, made.engine.data_until)
     one = Candidate(program, person, "", 0.0, tuple(products), words)
     given = {"voucher": program.voucher.said(CODE, at)} if program.voucher else {}

@@ -90,9 +90,10 @@ class Waits(Strict):
 
 
 class Joined(Waits):
-    """The customer agreed to be written to for the first time."""
+    """The customer agreed to marketing on `channel`, where none is named on that of the program, for the first time."""
 
     kind: Literal["joined"]
+    channel: Channel | None = None
 
 
 class Ordered(Waits):
@@ -121,7 +122,8 @@ class FirstGap(Waits):
 
 class Entered(Waits):
     """One of `stages` was reached; `steps`: one message so many days after that, each, as long as the customer stands
-    in it. An order begins a new episode."""
+    in it. A step comes after the one before it was sent: who was not written to at its time begins with the first at
+    that of a later one. An order begins a new episode."""
 
     kind: Literal["stage"]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -356,7 +358,7 @@ class Program(Strict):
     enabled: bool = True
     trigger: Trigger
     audience: Annotated[Mapping[str, Condition], AfterValidator(conditions)] = {}
-    exit: tuple[Literal["order", "ordered_product"], ...] = ()
+    exit: tuple[Literal["order", "ordered_product", "passed"], ...] = ()
     missed: Literal["skip", "catch_up"] = "skip"
     channel: Channel = "email"
     kind: Kind = "marketing"
@@ -409,6 +411,13 @@ class Program(Strict):
         for locale, texts in of.texts.items():
             said["texts"][locale] = {**said["texts"].get(locale, {}), **texts}
         return type(self).model_validate(said)
+
+    @cached_property
+    def waits(self) -> Trigger:
+        """Its trigger; of one that waits for a consent it is known on which channel."""
+        if isinstance(self.trigger, Joined) and self.trigger.channel is None:
+            return self.trigger.model_copy(update={"channel": self.channel})
+        return self.trigger
 
     @cached_property
     def bare(self) -> Self:

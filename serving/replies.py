@@ -29,7 +29,7 @@ from serving.identities import identities_now, ids_of
 from serving.keys import OPEN
 from serving.mailed import Kind, Mailed, Rate, Unsubscribe, opened
 from serving.openapi import Operation
-from serving.outgoing import alert_id, message_of, open_alert, redeem
+from serving.outgoing import alarm, message_of, open_alert, redeem
 from serving.people import consent_records, consents_now
 from serving.schemas import Id
 from serving.store import DATA, Store, StoreError
@@ -37,7 +37,6 @@ from serving.tokens import Expired, TokenError, Tokens
 from serving.wire import RequestError, Wire
 
 STARS = range(1, 6)
-LOW = "low_rating"  # the kind of an alert
 ONE_CLICK = ("List-Unsubscribe", "One-Click")
 Kept = Callable[[Mapping[str, Any]], None]  # keeps an event of the contract
 log = logging.getLogger("osclms.service")
@@ -300,19 +299,9 @@ def counted(store: Store, kept: Kept, rules: Policy, said: Rate, stars: int, *, 
     value = stored[0][0] if stored else None
     if value is None or value > rules.low_rating:
         return
-    detail = f"{value:g} of {STARS[-1]} stars"
-    alert = {
-        "alert_id": alert_id(LOW, said.rate),
-        "kind": LOW,
-        "program": said.program,
-        "at": at,
-        "detail": detail,
-    }
-    pause = {
-        "customer_id": customer, "paused": True, "at": at, "reason": detail, "by": "rating",
-        "ends": at + timedelta(days=rules.rating_days), "received_at": at,
-    }  # fmt: skip
-    open_alert(store, {**alert, **about, "received_at": at}, [pause])
+    told = alarm({**event, **about, "value": value}, customer, said.program, rules.rating_days, at=at)
+    with store.writing() as db:
+        open_alert(db, *told)
 
 
 # --- vouchers ---------------------------------------------------------------------------------------------

@@ -223,6 +223,31 @@ def test_of_the_categories_of_one_turn_one_is_written_about() -> None:
     assert news(other._replace(program=programs(None)["cross_sell"]), Past(last={"cross_sell": AT}))
 
 
+@pytest.mark.parametrize(
+    ("window", "sent", "step"),  # win_back at 0, 21 and 60 days, each for 5; when steps went, by day
+    [
+        (1, {}, 1), (21, {}, 1), (64, {}, 1),  # whoever comes late begins with the first
+        (21, {0: 4.9}, 2), (64, {0: 0.2, 21: 21.2}, 3), (64, {0: 22.0}, 2),
+        (22, {0: 21.2}, None), (25, {0: 21.2}, None),  # not two at the time of one
+        (64, {0: 1.0, 21: 22.0, 60: 60.5}, None),
+    ],
+)  # fmt: skip
+def test_a_step_comes_after_the_one_before_was_sent(
+    window: float, sent: Mapping[int, float], step: int | None
+) -> None:
+    program, since = programs(None)["win_back"], AT - timedelta(days=window)
+    went = {(program.name, f"lapsed:{n}:a:b"): since + timedelta(days=on) for n, on in sent.items()}
+    place = max(n for n in (0, 21, 60) if n <= window)
+    candidate = Candidate(program, 0, f"lapsed:{place}:a:b", 0.0, (), {"step": 0, "ordered_on": "x"})
+    past = Past(before=set(went), sent=went, at=AT)
+    found = news(candidate, past)
+    assert (found and found.words["step"]) == step and was_told(candidate, past) == (step is None)
+    if found:
+        assert found.key == f"lapsed:{(0, 21, 60)[found.words['step'] - 1]}:a:b"
+        told = Past(before={*went, (program.name, found.key)}, sent=went, at=AT)
+        assert news(candidate, told) is None, "decided, and not sent"
+
+
 def test_who_is_held_back_is_not_written_to_and_moves_nowhere(home: Path) -> None:
     run(home, None, AT, now=AT)
     arms: dict[str, set[str]] = {}
