@@ -1,7 +1,7 @@
 """All that a run knows of everybody at its moment: who they are, where they stand, what they did. Nothing of what
 happened at or after the moment is in it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -187,7 +187,7 @@ def people_of(
     return people
 
 
-def first_of(consents: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float64]:
+def first_of(consents: pd.DataFrame, names: list[str]) -> NDArray[np.float64]:
     """Of each of these customers when the first of these consents was given, seconds; NaN none."""
     first = consents.groupby("customer_id")["at"].min().reindex(names)
     return np.where(first.isna(), np.nan, first.astype("int64") / 1e6)
