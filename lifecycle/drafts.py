@@ -67,7 +67,7 @@ def draft(
     shown: list[str] = [*products, *exclude]
     for shelf in program.shelves:
         asked = request(shelf, customer_id, products, shown, rules)
-        lists.append(held(engine.recommend(shelf.placement, asked, at=at)))
+        lists.append(held(fitting(engine, engine.recommend(shelf.placement, asked, at=at), products)))
         shown = [*(item.product_id for item in lists[-1].items[: shelf.limit]), *shown]
     return Draft(
         products=tuple(products), words=dict(words), lists=tuple(lists), rules=tuple(rules),
@@ -94,6 +94,15 @@ def request(
         limit=shelf.limit + SPARES,
         rules=tuple(rules),
     )
+
+
+def fitting(engine: Engine, found: RecommendResponse, products: Sequence[str]) -> RecommendResponse:
+    """A list without what stands in for the products that the occasion is about, where its placement bars that: not
+    even as fill, as in a message there is no page around it."""
+    barred = engine.substitutes(found.placement, products) if products else set[str]()
+    if not any(item.product_id in barred for item in found.items):
+        return found
+    return found.model_copy(update={"items": tuple(i for i in found.items if i.product_id not in barred)})
 
 
 def held(found: RecommendResponse) -> Held:

@@ -230,11 +230,6 @@ def sizes(store: Store, since: datetime, until: datetime) -> dict[str, list[floa
     return found
 
 
-def last_run(store: Store, until: datetime) -> datetime | None:
-    found: datetime | None = store.select(sa.select(sa.func.max(RAN.run_at)).where(RAN.run_at < until))[0][0]
-    return found
-
-
 def last_runs(store: Store, until: datetime) -> dict[str, datetime]:
     """By program when it was looked at last, and was not stopped, before a moment."""
     wanted = sa.select(RAN.program, sa.func.max(RAN.run_at)).where(RAN.run_at < until, RAN.stopped.is_(None))

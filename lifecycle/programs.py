@@ -273,7 +273,8 @@ class Shelf(Strict):
 
 class Texts(Strict):
     """What a message says in one language, in Liquid. `shelves`: the heading of each list; `fallback`: where nothing in
-    it is about this customer or occasion."""
+    it is about this customer or occasion. `words`: what else it calls things, by name: tiers, the templates' own words,
+    the stories of lists."""
 
     subject: str
     preheader: str = ""
@@ -284,6 +285,7 @@ class Texts(Strict):
     fallback: str = ""
     sms: str = ""
     push: str = ""
+    words: Mapping[str, str] = {}
 
 
 class Brief(Strict):

@@ -133,7 +133,7 @@ def _laid_over(history: History, table: Table) -> str:
 
 SAID = "coalesce(arg_max(live.{name}, seq) FILTER (live.{name} IS NOT NULL), any_value(old.{name}))"
 OVER: Mapping[str, Mapping[str, str]] = {
-    "customers": {name: f"nullif({SAID}, '')" for name in CUSTOMERS.names},  # blank: taken back
+    "customers": dict.fromkeys(CUSTOMERS.names, f"nullif({SAID}, '')"),  # blank: taken back
     "products": {
         "known_from": "CASE WHEN count(old.product_id) > 0 THEN any_value(old.known_from) "
         "ELSE coalesce(min(live.known_from), min(live.received_at)) END",

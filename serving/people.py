@@ -65,7 +65,9 @@ MORE: Mapping[str, Any] = {
     "identities": (tuple[Word, ...], Field((), max_length=MOST, description="other ids of this customer")),
     "consents": (tuple[Consent, ...], Field((), max_length=MOST, description="who agreed to what, and when")),
 }
-CustomerChange: Any = wire_model("CustomerChange", CUSTOMERS, without=("customer_id",), withdraws=True, **MORE)
+CustomerChange: Any = wire_model(
+    "CustomerChange", CUSTOMERS, without=("customer_id",), withdraws=True, **MORE
+)
 CustomerRow: Any = wire_model("CustomerRow", CUSTOMERS, withdraws=True, **MORE)
 
 

@@ -130,6 +130,32 @@ WORDS: Mapping[str, Words] = {
     ),
 }  # fmt: skip
 USUAL = "en"
+PAGES = (
+    "unsubscribe_page",
+    "unsubscribe",
+    "rate_page",
+    "rate",
+    "follow",
+)  # routes that a message's reader gets to
+SORRY: Mapping[str, Mapping[int, str]] = {  # by status what is told where one of them cannot be answered; 0: else
+    "en": {
+        0: "Something went wrong here. Please try again in a while.",
+        400: "Please choose one to five stars.",
+        404: "This link is not known here. Please use the link of the message.",
+        410: "This link is too old. Please use that of a newer message.",
+    },
+    "es": {
+        0: "Algo ha fallado. Inténtelo de nuevo dentro de un rato.",
+        400: "Elija de una a cinco estrellas.", 404: "Este enlace no se conoce. Use el enlace del mensaje.",
+        410: "Este enlace es demasiado antiguo. Use el de un mensaje más reciente.",
+    },
+    "fr": {
+        0: "Un problème est survenu. Merci de réessayer dans un moment.",
+        400: "Merci de choisir d’une à cinq étoiles.", 404: "Ce lien est inconnu. Merci d’utiliser celui du message.",
+        410: "Ce lien est trop ancien. Merci d’utiliser celui d’un message plus récent.",
+    },
+}  # fmt: skip
+SORRY_TITLE = {"en": "Sorry", "es": "Lo sentimos", "fr": "Désolé"}
 
 
 def language(request: Request, form: Mapping[str, str] | None = None) -> str:
@@ -150,9 +176,18 @@ def template() -> Template:
     return Template((Path(__file__).parent / "reply.html").read_text(encoding="utf-8"))
 
 
-def page(of: str, title: str, says: str, form: str = "") -> Response:
+def page(of: str, title: str, says: str, form: str = "", status: int = 200) -> Response:
     body = template().substitute(language=of, title=escape(title), says=escape(says), form=form)
-    return Response(body, headers=REPLY_HEADERS, media_type=HTML)
+    return Response(body, status, headers=REPLY_HEADERS, media_type=HTML)
+
+
+def sorry(request: Request, status: int) -> Response | None:
+    """The page for a reader of whom a request cannot be answered; None for who asks for JSON."""
+    wanted = request.headers.get("accept", "")
+    if JSON in wanted and "text/html" not in wanted:
+        return None
+    of = language(request)
+    return page(of, SORRY_TITLE[of], SORRY[of].get(status, SORRY[of][0]), status=status)
 
 
 def button(of: str, says: str, inside: str = "") -> str:

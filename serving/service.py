@@ -688,10 +688,16 @@ def told(error: Exception) -> tuple[int, ErrorBody]:
     return explain(error)
 
 
-def explained(error: Exception) -> Response:
+def explained(error: Exception, scope: Scope) -> Response:
+    """An error as JSON; as a page to who followed a link of a message."""
     status, body = told(error)
     headers = {"Retry-After": "1"} if status == 503 else {}
     headers |= (error.headers or {}) if isinstance(error, HTTPException | RequestError) else {}
+    if getattr(scope.get("endpoint"), "__name__", "") in replies.PAGES and (
+        page := replies.sorry(Request(scope), status)
+    ):
+        page.headers.update(headers)
+        return page
     return Response(body.model_dump_json(), status, headers=headers, media_type=JSON)
 
 
@@ -756,7 +762,7 @@ class Edge:
         except ClientDisconnect:
             return
         except Exception as error:
-            await explained(error)(scope, receive, sent)
+            await explained(error, scope)(scope, receive, sent)
         self.record(scope, sent.status, time.perf_counter() - started)
 
     def record(self, scope: Scope, status: int, seconds: float) -> None:

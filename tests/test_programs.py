@@ -117,6 +117,12 @@ def test_each_is_written_in_three_languages_and_has_a_brief(name: str) -> None:
             2,
             "titel: Extra inputs",
         ),
+        (
+            "about: a test",
+            "about: a test\nexclusive_days: 2",
+            3,
+            "does nothing where the policy's choice is priority",
+        ),
         ("[h]", "[h", 11, ""),
         (
             "{kind: order}",
@@ -278,8 +284,25 @@ def test_check_ends_with_1_where_something_is_wrong(run: Run, home: Path) -> Non
 def test_list_and_status_tell_of_each(run: Run) -> None:
     assert [of["name"] for of in json.loads(run("list", "--json").output)] == [*SHIPPED]
     assert [of["program"] for of in json.loads(run("status", "--json").output)] == [*SHIPPED]
-    assert "win_back" in run("list").output and "runs" in run("status").output
+    lines = run("list").output.splitlines()
+    assert {line.split()[0] for line in lines if line.strip() and line[1] != " "} >= {*SHIPPED}
+    assert max(map(len, lines)) <= 80 and "runs" in run("status").output
     assert "there is no program" in run("brief", "nothing", "--stage", "new").output
+
+
+def test_status_tells_of_each_the_last_run_that_it_was_part_of(run: Run, home: Path) -> None:
+    at = END + timedelta(days=1)
+    about = {"received_at": at, "found": 0.0, "members": 0.0}
+    with Store(address(home, None)) as store:
+        store.append(
+            "runs", [{**about, "run_at": at, "program": name, "stopped": "full"} for name in SHIPPED]
+        )
+        store.append("runs", [{**about, "run_at": at + timedelta(hours=1), "program": "thank_you"}])
+    found = {
+        of["program"]: (of["stopped"], of["run_at"]) for of in json.loads(run("status", "--json").output)
+    }
+    assert found["welcome"] == ("full", at.isoformat())
+    assert found["thank_you"] == (None, (at + timedelta(hours=1)).isoformat())
 
 
 def test_a_faulty_file_is_told_beside_the_others(run: Run, home: Path) -> None:

@@ -147,11 +147,22 @@ def test_links_that_are_none_of_ours(shop: Answers) -> None:
     rating = link(rate_url, shop)
     wrong = ("/u/x", link(unsubscribe_url, shop, links=other), rating.replace("/rate/", "/u/"))
     for path in (*wrong, "/rate/x", link(unsubscribe_url, shop).replace("/u/", "/rate/")):
-        for done in (shop("GET", path), shop.post(path, "stars=1&" + ONE_CLICK)):
+        asks = {"Accept": "application/json"}
+        for done in (shop("GET", path, headers=asks), shop.post(path, "stars=1&" + ONE_CLICK, **asks)):
             assert done.status_code == 404 and done.json()["error"].startswith("token: ")
+        for done in (shop("GET", path, headers={"Accept-Language": "fr"}), shop.post(path, ONE_CLICK)):
+            assert done.status_code == 404 and done.headers["content-type"].startswith("text/html")
+            assert (
+                "<h1>" in done.text
+                and "token" not in done.text
+                and done.headers["cache-control"] == "no-store"
+            )
+    assert "Ce lien est inconnu" in shop("GET", "/u/x", headers={"Accept-Language": "fr"}).text
+    assert "not known here" in shop("GET", "/r/x").text
     assert len(consents(shop.store)) == 1
     assert shop("GET", link(unsubscribe_url, shop, days=3000)).status_code == 200
-    assert shop("GET", link(rate_url, shop, days=RATE_AGE.days + 1)).status_code == 410
+    old = shop("GET", link(rate_url, shop, days=RATE_AGE.days + 1))
+    assert old.status_code == 410 and "too old" in old.text and "{" not in old.text.split("</style>")[1]
     for name in ("nobody", "m1"):
         shop.store.bury("anna", at=shop.site.clock())
         assert shop.post(link(unsubscribe_url, shop, name), ONE_CLICK).status_code == 200

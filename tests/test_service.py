@@ -231,7 +231,13 @@ ERRORS: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
         "product_ids",
     ),
     "POST a fragment": ("POST", "/v1/fragments/next_best.html", {}, 405, "use GET or HEAD"),
-    "a link of nobody's": ("GET", "/r/gAAAAABmdGVzdA", {}, 404, "token"),
+    "a link of nobody's": (
+        "GET",
+        "/r/gAAAAABmdGVzdA",
+        {"headers": {"Accept": "application/json"}},
+        404,
+        "token",
+    ),
     "a link of somebody's": ("GET", "/r/https:%2F%2Fevil.example", {}, 404, "/openapi.json"),
     "too many products": ("GET", "/v1/products?limit=1000", {}, 400, "limit"),
 }
