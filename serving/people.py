@@ -197,7 +197,7 @@ def take_all(
         aliases, gone = canonical(names), store.graves()
         own = [aliases.get(row["customer_id"], row["customer_id"]) for row in rows]
         made = [
-            rows_of(name, row, at, ids_of(name, aliases)[1:] if WITHDRAWN in row.values() else ())
+            rows_of(name, row, at, ids_of(name, aliases)[1:] if name and WITHDRAWN in row.values() else ())
             for name, row in zip(own, rows, strict=True)
         ]
         errors = [

@@ -275,7 +275,7 @@ def test_our_own_fault_keeps_what_was_sent_out_of_answer_and_log(caplog: pytest.
     from serving.service import explained
 
     with caplog.at_level(logging.ERROR):
-        response = explained(KeyError(SECRET))
+        response = explained(KeyError(SECRET), {})
     assert response.status_code == 500
     assert ErrorBody.model_validate_json(bytes(response.body))
     assert "KeyError" in caplog.text

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from features.history import History
 from features.interactions import Ids, used
+from features.judge import Row
 from serving.bundle import IDS, ROWS, read_manifest, sha256
 from serving.identities import identities_now, ids_of
 from serving.outgoing import DEAD, OUTBOX, messages_of, stem_of
@@ -242,7 +243,7 @@ def loose(home: Path) -> list[Path]:
     return [*own, *(p for kind in (".ndjson", ".parquet") for p in home.glob(f"*{kind}"))]
 
 
-def facts_held(store: Store, history: History, ids: Sequence[str]) -> list[dict[str, Any]]:
+def facts_held(store: Store, history: History, ids: Sequence[str]) -> list[Row]:
     """Every row of facts of these ids, by which lists may name them."""
     return [*history_rows(history, "customers", ids), *store.of("customers", ids)] if ids else []
 

@@ -5,7 +5,8 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+
+from features.judge import Row
 
 from serving.addresses import CONTACT, normal
 
@@ -36,7 +37,7 @@ def text_lists(home: Path) -> Iterator[Path]:
             yield path
 
 
-def signs_of(facts: Iterable[dict[str, Any]]) -> set[str]:
+def signs_of(facts: Iterable[Row]) -> set[str]:
     """By what a list names who has these facts: addresses, as they are and as they are compared, and their hashes."""
     said = {(channel, row[fact]) for row in facts for channel, fact in CONTACT.items() if row.get(fact)}
     plain = {text for channel, address in said for text in (address.strip(), normal(channel, address))}
