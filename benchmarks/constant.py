@@ -18,7 +18,9 @@ from serving.schemas import RecommendRequest, RecommendResponse
 class Same(Engine):
     """Over a bundle as ever, and asked as ever."""
 
-    def recommend(self, placement: str, request: RecommendRequest, *, at: object) -> RecommendResponse:
+    def recommend(
+        self, placement: str, request: RecommendRequest, *, at: object, remember: bool = False
+    ) -> RecommendResponse:
         return answer()
 
 

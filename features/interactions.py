@@ -1,5 +1,6 @@
 """Who bought what, in which order, when: events up to a moment as aligned arrays."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -81,6 +82,12 @@ class Ids:
         raw = [NEVER if "\0" in i or len(b := i.encode("utf-8", "surrogatepass")) > width else b for i in ids]
         return self._find(np.array(raw, dtype=self.values.dtype))
 
+    def position(self, one: str) -> int:
+        """Position of one id, the first where it stands twice, −1 where unknown: in a third of the time."""
+        raw = one.encode("utf-8", "surrogatepass")
+        at = bisect_left(self.values, raw)
+        return at if at < len(self.values) and self.values[at] == raw and b"\0" not in raw else -1
+
     def _find(self, raw: NDArray[np.bytes_]) -> Ints:
         if not len(self.values):
             return np.full(len(raw), -1, np.int32)
@@ -122,6 +129,10 @@ class MoreIds(Ids):
         for place in np.flatnonzero(found < 0).tolist():
             found[place] = self.later.get(ids[place], -1)
         return found
+
+    def position(self, one: str) -> int:
+        found = super().position(one)
+        return self.later.get(one, -1) if found < 0 else found
 
     def at(self, positions: Sequence[int] | NDArray[Any]) -> list[str]:
         places, n = np.asarray(positions, dtype=np.int64), len(self.values)
@@ -277,7 +288,7 @@ def distinct(column: "pa.ChunkedArray[Any]") -> Ids:
 
 @dataclass(frozen=True)
 class Lines:
-    """Order lines as they come, before they are merged."""
+    """Order lines as they come, before they are merged. placed: whether they stand as `in_place` would have them."""
 
     customers: Ids
     orders: Ids
@@ -288,6 +299,7 @@ class Lines:
     quantity: NDArray[np.float64]
     paid: NDArray[np.float64]
     discount: NDArray[np.float64]
+    placed: bool = False
 
     @classmethod
     def of(cls, events: pa.Table, items: Ids, like: "Lines | None" = None) -> "Lines":
@@ -332,7 +344,7 @@ class Lines:
         moved = [replace(part, order=np.append(place, np.int32(-1))[part.order]) for part, place in both]
         joined = {name: np.concatenate([getattr(part, name) for part in moved]) for name in LINE}
         customers = other.customers if len(other.customers) else self.customers
-        return replace(self, customers=customers, orders=orders, **joined)
+        return replace(self, customers=customers, orders=orders, placed=False, **joined)
 
     def told(self, events: pa.Table, items: Ids, until: datetime) -> Interactions:
         """These lines as rows, after what was returned of them."""
@@ -375,32 +387,35 @@ class Lines:
         """A number for each pair of order id and customer, sorted like them; below 0 without an order id."""
         return self.of_order() * (len(self.customers) + 1) + self.customer + (self.order >= 0)
 
-    def ordered(self) -> tuple[Ids, Ints]:
-        """(orders, one for each customer of an id; the order of each line)."""
-        pairs, inverse = np.unique(self.own_order(), return_inverse=True)
-        return Ids(self.orders.values[pairs // (len(self.customers) + 1)]), inverse.astype(np.int32)
+    def in_place(self) -> "Lines":
+        """The same lines by customer, their orders as they began, and item."""
+        if self.placed:
+            return self
+        orders, order = np.unique(self.own_order(), return_inverse=True)
+        first = np.full(len(orders), np.iinfo(np.int64).max)
+        np.minimum.at(first, order, self.at)
+        by = np.lexsort((self.item, order, first[order], self.customer))
+        return replace(self.where(by), placed=True)
 
     def merged(self, items: Ids, until: int) -> Interactions:
         """One row for a customer, an order and an item, at the order's first moment."""
-        orders, order = self.ordered()
-        first = np.full(len(orders), np.iinfo(np.int64).max)
-        np.minimum.at(first, order, self.at)
-        at = first[order]
-        by = np.lexsort((self.item, order, at, self.customer))
-        columns = [column[by] for column in (self.customer, self.item, order)]
-        del order
-        new = np.ones(len(by), bool)
-        if len(by):
-            new[1:] = np.any([c[1:] != c[:-1] for c in columns], axis=0)
+        lines = self.in_place()
+        own = lines.own_order()
+        new = runs(own)
+        begin = np.flatnonzero(new)
+        pairs, place = np.unique(own[begin], return_inverse=True)
+        first = np.minimum.reduceat(lines.at, begin) if len(begin) else lines.at
+        new[1:] |= lines.item[1:] != lines.item[:-1]
         start = np.flatnonzero(new)
-        customer, item, order = (c[start] for c in columns)
-        del columns, new, first
+        del own, new
+        of = np.searchsorted(begin, start, "right") - 1  # the order of each row
         total = [
-            (np.add.reduceat(v[by], start) if len(by) else v).astype(np.float32)
-            for v in (self.quantity, self.paid, self.discount)
+            (np.add.reduceat(values, start) if len(start) else values).astype(np.float32)
+            for values in (lines.quantity, lines.paid, lines.discount)
         ]
         merged = Interactions(
-            self.customers, items, orders, customer, item, order, at[by][start],
+            self.customers, items, Ids(self.orders.values[pairs // (len(self.customers) + 1)]),
+            lines.customer[start], lines.item[start], place.astype(np.int32)[of], first[of],
             total[0], total[1], total[2], until,
         )  # fmt: skip
         return compact(merged)
@@ -447,7 +462,7 @@ def pasts(
     events: pa.Table, *, items: Ids, moments: Sequence[datetime], keep: NDArray[np.bool_] | None = None
 ) -> Iterator[Interactions]:
     """`Interactions.from_events` as of each of these moments in turn; ids are read once for all of them."""
-    lines = Lines.bought(events, items, keep, max(moments))
+    lines = Lines.bought(events, items, keep, max(moments)).in_place()
     returned = Lines.of(before(events, max(moments), "return"), items, like=lines)
     for moment in moments:
         end = seconds(moment)

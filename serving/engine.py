@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from features.catalog import PATH_SEPARATOR
 from features.history import Store
@@ -49,13 +50,15 @@ from serving.ranker import (
     score_columns,
 )
 from serving.rules import AtMost, Diverse, Filter, Include, Mover, Reserve, Rotate, Rule, Shelf, kept, label
-from serving.schemas import NeedAbout, NeedsResponse, RecommendRequest, RecommendResponse
+from serving.schemas import NeedAbout, NeedsResponse, Recommendation, RecommendRequest, RecommendResponse
 from serving.store import Store as Database
 from serving.wire import RequestError
 
 Mask = NDArray[np.bool_]
 Scores = NDArray[np.float32]
 REGULAR = 3  # purchases that make a favourite
+KEPT = 4_096  # lists that are remembered as they were told
+RECOMMENDATIONS = TypeAdapter(list[Recommendation])
 FEW = 64  # items taken out of the available
 BEST_SELLERS = 200
 NOT_ASKED = {
@@ -116,7 +119,6 @@ class Ask:
 
     customer: int
     person: Person
-    owned: Ints
     products: Ints
     exclude: Ints
     limit: int
@@ -125,6 +127,10 @@ class Ask:
     at: int = 0  # seconds
     lead: Lead = field(default_factory=Lead)
     shown: tuple[Array, Array] = NOTHING
+
+    @property
+    def owned(self) -> Array:
+        return self.person.owned
 
 
 @dataclass
@@ -218,6 +224,7 @@ class Engine:
         self.newcomers = replace(self.newcomers, models=bundle.models)
         self.order_of: dict[str, Array] = {}
         self.told_of: dict[int, Product] = {}
+        self.lists: dict[tuple[float, ...], list[Recommendation]] = {}
         orders = np.bincount(self.history.item, minlength=len(self.catalog))
         self.indexes = {
             name: self.index_of(name, model, orders)
@@ -295,8 +302,11 @@ class Engine:
     def data_until(self) -> datetime:
         return self.bundle.manifest.data_until.astimezone(UTC)
 
-    def recommend(self, placement: str, request: RecommendRequest, *, at: datetime) -> RecommendResponse:
-        """One list. `at` is the moment of the answer where the request names none.
+    def recommend(
+        self, placement: str, request: RecommendRequest, *, at: datetime, remember: bool = False
+    ) -> RecommendResponse:
+        """One list. `at` is the moment of the answer where the request names none. remember: who asks may soon ask
+        again, and then be told the same list at once.
 
         Raises RequestError for an unknown placement and for a moment before the bundle's `data_until`, as
         the models learned from what came after it.
@@ -306,8 +316,7 @@ class Engine:
         self.check_moment(when)
         ask = self.ask(row, request, when)
         chosen = self.choose(row, ask, explain=request.explain)
-        products = self.products(chosen.items)
-        items = [self.told(ask, chosen, n, product) for n, product in enumerate(products)]
+        items = self.told_once(ask, chosen) if remember and not request.explain else self.told(ask, chosen)
         return RecommendResponse.model_validate({  # all of it at once, which is far sooner done
             "recommendation_id": self.recommendation_id(placement, request, when, ask),
             "model_version": self.version,
@@ -359,7 +368,6 @@ class Engine:
         return Ask(
             customer=person.customer,
             person=person,
-            owned=sorted_set(person.items),
             products=asked,
             exclude=np.concatenate([exclude, cart]) if len(cart) else exclude,
             limit=request.limit or row.limit,
@@ -399,7 +407,7 @@ class Engine:
         return found[found >= 0].astype(np.int64)
 
     def position(self, customer_id: str | None) -> int:
-        return -1 if customer_id is None else int(self.history.customers.positions([customer_id])[0])
+        return -1 if customer_id is None else self.history.customers.position(customer_id)
 
     # --- choosing -------------------------------------------------------------------------------------
 
@@ -515,22 +523,28 @@ class Engine:
     def whole(self, row: Placement, ask: Ask, *, explain: bool = True) -> Standing:
         """The customer's ranking, PUBLISHED long at most: as it was made beforehand, or made now, which explains it."""
         table = self.table_for(row)
-        passed = self.returned[ask.owned].any() or ask.person.pairs is not self.pairs
-        if table is not None and not explain and not passed:
+        if table is not None and not explain and not self.is_past(ask):
             ranked = table[ask.customer]
-            ranked = ranked[ranked["item"] >= 0]
+            ranked = ranked[: np.count_nonzero(ranked["item"] >= 0)]
             return Standing(ranked["item"], ranked["score"], ranked["source"])
         none = ask.products[:0]
         ask = replace(ask, products=none, exclude=none, complements_only=False, limit=PUBLISHED, rules=())
         found = self.standing(row.sources, self.allowed(row.rules, ask, Chosen()), ask, row)
         return found.at(np.arange(min(PUBLISHED, len(found.items))))
 
+    def is_past(self, ask: Ask) -> bool:
+        """Whether a ranking made with the bundle knows less than we do: of new purchases, or that something which
+        the customer had before can be bought again."""
+        if ask.person.pairs is not self.pairs:
+            return True
+        return bool(len(self.returned)) and bool(is_in(self.returned, ask.owned).any())
+
     @cached_property
-    def returned(self) -> Mask:
+    def returned(self) -> Array:
         """What can be bought by now and could not when the bundle was made, so that no ranking made then holds it."""
         born = np.zeros(len(self.available), bool)
         born[: len(self.born)] = self.born
-        return self.available & ~born
+        return np.flatnonzero(self.available & ~born)
 
     def ranking(self, placement: str, customer: int) -> Array:
         """What is published of a customer: RANKED [PUBLISHED]."""
@@ -745,19 +759,36 @@ class Engine:
 
     # --- telling --------------------------------------------------------------------------------------
 
-    def told(self, ask: Ask, chosen: Chosen, place: int, product: Product) -> dict[str, Any]:
-        """A Recommendation, as it is read from a wire."""
-        item, source = chosen.items[place], chosen.sources[place]
-        because = self.because(source, item, ask)
-        return {
-            **vars(product),
-            "score": round(chosen.scores[place], 6),
-            "source": source.model,
-            "story": self.story(source, item, because, ask),
-            "because": [{"product_id": self.product_id(b), "title": self.catalog.title[b]} for b in because],
-            "filled": chosen.filled[place],
-            "parts": chosen.parts[place],
-        }
+    def told_once(self, ask: Ask, chosen: Chosen) -> Sequence[Recommendation | dict[str, Any]]:
+        """Recommendations; the same list of a customer who did nothing since is told once, as who looks around a shop
+        sees it on every page."""
+        if ask.customer < 0 or ask.person.mark or ask.person.pairs is not self.pairs or len(ask.products):
+            return self.told(ask, chosen)
+        key = (ask.customer, *chosen.items, *chosen.scores, *map(id, chosen.sources), *chosen.filled)
+        found = self.lists.get(key)
+        if found is None:
+            if len(self.lists) >= KEPT:
+                self.lists.pop(next(iter(self.lists)), None)
+            found = self.lists[key] = RECOMMENDATIONS.validate_python(self.told(ask, chosen))
+        return found
+
+    def told(self, ask: Ask, chosen: Chosen) -> list[dict[str, Any]]:
+        """Recommendations, as they are read from a wire."""
+        bought = ask.person.bought(chosen.items)
+        found = []
+        for place, product in enumerate(self.products(chosen.items)):
+            item, source = chosen.items[place], chosen.sources[place]
+            because = self.because(source, item, ask)
+            found.append({
+                **vars(product),
+                "score": round(chosen.scores[place], 6),
+                "source": source.model,
+                "story": self.story(source, item, because, ask, bought[place]),
+                "because": [{"product_id": self.product_id(b), "title": self.catalog.title[b]} for b in because],
+                "filled": chosen.filled[place],
+                "parts": chosen.parts[place],
+            })  # fmt: skip
+        return found
 
     def product_id(self, item: int) -> str:
         return self.catalog.items.at([item])[0]
@@ -813,22 +844,21 @@ class Engine:
         items, times = np.unique(held, return_counts=True)
         return items[top_k(times, most)]
 
-    def story(self, source: Source, item: int, because: list[int], ask: Ask) -> str:
+    def story(self, source: Source, item: int, because: list[int], ask: Ask, bought: tuple[int, int]) -> str:
+        """Why it stands there. `bought`: how often the customer did, and when last."""
         key, slots = source.story, dict[str, str]()
         if key == "again":  # what is put forward so was bought: see `stored`
-            own = ask.person.items == item
-            times = int(np.count_nonzero(own))
-            key = "regular" if times >= REGULAR else "again"
-            slots["times"] = str(times)
-            if key == "again":
-                slots["last"] = self.day(int(ask.person.at[own].max()))
+            times, last = bought
+            if times >= REGULAR:
+                return STORIES["regular"].format(times=times)
+            slots["last"] = self.day(last)
         if key == "same_need":
             slots["category"] = self.need(item)
         if key == "popular":
             key = self.how_popular(source.model, item)
         if key == "new" and not self.models[source.model].arrays()["bias"][item] > 0:
             key = "first"
-        if key == "taste" and not len(ask.owned):
+        if key == "taste" and not len(ask.person.items):
             key = "goes_with"  # nobody says that they buy it
         if because:
             slots["because"] = self.catalog.title[because[0]]

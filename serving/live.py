@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from features.catalog import Catalog
-from features.interactions import EVENT_COLUMNS, Interactions, sorted_set
+from features.interactions import EVENT_COLUMNS, Interactions, runs, sorted_set
 from features.pairs import Pairs
 from features.schema import EVENTS
 from serving import metrics
@@ -31,6 +31,7 @@ LATE = timedelta(
 )  # before the end of what was learned: as far back orders are sought that it does not know
 AHEAD = timedelta(days=2)  # an event may lie a day ahead of its receipt, and wait to be written
 VISIT = timedelta(days=1)  # how long a cart and a look at a product count
+HALF = 32  # bits
 CART = 50  # products of a cart, the latest
 MOST = 200_000  # customers with news that are told apart; of more, each is asked about
 REST = timedelta(seconds=5)  # how long a database that is away is left alone
@@ -71,6 +72,27 @@ class Person:
     @cached_property
     def at(self) -> Array:
         return self.pairs.data.at[self.rows]
+
+    @cached_property
+    def by_item(self) -> Array:
+        """The same rows sorted by item, of one item by time: the item in the upper half, the row in the lower. To
+        sort numbers is several times faster than to find their order."""
+        return np.sort((self.items.astype(np.int64) << HALF) + np.arange(len(self.items)))
+
+    @cached_property
+    def owned(self) -> Array:
+        """Each item once, in order."""
+        items = self.by_item >> HALF
+        return items[runs(items)]
+
+    def bought(self, items: Sequence[int]) -> list[tuple[int, int]]:
+        """(how often each of these items was bought, when last: seconds, 0 for never)."""
+        rows, sought = self.by_item, np.array(items, np.int64) << HALF
+        if not len(rows):
+            return [(0, 0)] * len(items)
+        begin, end = rows.searchsorted(sought), rows.searchsorted(sought + (1 << HALF))
+        last = self.at[rows[end - 1] & ((1 << HALF) - 1)]
+        return list(zip((end - begin).tolist(), (last * (end > begin)).tolist(), strict=True))
 
 
 def stranger(pairs: Pairs) -> Person:
@@ -223,7 +245,7 @@ class Live:
         return newest
 
     def position(self, customer_id: str) -> int:
-        return int(self.history.customers.positions([customer_id])[0])
+        return self.history.customers.position(customer_id)
 
     def learned(self, customer: int, order_id: str | None) -> bool:
         """Whether the bundle knows this order of a customer; a return that names none, it may."""

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from math import log
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,16 @@ def listed(found: RecommendResponse) -> None:
     length.observe(len(found.items))
     fallback.observe(found.fallback_share)
     bits = memory(found.placement)
-    for bit in (crc32(item.product_id.encode()) % BITS for item in found.items):
-        bits[bit >> 3] |= 1 << (bit & 7)
+    for item in found.items:
+        byte, bit = bit_of(item.product_id)
+        bits[byte] |= bit
+
+
+@lru_cache(maxsize=1 << 16)
+def bit_of(product_id: str) -> tuple[int, int]:
+    """(the byte of a set that knows a product, its bit there)."""
+    bit = crc32(product_id.encode()) % BITS
+    return bit >> 3, 1 << (bit & 7)
 
 
 def removed(placement: str, rules: Mapping[str, int]) -> None:

@@ -310,14 +310,17 @@ class Site:
     async def recommend(self, request: Request) -> Response:
         asked = await self.asked(request)
         row = self.engine.placement(request.path_params["placement"])
-        response, spent = await self.turns.compute(lambda: self.timed(row.name, asked, self.at(asked.at)))
+        at = self.at(asked.at)
+        response, spent = await self.turns.compute(lambda: self.timed(row.name, asked, at, remember=True))
         request.scope[FOUND] = response
         return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}", "Cache-Control": kept_for(row)})
 
-    def timed(self, placement: str, asked: RecommendRequest, at: datetime) -> tuple[RecommendResponse, float]:
+    def timed(
+        self, placement: str, asked: RecommendRequest, at: datetime, *, remember: bool = False
+    ) -> tuple[RecommendResponse, float]:
         """A list, and how many milliseconds it took. It is counted, and of some what each rule removed."""
         started = time.perf_counter()
-        response = self.engine.recommend(placement, asked, at=at)
+        response = self.engine.recommend(placement, asked, at=at, remember=remember)
         spent = (time.perf_counter() - started) * 1000
         metrics.listed(response)
         self.lists += 1

@@ -117,14 +117,21 @@ def url(
     return address(None, new_database(postgres(shared("postgres", place_postgres))))
 
 
-def load_sample(home: Path, step: int = 10) -> None:
-    """Events of every `step`-th household, the whole catalogue, and one customer with a name and an alias."""
+def load_sample(home: Path, step: int = 10, *, whole: bool = True) -> None:
+    """Events of every `step`-th household, the whole catalogue or what of it they bought, and one customer with a name
+    and an alias."""
     data, history = source_folder(), History(home / "history")
     events = pq.read_table(data / "transactions.parquet")
     kept = sorted(pc.unique(events["household_id"]).to_pylist())[::step]
     sample = home / "events.parquet"
-    pq.write_table(events.filter(pc.is_in(events["household_id"], value_set=pa_array(kept))), sample)
-    for table, file in (("events", sample), ("products", data / "products.parquet")):
+    events = events.filter(pc.is_in(events["household_id"], value_set=pa_array(kept)))
+    products, bought = pq.read_table(data / "products.parquet"), pc.unique(events["product_id"])
+    catalogue = home / "products.parquet"
+    pq.write_table(events, sample)
+    pq.write_table(
+        products if whole else products.filter(pc.is_in(products["product_id"], bought)), catalogue
+    )
+    for table, file in (("events", sample), ("products", catalogue)):
         load(history, table, [file], mapping_of(table), rejects_dir=home / "rejects")
     for table, row in (("customers", NAMED), ("identities", {"alias": ALIAS, "customer_id": CUSTOMER})):
         file = home / f"{table}.csv"

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,17 +49,29 @@ SERVERS = {"osclms serve": "/readyz", "mlflow ui": "/health"}
 MAY_END = {"osclms train": (0, KEPT)}
 
 
-def commands(pages: Iterable[str] = PAGES) -> list[str]:
-    found = []
-    for page in pages:
-        text = (ROOT / page).read_text()
-        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
-            found += [line.split("  #")[0].strip() for line in block.splitlines() if line.strip()]
-        found += re.findall(r"`(make [a-z-]+)`", text)
-    return found
+def chapters() -> dict[str, list[str]]:
+    """What each page has a reader type, of the longest page each of its chapters."""
+    parts = {page: (ROOT / page).read_text() for page in PAGES}
+    parts |= {f"README.md, {part.splitlines()[0]}": part for part in parts.pop("README.md").split("\n## ")}
+    return {name: typed(text) for name, text in parts.items()}
 
 
-ELSEWHERE |= dict.fromkeys(commands(["docs/scores.md"]), "test_scores.py")
+def typed(text: str) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    found = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+    return found + re.findall(r"`(make [a-z-]+)`", text)
+
+
+def commands() -> list[str]:
+    return [command for page in chapters().values() for command in page]
+
+
+def local(command: str) -> bool:
+    """Whether it is run here, in a folder of the reader's."""
+    return command not in ELSEWHERE and command.split()[0] not in ("make", "curl", ".")
+
+
+ELSEWHERE |= dict.fromkeys(chapters()["docs/scores.md"], "test_scores.py")
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +82,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("desk")
     shutil.copytree(ROOT / "docs", folder / "docs")
     (folder / ".osclms").mkdir()
-    load_sample(folder / ".osclms", 50)
+    load_sample(folder / ".osclms", 50, whole=False)
     assert train(folder / ".osclms", recipes=SMALL, rankings=FEW).verdict.promote
     return folder
 
@@ -131,16 +143,17 @@ def test_curl(shop_home: Path, tmp_path: Path) -> None:
         assert fine, (command, done.stdout, done.stderr)
 
 
-def test_osclms_and_mlflow(desk: Path) -> None:
-    """One after the other, as a reader would."""
-    for command in commands():
-        if command in ELSEWHERE or command.split()[0] in ("make", "curl", "."):
-            continue
+@pytest.mark.parametrize("chapter", [name for name, page in chapters().items() if any(map(local, page))])
+def test_osclms_and_mlflow(desk: Path, tmp_path: Path, chapter: str) -> None:
+    """One after the other, as a reader of the chapter would."""
+    folder = tmp_path / "desk"
+    shutil.copytree(desk, folder, symlinks=True)
+    for command in filter(local, chapters()[chapter]):
         server = next((path for start, path in SERVERS.items() if command.startswith(start)), None)
         if server:
-            assert answers(command, server, desk), command
+            assert answers(command, server, folder), command
             continue
-        done = ran(command, desk)
+        done = ran(command, folder)
         allowed = next((codes for start, codes in MAY_END.items() if command.startswith(start)), (0,))
         assert done.returncode in allowed, (command, done.stdout[-2000:], done.stderr[-2000:])
 

@@ -315,6 +315,12 @@ def test_a_rate_is_kept_by_key_and_by_address(made: Callable[..., Web]) -> None:
     assert 0 < int(late.headers["retry-after"]) <= 7200
 
 
+def test_a_high_rate_is_kept_in_steps(made: Callable[..., Web]) -> None:
+    web = made(rates={SECRET: "2000/hour"})
+    codes = statuses(web, 2010, kind=SECRET)
+    assert codes == [200] * 2000 + [429] * 10
+
+
 def test_a_mailbox_that_ends_messages_is_never_turned_away(made: Callable[..., Web]) -> None:
     """Many readers' requests come from one address; what is none of ours from there counts like anybody's."""
     web = made(rates={PUBLISHABLE: "2/hour"})

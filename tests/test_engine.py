@@ -267,6 +267,8 @@ def test_many_are_answered_as_one_by_one(engine: Engine, placement: str) -> None
     many = engine.recommend_many(placement, asked, at=engine.data_until)
     assert many == [engine.recommend(placement, request, at=engine.data_until) for request in asked]
     assert many[::-1] == engine.recommend_many(placement, asked[::-1], at=engine.data_until)
+    for _ in range(2):  # told, then told once more
+        assert many == [engine.recommend(placement, r, at=engine.data_until, remember=True) for r in asked]
 
 
 def test_a_fresh_engine_answers_alike(engine: Engine, shop_home: Path, regular: str) -> None:

@@ -31,9 +31,10 @@ def test_an_id_is_at_its_place_in_the_order_of_bytes_or_at_minus_one(
     known: set[str], asked: list[str]
 ) -> None:
     place = {text: n for n, text in enumerate(sorted(known, key=str.encode))}
-    found = Ids.of(known).positions(asked)
+    ids = Ids.of(known)
+    found = ids.positions(asked)
     assert found.dtype == np.int32
-    assert found.tolist() == [place.get(text, -1) for text in asked]
+    assert found.tolist() == [place.get(text, -1) for text in asked] == [*map(ids.position, asked)]
 
 
 @pytest.mark.parametrize(
@@ -54,12 +55,14 @@ def test_an_id_is_at_its_place_in_the_order_of_bytes_or_at_minus_one(
     ],
 )
 def test_a_stranger_is_minus_one(stranger: str) -> None:
-    assert Ids.of(["bread", "milk", "öl"]).positions(["milk", stranger]).tolist() == [1, -1]
+    ids = Ids.of(["bread", "milk", "öl"])
+    assert ids.positions(["milk", stranger]).tolist() == [1, -1] == [*map(ids.position, ("milk", stranger))]
 
 
 @pytest.mark.parametrize("stranger", ["too long", "a\0", "\0", "\ud800"])
 def test_a_stranger_is_neither_the_empty_id_nor_a_question_mark(stranger: str) -> None:
-    assert Ids.of(["", "?", "a"]).positions([stranger]).tolist() == [-1]
+    ids = Ids.of(["", "?", "a"])
+    assert ids.positions([stranger]).tolist() == [-1] == [ids.position(stranger)]
 
 
 def test_ids_are_sorted_as_bytes_and_unique() -> None:
@@ -71,7 +74,7 @@ def test_ids_are_sorted_as_bytes_and_unique() -> None:
 def test_no_ids_know_nobody() -> None:
     empty = Ids.of([])
     assert len(empty) == 0
-    assert empty.positions(["a", ""]).tolist() == [-1, -1]
+    assert empty.positions(["a", ""]).tolist() == [-1, -1] == [empty.position("a"), empty.position("")]
     assert empty.column(pa.array(["a", None])).tolist() == [-1, -1]
     assert empty.at([]) == []
 

@@ -25,7 +25,8 @@ from serving.bundle import Bundle
 from serving.engine import Engine
 from serving.live import REST, Live
 from serving.newcomers import Lead
-from serving.schemas import Recommendation, RecommendRequest
+from serving.overlay import Overlay
+from serving.schemas import Recommendation, RecommendRequest, RecommendResponse
 from serving.store import Store, StoreError
 
 AT = UNTIL + timedelta(days=3)
@@ -192,6 +193,23 @@ def test_a_purchase_sent_now_changes_the_next_answer(engine: Engine, store: Stor
     )
     assert engine.order("anna", "3", AT) == engine.order("anna", "3")
     assert engine.order("anna", None) == engine.order("anna", "3")
+
+
+def test_a_list_that_was_told_before_is_told_anew_after_news(engine: Engine, store: Store) -> None:
+    asked = RecommendRequest(customer_id="anna")
+
+    def remembered(engine: Engine) -> RecommendResponse:
+        return engine.recommend("buy_again", asked, at=AT, remember=True)
+
+    before = remembered(engine)
+    assert before == remembered(engine) and before.items[0] is remembered(engine).items[0]
+    overlay = Overlay(engine.bundle)
+    overlay.say([{"product_id": item.product_id, "price": 9.5} for item in before.items])
+    after = remembered(engine.over(overlay.bundle(engine.bundle)))
+    assert {item.price for item in after.items} == {9.5} and {item.price for item in before.items} != {9.5}
+    store.add([bought("bread", 1, "n1")])
+    stories = {item.product_id: item.story for item in remembered(engine).items}
+    assert stories["bread"] == "One of your favourites: bought 4 times"
 
 
 def test_only_what_happened_before_the_moment_counts(engine: Engine, store: Store) -> None:

@@ -186,7 +186,7 @@ def test_a_product_back_in_stock_is_known_as_one_that_no_ranking_made_before_hol
     overlay.say([{"product_id": "milk", "in_stock": False}])
     gone = Engine(overlay.bundle(base))  # a bundle made while there was no milk
     back = told(gone, {"milk": {"in_stock": True}})
-    assert np.flatnonzero(back.returned).tolist() == back.catalog.items.positions(["milk"]).tolist()
+    assert back.returned.tolist() == back.catalog.items.positions(["milk"]).tolist()
     assert not told(gone, {"soap": {"price": 9.0}}).returned.any()
 
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from test_docs import commands
+from test_docs import chapters
 from typer.testing import CliRunner
 from worlds import Event, shop
 
@@ -59,7 +59,7 @@ def world(shared: Shared) -> Path:
 
     def make(folder: Path) -> None:
         with chdir(folder):
-            for command in commands(["docs/scores.md"]):
+            for command in chapters()["docs/scores.md"]:
                 done = CliRunner().invoke(app, shlex.split(command)[1:])
                 assert done.exit_code == 0, (command, done.output)
         assert (folder / "scores.parquet").exists()

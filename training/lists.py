@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from features.judge import Row
-
 from serving.addresses import CONTACT, normal
 
 OURS = (  # folders of a home that other hands clean, or that hold nobody
