@@ -188,6 +188,16 @@ class Standing:
     def among(self, allowed: Mask) -> "Standing":
         return self.at(np.flatnonzero(allowed[self.items]))
 
+    def explained(self, now: "Standing") -> "Standing":
+        """The same list with its scores in the shares that `now` finds; what it does not find is its leader's alone."""
+        assert now.parts is not None
+        parts = (np.arange(now.parts.shape[1]) == self.lead[:, None]) * self.scores[:, None]
+        known = {item: place for place, item in enumerate(now.items.tolist()) if now.scores[place] > 0}
+        there = [place for place, item in enumerate(self.items.tolist()) if item in known]
+        found = np.array([known[item] for item in self.items[there].tolist()], np.int64)
+        parts[there] = now.parts[found] * (self.scores[there] / now.scores[found])[:, None]
+        return replace(self, parts=parts)
+
 
 class Engine:
     """Answers every placement from one bundle, whose arrays it shares with other workers; where `live` is given, with
@@ -520,17 +530,25 @@ class Engine:
     def suffices(self, found: Standing, ask: Ask, chosen: Chosen) -> bool:
         return len(self.pick(found, ask, chosen)) >= ask.limit - len(chosen.items)
 
-    def whole(self, row: Placement, ask: Ask, *, explain: bool = True) -> Standing:
-        """The customer's ranking, PUBLISHED long at most: as it was made beforehand, or made now, which explains it."""
+    def whole(self, row: Placement, ask: Ask, *, explain: bool) -> Standing:
+        """The customer's ranking, PUBLISHED long at most: as it was made beforehand, else as it is made now.
+
+        What is explained is the same ranking: a price that changed since moves neither of the two.
+        """
         table = self.table_for(row)
-        if table is not None and not explain and not self.is_past(ask):
-            ranked = table[ask.customer]
-            ranked = ranked[: np.count_nonzero(ranked["item"] >= 0)]
-            return Standing(ranked["item"], ranked["score"], ranked["source"])
+        if table is None or self.is_past(ask):
+            found = self.ranked_now(row, ask)
+            return found.at(np.arange(min(PUBLISHED, len(found.items))))
+        ranked = table[ask.customer]
+        ranked = ranked[: np.count_nonzero(ranked["item"] >= 0)]
+        made = Standing(ranked["item"], ranked["score"], ranked["source"])
+        return made.explained(self.ranked_now(row, ask)) if explain else made
+
+    def ranked_now(self, row: Placement, ask: Ask) -> Standing:
+        """The customer's ranking made now, whatever else is asked."""
         none = ask.products[:0]
         ask = replace(ask, products=none, exclude=none, complements_only=False, limit=PUBLISHED, rules=())
-        found = self.standing(row.sources, self.allowed(row.rules, ask, Chosen()), ask, row)
-        return found.at(np.arange(min(PUBLISHED, len(found.items))))
+        return self.standing(row.sources, self.allowed(row.rules, ask, Chosen()), ask, row)
 
     def is_past(self, ask: Ask) -> bool:
         """Whether a ranking made with the bundle knows less than we do: of new purchases, or that something which
@@ -550,7 +568,8 @@ class Engine:
         """What is published of a customer: RANKED [PUBLISHED]."""
         row = self.placements[placement]
         request = RecommendRequest(customer_id=self.history.customers.at([customer])[0])
-        found = self.whole(row, self.ask(row, request))
+        found = self.ranked_now(row, self.ask(row, request))
+        found = found.at(np.arange(min(PUBLISHED, len(found.items))))
         ranked = np.full(PUBLISHED, np.array((-1, 0, 0), RANKED))
         for name, of in (("item", found.items), ("score", found.scores), ("source", found.lead)):
             ranked[name][: len(of)] = of

@@ -10,11 +10,12 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from serving.rules import Rules
+from serving.schemas import MAX_LIMIT
 from serving.wire import RequestError
 
 STRICT = ConfigDict(extra="forbid")
@@ -80,10 +81,10 @@ class Placement:
     sources: tuple[Source, ...]
     rules: tuple[str, ...] = ()
     fill: tuple[Step, ...] = ()
-    limit: int = 10
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 10
     complements_only: bool = False
     policy: Rules = ()
-    cache_seconds: int = 0
+    cache_seconds: Annotated[int, Field(ge=0)] = 0
     like: str = ""
     worth: float | None = None
     needs: str = ""

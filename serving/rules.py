@@ -3,11 +3,11 @@
 import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from features.catalog import PATH_SEPARATOR, Catalog, codes
 from features.interactions import DAY, Ints
@@ -175,6 +175,12 @@ class Price(Wire):
     most: float | None = Field(None, gt=0)
     relative: bool = Field(False, strict=True)
 
+    @model_validator(mode="after")
+    def is_a_band(self) -> Self:
+        if self.most is not None and self.most < self.least:
+            raise ValueError("nothing costs at least `least` and at most `most`: exchange them")
+        return self
+
     def keeps(self, shelf: Shelf, ask: Asker, buyer: Buyer) -> Mask:
         price = shelf.catalog.price
         unit = np.fmax.reduce(price[ask.products], initial=-np.inf) if self.relative else 1.0
@@ -192,6 +198,12 @@ class Repeat(Wire):
     after: Literal["never", "due"] | Annotated[int, Field(gt=0, strict=True)]
     attribute: Attribute | None = None
     values: Annotated[tuple[str, ...], Field(max_length=500)] = ()
+
+    @model_validator(mode="after")
+    def names_what_it_holds_for(self) -> Self:
+        if (self.attribute is None) != (not self.values):
+            raise ValueError("give `attribute` and `values`, or neither: then it holds for every product")
+        return self
 
     def keeps(self, shelf: Shelf, ask: Asker, buyer: Buyer) -> Mask:
         items, last, gap = buyer.last()

@@ -285,7 +285,7 @@ class Recommendations extends HTMLElement {
       nearer(sizes, goal, this.#inView && !calm.matches ? STEP / moving.size : Infinity);
       this.#setSizes(sizes);
     }
-    moving.delete(this);
+    requestAnimationFrame(() => turn === this.#turn && moving.delete(this)); // its last step still counts in this frame
     if (open) this.#natural();
     if (open) this.#sizes = null;
   }

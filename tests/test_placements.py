@@ -151,6 +151,9 @@ def test_a_shops_own_table_changes_and_adds(tmp_path: Path) -> None:
     [
         (("limit = 6", "limit = 'six'"), 4, "next_best.limit: .*integer"),
         (("limit = 6", "limmit = 6"), 4, "next_best.limmit"),
+        (("limit = 6", "limit = 0"), 4, "next_best.limit: .*greater"),
+        (("limit = 6", f"limit = {MAX_LIMIT + 1}"), 4, "next_best.limit: .*less"),
+        (("cache_seconds = 60", "cache_seconds = -1"), 5, "next_best.cache_seconds: .*greater"),
         (("count = 2", "count = 0"), 9, r"next_best.policy.*count"),
         (('values = ["home"]', 'value = ["home"]'), 10, "next_best.policy.*values: Field required"),
         (('like = "cross_sell"', 'like = "cross"'), 15, "cart: a new placement is `like` a known one: .*upsell"),

@@ -15,6 +15,7 @@ from features.interactions import seconds
 from serving.bundle import BundleError
 from serving.engine import Chosen, Engine
 from serving.fitted import top_k
+from serving.overlay import Overlay
 from serving.ranker import BEST, LEEWAY, columns_for, columns_of, load_rankers, score_columns
 from serving.schemas import RecommendRequest
 from training.evaluate import audit, lifted
@@ -217,6 +218,28 @@ def test_a_ranking_made_beforehand_is_what_is_read(published: Engine) -> None:
     shop = Engine(replace(published.bundle, rankings={"next_best": table}))
     asked = RecommendRequest(customer_id="anna", limit=2)
     assert shop.recommend("next_best", asked, at=UNTIL).items[0].score == 0.875
+
+
+def test_a_list_is_explained_as_it_is_shown(published: Engine) -> None:
+    """Prices by which the ranker would now order otherwise change neither the list nor what explains it."""
+    overlay = Overlay(published.bundle)
+    names = published.catalog.items.at(np.arange(len(published.catalog)))
+    overlay.say({"product_id": name, "price": 1.0 + place} for place, name in enumerate(names))
+    dearer = published.over(overlay.bundle(published.bundle))
+    for customer in ("anna", "bert", "carl"):
+        plain, told = (
+            dearer.recommend(
+                "next_best", RecommendRequest(customer_id=customer, limit=3, explain=e), at=UNTIL
+            )
+            for e in (False, True)
+        )
+        assert [(i.product_id, i.score) for i in told.items] == [(i.product_id, i.score) for i in plain.items]
+        assert all(sum((i.parts or {}).values()) == pytest.approx(i.score, abs=5e-6) for i in told.items)
+    anna, row = RecommendRequest(customer_id="anna", limit=3), dearer.placement("next_best")
+    now = dearer.ranked_now(row, dearer.ask(row, anna)).scores[:3].tolist()
+    assert now != pytest.approx(
+        [i.score for i in dearer.recommend("next_best", anna, at=UNTIL).items], abs=1e-5
+    )
 
 
 def test_a_stranger_is_not_ranked_by_what_is_known_of_customers(engine: Engine, ranked: Engine) -> None:

@@ -174,6 +174,15 @@ def test_nothing_shifts_and_one_event_tells_how_it_ended(page: Page, stall: Stal
     assert (height(page) == 0) == (OUTCOMES[answer] != "rendered")
 
 
+def test_lists_that_close_together_shift_nothing_when_one_is_done(page: Page, stall: Stall) -> None:
+    other = f'<{ELEMENT} placement="other" style="--osclms-row: 90px"></{ELEMENT}><p id="after">'
+    stall.answer, stall.page = ANSWERS["empty"], html(style=LOW).replace('<p id="after">', other)
+    page.goto(stall.url)
+    page.wait_for_function("window.said.length === 2", timeout=15_000)
+    page.wait_for_timeout(150)
+    assert page.evaluate("window.shifts") == []
+
+
 def test_what_the_test_would_see_if_something_shifted(page: Page, stall: Stall) -> None:
     visit(page, stall, style=LOW)
     said(page)
