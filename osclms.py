@@ -642,7 +642,9 @@ def test_program(
     as_json: Json = False,
 ) -> None:
     """Send a program's message, in each of its languages, to addresses of the shop's own. It counts as no message."""
+    from features.history import History
     from lifecycle.channels import domain_of
+    from lifecycle.permission import UNNAMED, permission
     from lifecycle.program_pages import tests_page
     from lifecycle.programs import policy
     from lifecycle.run import OWN
@@ -654,11 +656,12 @@ def test_program(
     asked, given, settings = known_program(home, name), seeds(to), Settings.read(os.environ)
     carriers = carriers_of(channel, settings, home)
     with Store(address(home, database_url)) as store, current_of(home, database_url) as (engine, aliases):
+        now, rules, history = datetime.now(UTC), policy(home / OWN), History(home / "history")
+        whose = aliases.get(customer, customer) if customer else None
         trial = Trial(
-            store, engine, asked, carriers[asked.channel], datetime.now(UTC),
-            customer_id=aliases.get(customer, customer) if customer else None, links=Links.of(settings),
-            rules=policy(home / OWN).rules, sender=settings.mail_from or "", domain=domain_of(settings),
-            postal=settings.mail_address,
+            store, engine, asked, carriers[asked.channel], now, customer_id=whose, links=Links.of(settings),
+            rules=rules.rules, may=permission(store, history, asked, whose, rules, at=now) if whose else UNNAMED,
+            sender=settings.mail_from or "", domain=domain_of(settings), postal=settings.mail_address,
         )  # fmt: skip
         found = list(trial.send(given))
         carriers[asked.channel].close()
@@ -1353,6 +1356,12 @@ def message(
     customer: Annotated[str | None, typer.Option(help="Whom it is for.")] = None,
     order: Annotated[str | None, typer.Option(help="The order; missing: the customer's latest.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the HTML part to this file.")] = None,
+    agreed: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether they agreed to marketing, without which there are no lists; missing: as on record."
+        ),
+    ] = None,
     as_of: AsOf = None,
     database_url: Database = None,
     home: Home = HERE,
@@ -1361,25 +1370,33 @@ def message(
     """What a customer would get: subject and text on the screen, the HTML in a file."""
     from features.history import History
     from lifecycle.messages import About
+    from lifecycle.permission import UNNAMED, permission
     from lifecycle.previews import preview
     from lifecycle.programs import policy
     from lifecycle.run import OWN
+    from serving.store import Store, address
 
-    asked = known_program(home, name)
+    asked, rules = known_program(home, name), policy(home / OWN)
     with current_of(home, database_url) as (engine, aliases):
         customer = customer and aliases.get(customer, customer)
         if engine.is_buried(customer):
             raise typer.BadParameter("this customer was erased", param_hint="--customer")
         profile = History(home / "history").row("customers", customer) if customer else None
-        now = datetime.now(UTC)
+        now, may = datetime.now(UTC), UNNAMED
+        if customer:
+            with Store(address(home, database_url)) as store:
+                may = permission(
+                    store, History(home / "history"), asked, customer, rules, at=now, agrees=agreed
+                )
         made = preview(
             engine, asked, About.of(profile), customer_id=customer, order_id=order, links=None,
-            at=as_of or now, now=now, rules=policy(home / OWN).rules,
+            at=as_of or now, now=now, rules=rules.rules, may=may,
         )  # fmt: skip
     if html:
         html.write_text(made.html, encoding="utf-8")
     if as_json:
-        return print_json({"subject": made.subject, "html": made.html, "text": made.text})
+        told = {"may_send": may.may_send, "why": may.why}
+        return print_json({"subject": made.subject, "html": made.html, "text": made.text, **told})
     print(f"Subject: {made.subject}\n\n{made.text}")
     return None
 

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from features.history import History
 from features.schema import EVENTS
 from lifecycle.channels import Parcel
+from lifecycle.ledger import UNSENT
 from lifecycle.outbox import once
 from lifecycle.programs import policy
 from lifecycle.run import OWN, Ran, moment_of, run
@@ -138,7 +139,8 @@ def faults(home: Path) -> list[str]:
     """What was not kept, in words."""
     rows = decided(home)
     made = rows[rows["message_id"].notna()]
-    return [*doubles(made), *broken_caps(home, made), *without_consent(home, made), *unsaid(rows)]
+    counted, went = made[made["became"] != "again"], made[~made["became"].isin(UNSENT)]
+    return [*doubles(counted), *broken_caps(home, went), *without_consent(home, made), *unsaid(rows)]
 
 
 def decided(home: Path) -> pd.DataFrame:

@@ -6,6 +6,7 @@ reason beside it. Times are UTC to the microsecond, ids are strings, money is in
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
 import pyarrow as pa
 
@@ -31,6 +32,7 @@ EVENT_TYPES = (
 CHANNELS = ("email", "sms", "push", "web", "app", "store", "post", "phone")
 PURPOSES = ("marketing", "transactional", "personalisation")
 ID_LENGTH = 200  # characters
+ZONES = tuple((files("tzdata") / "zones").read_text(encoding="utf-8").split())  # names of time zones
 SPACE = " \t\r\n\u00a0"  # what is trimmed off text; the last is a no-break space
 
 
@@ -105,9 +107,12 @@ class Table:
         return tuple(c.name for c in self.columns if c.required)
 
 
+def listed(words: Sequence[str]) -> str:
+    return ", ".join(f"'{word}'" for word in words)
+
+
 def one_of(column: str, words: Sequence[str]) -> Check:
-    listed = ", ".join(f"'{word}'" for word in words)
-    return Check(f"{column} IN ({listed})", f"{column} is not one of {' '.join(words)}")
+    return Check(f"{column} IN ({listed(words)})", f"{column} is not one of {' '.join(words)}")
 
 
 def below(most: float, *columns: str) -> tuple[Check, ...]:
@@ -217,6 +222,7 @@ CUSTOMERS = Table(
     ),
     checks=(
         Check(r"regexp_matches(email, '^[^@\s]+@[^@\s]+$')", "email is no address"),
+        Check(f"time_zone IN ({listed(ZONES)})", "time_zone is no IANA name, as Europe/Berlin"),
         AN_OBJECT,
     ),
 )

@@ -55,6 +55,7 @@ MEANINGS: Mapping[str, str] = {
     "price": "what that costs now",
     "link": "where that is to be bought",
     "products": "all products that it is about",
+    "lists": "whether lists are shown: who did not agree to promotion gets none with an order's message",
     "order_id": "the order's number",
     "ordered_on": "the day of the order, written out",
     "nth": "the how manyth order it is",
@@ -157,7 +158,7 @@ def follow_up(program: Program) -> Iterator[str]:
         days = ", ".join(f"{step:g}" for step in steps)
         yield f"{len(steps)} messages, {days} days after it began; `step` tells them apart. Then silence."
     if program.exit:
-        said = {"order": "an order", "ordered_product": "an order of the product"}
+        said = {"order": "an order", "ordered_product": "an order of the product", "passed": "its day"}
         yield f"Not sent any more after {' or '.join(said[name] for name in program.exit)}."
 
 

@@ -38,7 +38,8 @@ class Day:
 
     people: a row a customer, in the order of `ids`: what `features.customers.facts` tells (NaN without an order, the
     stage prospect), category (of most purchases), CONTACTS (None unknown), agreed_at (seconds of the first
-    consent to marketing, NaN none), and the scores where there are any (churn, expected_spend).
+    consent to marketing, NaN none; agreed_email and so on: by channel), and the scores where there are any (churn,
+    expected_spend).
     data: all that was bought, by which facts and occasions are told; eligible: what of it may be recommended, with the
     same customers, by which products are chosen and scores were learned.
     person: by customer of `data` the row of people. acts: events of ACTS within LOOK, oldest first, of known customers:
@@ -180,9 +181,16 @@ def people_of(
     people["customer"] = names
     people = people.join(contacts.reindex(names).set_axis(people.index))
     granted = consents[consents["granted"] & (consents["purpose"] == "marketing")]
-    first = granted.groupby("customer_id")["at"].min().reindex(names)
-    people["agreed_at"] = np.where(first.isna(), np.nan, first.astype("int64") / 1e6)
+    people["agreed_at"] = first_of(granted, names)
+    for channel in ADDRESS:
+        people[f"agreed_{channel}"] = first_of(granted[granted["channel"] == channel], names)
     return people
+
+
+def first_of(consents: pd.DataFrame, names: list[str]) -> NDArray[np.float64]:
+    """Of each of these customers when the first of these consents was given, seconds; NaN none."""
+    first = consents.groupby("customer_id")["at"].min().reindex(names)
+    return np.where(first.isna(), np.nan, first.astype("int64") / 1e6)
 
 
 def acts_of(events: pa.Table, everybody: Ids, catalog: Catalog) -> pd.DataFrame:

@@ -35,6 +35,8 @@ class Held(Strict):
 class Draft(Strict):
     """products: what the occasion is about. words: what may be said of it. rules: what lists keep out, also those that
     are filled up as the message is sent. known: by exit of the program how many orders were known (`lifecycle.exits`).
+    personal: whether lists are of what is known of the customer. ends: the moment after which it is no news any more,
+    where the program's exit is that this has passed.
     """
 
     products: tuple[str, ...] = ()
@@ -42,6 +44,8 @@ class Draft(Strict):
     lists: tuple[Held, ...] = ()
     rules: tuple[Exclude, ...] = ()
     known: Mapping[str, int] = Field(default_factory=dict)
+    personal: bool = True
+    ends: datetime | None = None
 
     def shown(self, program: Program) -> tuple[str, ...]:
         """The products that the message shows in its lists, as long as all can be bought."""
@@ -63,9 +67,12 @@ def draft(
     shown: list[str] = [*products, *exclude]
     for shelf in program.shelves:
         asked = request(shelf, customer_id, products, shown, rules)
-        lists.append(held(engine.recommend(shelf.placement, asked, at=at)))
+        lists.append(held(fitting(engine, engine.recommend(shelf.placement, asked, at=at), products)))
         shown = [*(item.product_id for item in lists[-1].items[: shelf.limit]), *shown]
-    return Draft(products=tuple(products), words=dict(words), lists=tuple(lists), rules=tuple(rules))
+    return Draft(
+        products=tuple(products), words=dict(words), lists=tuple(lists), rules=tuple(rules),
+        personal=customer_id is not None,
+    )  # fmt: skip
 
 
 def barred(engine: Engine, product_id: str, rules: Sequence[Exclude]) -> bool:
@@ -87,6 +94,15 @@ def request(
         limit=shelf.limit + SPARES,
         rules=tuple(rules),
     )
+
+
+def fitting(engine: Engine, found: RecommendResponse, products: Sequence[str]) -> RecommendResponse:
+    """A list without what stands in for the products that the occasion is about, where its placement bars that: not
+    even as fill, as in a message there is no page around it."""
+    barred = engine.substitutes(found.placement, products) if products else set[str]()
+    if not any(item.product_id in barred for item in found.items):
+        return found
+    return found.model_copy(update={"items": tuple(i for i in found.items if i.product_id not in barred)})
 
 
 def held(found: RecommendResponse) -> Held:

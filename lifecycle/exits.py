@@ -35,6 +35,7 @@ class Exit(NamedTuple):
     says: str
 
 
+PASSED = "passed"  # the exit of what is about a day: when its time to be written about is over
 EXITS: Mapping[str, Exit] = {
     "order": Exit(lambda line, about: line.order_id, "ordered since"),
     "ordered_product": Exit(
@@ -56,14 +57,28 @@ def lines(rows: Iterable[Row]) -> Iterator[Line]:
 
 def known(exits: Iterable[str], about: Collection[str], lines: Collection[Line]) -> dict[str, int]:
     """By exit how much of what counts there is among these lines."""
-    return {name: len({EXITS[name].counts(line, about) for line in lines} - {None}) for name in exits}
+    return {
+        name: len({EXITS[name].counts(line, about) for line in lines} - {None})
+        for name in exits
+        if name in EXITS
+    }
 
 
-def ended(exits: Iterable[str], draft: Draft, lines: Collection[Line], decided_at: datetime) -> str | None:
-    """What ended a message of this draft: more of it is known by now than was when it was decided. `lines` begin WITHIN
-    before that. A draft that does not say what was known is ended by what happened since."""
+def has_passed(exits: Iterable[str], ends: datetime | None, at: datetime) -> bool:
+    """Whether what a message is about is no news at a moment, where that is an exit."""
+    return PASSED in exits and ends is not None and at > ends
+
+
+def ended(
+    exits: Iterable[str], draft: Draft, lines: Collection[Line], decided_at: datetime, now: datetime
+) -> str | None:
+    """What ended a message of this draft by now: its time has passed, or more is known of orders than was when it was
+    decided. `lines` begin WITHIN before that. A draft that does not say what was known is ended by what happened
+    since."""
+    if has_passed(exits, draft.ends, now):
+        return "its day has passed"
     since = [line for line in lines if line.occurred_at >= decided_at]
-    for name in exits:
+    for name in (name for name in exits if name in EXITS):
         before = draft.known.get(name)
         (found,) = known([name], draft.products, since if before is None else lines).values()
         if found > (before or 0):

@@ -2,10 +2,10 @@
 
 bounce: hard where `value` is an SMTP reply of 500 and more, or an enhanced status as 5.1; soft in all other cases.
 Three soft ones of an address within 14 days, without a sign of life between, are as one hard one. unsubscribe: a
-withdrawal of consent.
+withdrawal of consent. rating: a low one opens an alert and pauses promotion.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,10 +13,11 @@ import sqlalchemy as sa
 
 from features.history import History
 from features.judge import Row
+from lifecycle.programs import Policy
 from serving import addresses
 from serving.addresses import CONTACT
 from serving.identities import identities_now, ids_of
-from serving.outgoing import message_of
+from serving.outgoing import alarm, message_of, open_alert
 from serving.people import facts_of
 from serving.store import ABOUT, DATA, PAGE, Store, insert
 
@@ -24,25 +25,33 @@ MARK = "feedback"  # the number of the last event that was taken in
 MARKED = sa.select(ABOUT.c.value).where(ABOUT.c.name == MARK)
 SOFT, WITHIN = 3, timedelta(days=14)
 ALIVE = ("delivered", "open", "click")
-TYPES = ("bounce", "complaint", "unsubscribe")
+TYPES = ("bounce", "complaint", "unsubscribe", "rating")
 
 
-def take_in(store: Store, history: History, *, at: datetime) -> int:
-    """Turn what came back since the last time into suppressions and withdrawals; how many addresses it barred.
+def take_in(store: Store, history: History, rules: Policy, *, at: datetime) -> int:
+    """Turn what came back since the last time into suppressions, withdrawals, alerts and pauses; how many addresses it
+    barred.
 
     Each event counts once, however many workers ask, as the mark moves in the same transaction.
     """
     barred = 0
     while (page := news(store)) is not None:
         after, upto, rows = page
-        subjects, consents = judged(store, history, rows, at)
+        aliases = identities_now(store, history) if rows else {}
+        low = [row for row in rows if row["event_type"] == "rating"]
+        subjects, consents = judged(store, history, [row for row in rows if row not in low], aliases, at)
+        alarms = [*alarming(store, low, aliases, rules, at)]
         with store.writing() as db:
             if int(db.scalar(MARKED) or 0) != after:
                 continue  # another worker has taken these in
             for reason, of in subjects.items():
                 barred += addresses.put(db, of, reason, at=at, received_at=at)
-            gone = store.buried(row["customer_id"] for row in consents)  # meanwhile, too
+            named = [*consents, *(alert for alert, _ in alarms)]
+            gone = store.buried(row["customer_id"] for row in named)  # meanwhile, too
             insert(db, "consents", [row for row in consents if row["customer_id"] not in gone])
+            for alert, pauses in alarms:
+                if alert["customer_id"] not in gone:
+                    open_alert(db, alert, pauses)
             mark(db, upto)
     return barred
 
@@ -67,12 +76,11 @@ def mark(db: sa.Connection, upto: int) -> None:
 
 
 def judged(
-    store: Store, history: History, rows: Sequence[Row], at: datetime
+    store: Store, history: History, rows: Sequence[Row], aliases: Mapping[str, str], at: datetime
 ) -> tuple[dict[str, dict[str, str]], list[dict[str, Any]]]:
     """By reason the subjects to suppress, each with its channel, and the withdrawals."""
     found: dict[str, dict[str, str]] = {"complaint": {}, "bounce": {}}
     consents: list[dict[str, Any]] = []
-    aliases = identities_now(store, history) if rows else {}
     for row in rows:
         about = meant(store, history, row, aliases)
         if about is None:
@@ -86,6 +94,18 @@ def judged(
         ):
             found[row["event_type"]] |= {subject: channel} if subject else {}
     return found, consents
+
+
+def alarming(
+    store: Store, ratings: Sequence[Row], aliases: Mapping[str, str], rules: Policy, at: datetime
+) -> Iterator[tuple[Row, list[Row]]]:
+    """Of each low rating the alert, and the pause that it brings; one given by a message's link has them already."""
+    for row in ratings:
+        message = message_of(store, row["message_id"]) if row["message_id"] else None
+        customer = message["customer_id"] if message else row["customer_id"]
+        if customer is not None and row["value"] is not None and row["value"] <= rules.low_rating:
+            program = message["program"] if message else None
+            yield alarm(row, aliases.get(customer, customer), program, rules.rating_days, at=at)
 
 
 def meant(

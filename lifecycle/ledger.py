@@ -1,5 +1,6 @@
 """What was decided and sent, as the database has it: read in bulk, written once."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -8,10 +9,12 @@ from functools import cached_property
 import sqlalchemy as sa
 
 from features.judge import Row
+from serving.outgoing import AGAIN
 from serving.store import DATA, DECISIONS, Store
 
 MESSAGE, HOLDOUT = "message", "holdout"
 MADE = (MESSAGE, HOLDOUT)  # outcomes that count against caps, and end an occasion
+UNSENT = ("dropped", "dead", AGAIN)  # what a message became that nobody got: it counts against nothing
 AT_ONCE = 400  # customers asked about at a time
 D = DATA[DECISIONS.name].c
 PAUSED, RAN = DATA["pauses"].c, DATA["runs"].c
@@ -20,18 +23,26 @@ PAUSED, RAN = DATA["pauses"].c, DATA["runs"].c
 @dataclass
 class Past:
     """What a customer got, or would have got: (program, occasion) of messages of the runs `before`, and of those `made`
-    by this very run, which `decided` more; the messages' days by channel where they count against caps, when each
-    program wrote last before, the products that mails showed lately, the id by which the first was decided, and the
-    channels for which a learned choice was made in this very run."""
+    by this very run, which `decided` more; how often one about it was dropped so that it may come `again`; when those
+    were `sent`, or would have been, that went or were held back; the messages' days by channel where they count against
+    caps, as all do but what was dropped, when each program wrote last before, the products that mails showed lately,
+    the id by which the first was decided, and the channels for which a learned choice was made in this very run."""
 
     before: set[tuple[str, str]] = field(default_factory=set)
     made: set[tuple[str, str]] = field(default_factory=set)
     decided: set[tuple[str, str]] = field(default_factory=set)
+    again: Counter[tuple[str, str]] = field(default_factory=Counter)
+    sent: dict[tuple[str, str], datetime] = field(default_factory=dict)
     days: dict[str, list[date]] = field(default_factory=dict)
     last: dict[str, datetime] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)
     chosen: set[str] = field(default_factory=set)
     first: tuple[datetime, str] | None = None
+    at: datetime | None = None  # the moment of this very run
+
+    def sent_by(self, program: str) -> dict[str, datetime]:
+        """By occasion when messages of a program went, or would have."""
+        return {key: at for (name, key), at in self.sent.items() if name == program}
 
     def named(self, name: str) -> str:
         """The id that says which arms the customer is of: the first ever decided about, so that a merge moves nobody
@@ -77,7 +88,7 @@ def seen(
 ) -> Seen:
     """What was decided of these customers before, under whichever id; and what in the run of `run_at`."""
     upto = store.ends(DECISIONS.name)[DECISIONS.name]
-    past = {name: Past() for name in customers}
+    past = {name: Past(at=run_at) for name in customers}
     for ids in parts(names.all(customers)):
         wanted = sa.select(
             D.customer_id,
@@ -89,17 +100,28 @@ def seen(
             D.send_at,
             D.message_id,
             D.run_at,
+            D.outcome,
+            D.became,
         ).where(D.customer_id.in_(ids), sa.or_(D.message_id.is_not(None), D.run_at == run_at))
-        for name, program, occasion, channel, kind, day, at, message, when in store.select(wanted):
+        for name, program, occasion, channel, kind, day, at, message, when, outcome, became in store.select(
+            wanted
+        ):
             of = past[names.own(name)]
             if when == run_at:
                 of.decided.add((program, occasion))
             if message is None:
                 continue
+            of.first = min(of.first or (when, name), (when, name))
+            if became == AGAIN:
+                of.again[program, occasion] += 1
+                continue
             (of.made if when == run_at else of.before).add((program, occasion))
+            if when != run_at and (became == "sent" or outcome == HOLDOUT):
+                of.sent[program, occasion] = at
+            if became in UNSENT:
+                continue
             if when != run_at:
                 of.last[program] = max(at, of.last.get(program, at))
-            of.first = min(of.first or (when, name), (when, name))
             if kind == "marketing":
                 of.days.setdefault(channel, []).append(date.fromisoformat(day))
         for name, channel, first, now in choices(store, ids, run_at):
@@ -114,9 +136,11 @@ def seen(
 def shown(store: Store, customers: Sequence[str], since: datetime) -> Iterator[tuple[str, list[str]]]:
     """What was shown or sent to these customers since a moment, the latest first."""
     sends = DATA["sends"].c
+    unseen = sa.select(D.message_id).where(D.customer_id.in_(customers), D.became.in_(UNSENT))
     wanted = sa.select(sends.customer_id, sends.product_ids).where(
-        sends.customer_id.in_(customers), sends.at >= since
-    )
+        sends.customer_id.in_(customers), sends.at >= since,
+        sa.or_(sends.message_id.is_(None), sends.message_id.not_in(unseen)),
+    )  # fmt: skip
     yield from store.select(wanted.order_by(sends.at.desc()))
 
 
@@ -203,11 +227,6 @@ def sizes(store: Store, since: datetime, until: datetime) -> dict[str, list[floa
     found: dict[str, list[float]] = {}
     for program, members in store.select(wanted.order_by(RAN.run_at)):
         found.setdefault(program, []).append(members)
-    return found
-
-
-def last_run(store: Store, until: datetime) -> datetime | None:
-    found: datetime | None = store.select(sa.select(sa.func.max(RAN.run_at)).where(RAN.run_at < until))[0][0]
     return found
 
 

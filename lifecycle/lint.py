@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lifecycle.programs import POLICY, SHIPPED, Policy, Program, files, policy
-from lifecycle.sense import never_open, senseless
+from lifecycle.sense import never_open, senseless, unheeded
 from lifecycle.texts import LIQUID, faults, fields, parsed
 from lifecycle.triggers import PRODUCTS, WORDS
 from lifecycle.yamls import FileError, line_of, lines_of, read
 
-EVERYWHERE = ("store", "first_name", "product", "price", "link", "products")  # names that every text may use
+EVERYWHERE = (
+    "store", "first_name", "product", "price", "link", "products", "lists"
+)  # names that every text may use  # fmt: skip
 
 
 class Fault(NamedTuple):
@@ -58,6 +60,7 @@ def faults_of(path: Path, placements: Collection[str], rules: Policy) -> list[tu
         *faults_of_form(program, placements),
         *(fault for name in program.variants for fault in faults_of_variant(name, program, placements)),
         *never_open(program, rules),
+        *unheeded(program, rules),
         *([("name", f"is {program.name}, the file says {path.stem}")] if program.name != path.stem else ()),
     ]
     return sorted((line_of(place(where), lines), f"{where}: {says}") for where, says in found)

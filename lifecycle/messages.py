@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from liquid.exceptions import LiquidError
 
 from lifecycle.addresses import Addresses
-from lifecycle.drafts import Draft, Held, Shown, lacking
+from lifecycle.drafts import Draft, Held, Shown, fitting, lacking
 from lifecycle.layouts import layout
 from lifecycle.programs import Program, Texts, locale_for
 from lifecycle.programs import Shelf as Wanted
@@ -25,6 +25,7 @@ from serving.links import Links, safe_url
 from serving.schemas import MAX_IDS, JsonObject, Recommendation, RecommendRequest, RecommendResponse
 
 FOR_ANYBODY = ("popular", "newest")  # recipes that ask neither the customer nor the basket
+Kind = Literal["own", "mixed", "general"]
 NOBODY = ("nobody",)  # whom a placement asks of which these are what it is for
 MAX_LINES = 8  # of an order; the rest is counted
 MAX_PRODUCTS = 8  # of what an occasion is about
@@ -80,12 +81,12 @@ class Message:
 @dataclass(frozen=True)
 class Content:
     """What a message shows: products that the occasion is about, and a list a shelf. title: of what it is about.
-    headed: of each list whether it is what its heading says, for somebody or, as trending, for all."""
+    kinds: of each list what it is, which its heading is to say."""
 
     products: RecommendResponse
     lists: tuple[RecommendResponse, ...]
     title: str | None
-    headed: tuple[bool, ...]
+    kinds: tuple[Kind, ...]
 
 
 def compose(
@@ -100,7 +101,9 @@ def compose(
     content = content_now(engine, program, draft, now)
     locale = locale_for(program.texts, about.locale)
     letter = Letter(
-        program, program.texts[locale], Tongue.of(locale, about.locale, about.time_zone, engine.store),
+        program, program.texts[locale], Tongue.of(
+            locale, about.locale, about.time_zone, engine.store, program.texts[locale].words
+        ),
         Addresses(engine.store, program, links, now), draft, content, about,
     )  # fmt: skip
     try:
@@ -129,14 +132,20 @@ def content_now(engine: Engine, program: Program, draft: Draft, now: datetime) -
         raise NotSent(why)
     shown = answer(engine, program.name, "", products[:MAX_PRODUCTS])
     title = next((item.title for item in products), None) or title_of(engine, draft)
-    headed = (is_headed(engine, found) for found in lists)
-    return Content(shown, tuple(lists), title, tuple(headed))
+    return Content(shown, tuple(lists), title, tuple(kind_of(engine, found) for found in lists))
 
 
-def is_headed(engine: Engine, found: RecommendResponse) -> bool:
-    """Whether a list is of what its placement is for, and not of what anybody gets in its place."""
-    general = () if engine.placements[found.placement].asks == NOBODY else FOR_ANYBODY
-    return not all(item.filled or item.source in general for item in found.items)
+def kind_of(engine: Engine, found: RecommendResponse) -> Kind:
+    """What a list is: `own`, what its placement is for, where it is beside products most of it; `mixed`, where other
+    things are among it, as favourites and fill among companions; `general`, what anybody gets."""
+    row = engine.placements[found.placement]
+    general = () if row.asks == NOBODY else FOR_ANYBODY
+    real = [item.source for item in found.items if not item.filled and item.source not in general]
+    stories = {source.model: source.story for source in row.sources}
+    own = [source for source in real if stories.get(source) == row.sources[0].story]
+    if "products" in row.asks and 2 * len(own) <= len(found.items):
+        return "mixed" if real else "general"
+    return "own" if real else "general"
 
 
 def offered(engine: Engine, products: Iterable[str]) -> list[Recommendation]:
@@ -189,6 +198,7 @@ def fill(
         rules=draft.rules,
     )
     found = engine.recommend(shelf.placement, request, at=max(now, engine.data_until))
+    found = fitting(engine, found, request.product_ids)
     return [item.model_copy(update={"filled": True}) for item in found.items]
 
 
@@ -266,6 +276,7 @@ class Letter:
             "price": first.get("price"),
             "link": first.get("url"),
             "products": rows,
+            "lists": any(self.lists),
         }
         return {**UNKNOWN} | self.told() | {n: of for n, of in known.items() if of}
 
@@ -311,12 +322,13 @@ class Letter:
         return {"products": products, "hero": hero, "shelves": shelves}
 
     def headings(self) -> list[str]:
-        """Of each list its own; where nothing in it is about this customer or occasion the fallback, which two lists
-        do not share."""
+        """Of each list its own, if most of it is what that says; else that it is for the customer, or the fallback,
+        which two lists do not share."""
         fallbacks = iter((self.line(self.texts.fallback) or self.tongue.words["popular"],))
         return [
-            self.line(text) if headed else next(fallbacks, self.tongue.words["others"])
-            for text, headed in zip(self.texts.shelves, self.content.headed, strict=True)
+            self.line(text) if kind == "own" else self.tongue.words["for_you"] if kind == "mixed"
+            else next(fallbacks, self.tongue.words["others"])
+            for text, kind in zip(self.texts.shelves, self.content.kinds, strict=True)
         ]  # fmt: skip
 
     def button_url(self) -> str | None:

@@ -22,7 +22,7 @@ from lifecycle import exits
 from lifecycle.channels import NOBODY, Away, Carrier, Dead, Failed, Parcel, domain_of, write_off
 from lifecycle.choice import full
 from lifecycle.day import zone_of
-from lifecycle.drafts import Draft
+from lifecycle.drafts import Draft, draft
 from lifecycle.feedback import take_in
 from lifecycle.filed import Filed
 from lifecycle.fresh import Fresh
@@ -30,6 +30,7 @@ from lifecycle.hours import local_day, opens
 from lifecycle.leases import Held
 from lifecycle.ledger import Pauses, pauses
 from lifecycle.messages import About, NotSent, compose
+from lifecycle.permission import Said, agreed, personal
 from lifecycle.programs import Policy, Program, known, policy
 from lifecycle.run import OWN
 from serving import addresses, outgoing
@@ -92,7 +93,7 @@ def once(
         )
         resting_for = [rests(paused, one, now) for one in due]
         if all(resting_for):
-            suppressed = take_in(store, History(home / "history"), at=clock())
+            suppressed = take_in(store, History(home / "history"), policy(home / OWN), at=clock())
             return told([resting(str(why)) for why in resting_for], suppressed)
         try:
             with current(home, database_url, clock=clock) as (engine, _):
@@ -107,13 +108,15 @@ def once(
 
 
 class Result(NamedTuple):
-    """parcel: what was handed over; bounced: whether that told that there is no such address."""
+    """parcel: what was handed over; bounced: whether that told that there is no such address. again: whether the
+    occasion of what was dropped may come again."""
 
     state: str
     why: str | None = None
     subject: str | None = None
     parcel: Parcel | None = None
     bounced: bool = False
+    again: bool = False
 
 
 WAITING = Result("waiting")
@@ -133,7 +136,7 @@ def deliver(
     HistoryError.
     """
     clock = clock or (lambda: now)
-    suppressed = take_in(store, History(home / "history"), at=clock())
+    suppressed = take_in(store, History(home / "history"), policy(home / OWN), at=clock())
     due = outgoing.due(store, tuple(channels), now)
     office = Office(
         store,
@@ -268,7 +271,7 @@ class Office:
         made = outgoing.delivery(
             row, result.state, at=self.now, received_at=at, detail=result.why, subject=result.subject
         )
-        outgoing.settle(db, row, made)
+        outgoing.settle(db, row, made, again=result.again)
         if result.bounced:
             addresses.put(db, {case.subject: row["channel"]}, "bounce", at=at, received_at=at)
 
@@ -294,8 +297,9 @@ def settled(case: "Case") -> Result:
 
 def attempted(case: "Case") -> Result:
     office, channel = case.office, case.row["channel"]
-    if why := next(filter(None, (check(case) for check in CHECKS)), None):
-        return Result("dropped", why)
+    for check, again in CHECKS.items():
+        if why := check(case):
+            return Result("dropped", why, again=again)
     if why := paused(case) or untimely(case):
         return Result("waiting", why)
     if channel in office.shut:
@@ -303,7 +307,7 @@ def attempted(case: "Case") -> Result:
     try:
         parcel = case.parcel()
     except NotSent as error:
-        return Result("dropped", str(error))
+        return Result("dropped", str(error), again=True)
     if why := erased(case):  # at the last moment
         return Result("dropped", why)
     office.channels[channel].send(parcel)
@@ -350,6 +354,30 @@ class Case:
     def facts(self) -> dict[str, Any]:
         return facts_in(self.rows("customers"), self.ids)
 
+    @cached_property
+    def said(self) -> Said:
+        """The latest consents, and what was withdrawn."""
+        return consents_now(records_in(self.rows("consents")))
+
+    @cached_property
+    def shown(self) -> tuple[Program, Draft]:
+        """What goes: with a message that needs no consent lists only where the reader agreed and agrees to promotion;
+        lists of what is known of the reader only where they still may be."""
+        office, program, made = self.office, self.program, self.draft
+        assert program is not None  # what has none was dropped
+        if program.shelves and not (made.lists and agreed(self.said, program.channel)):
+            program = program.promoting(False)
+            made = made if program.shelves else made.model_copy(update={"lists": ()})
+        if (
+            not made.lists
+            or not made.personal
+            or personal(self.said, office.policy.personalisation == "opt_in")
+        ):
+            return program, made
+        engine, at = office.engine, max(office.now, office.engine.data_until)
+        lists = draft(engine, program, None, made.products, {}, exclude=(), at=at, rules=made.rules).lists
+        return program, made.model_copy(update={"lists": lists, "personal": False})
+
     @property
     def address(self) -> str:
         return self.facts.get(CONTACT[self.row["channel"]]) or ""
@@ -385,15 +413,9 @@ class Case:
 
     def parcel(self) -> Parcel:
         """The message, made now. Raises NotSent."""
-        office, row, about, program, channel = (
-            self.office,
-            self.row,
-            self.about,
-            self.program,
-            self.row["channel"],
-        )
-        assert program is not None  # what has none was dropped
-        made = compose(office.engine, program, self.draft, about, links=office.links, now=office.now)
+        office, row, about, channel = self.office, self.row, self.about, self.row["channel"]
+        program, content = self.shown
+        made = compose(office.engine, program, content, about, links=office.links, now=office.now)
         if channel != "email" and not getattr(made, channel):
             raise NotSent(f"texts: the program says nothing by {channel}")
         return Parcel(
@@ -435,9 +457,7 @@ def no_consent(case: Case) -> str | None:
     """A transactional message asks for none."""
     if case.row["kind"] != "marketing":
         return None
-    said = consents_now(records_in(case.rows("consents")))
-    record = said.get((case.row["channel"], "marketing"))
-    return None if record and record["granted"] else "no consent"
+    return None if agreed(case.said, case.row["channel"]) else "no consent"
 
 
 def is_paused(case: Case) -> str | None:
@@ -450,15 +470,24 @@ def is_paused(case: Case) -> str | None:
 
 
 def left(case: Case) -> str | None:
-    """An order, or one of what the message is about, is what it was meant to bring about."""
+    """An order, or one of what the message is about, is what it was meant to bring about; or its day has passed."""
     wanted = case.program.exit if case.program else ()
-    why = exits.ended(wanted, case.draft, case.ordered, case.row["run_at"]) if wanted else None
+    since, now = case.row["run_at"], case.office.now
+    why = exits.ended(wanted, case.draft, case.ordered, since, now) if wanted else None
     return f"exit: {why}" if why else None
 
 
-CHECKS: tuple[Callable[[Case], str | None], ...] = (
-    too_late, is_off, erased, no_address, suppressed, no_consent, is_paused, left,
-)  # fmt: skip
+def doubled(case: Case) -> str | None:
+    """Who was decided about under two ids, and is one customer since, gets one of two messages."""
+    several = len(case.ids) > 1 and outgoing.has_twin(case.office.store, case.row, case.ids)
+    return "merged: another of this goes to the same customer" if several else None
+
+
+# what is asked, and whether the occasion of a message that it drops may come again, as the cause can be mended
+CHECKS: Mapping[Callable[[Case], str | None], bool] = {
+    too_late: True, is_off: True, erased: False, no_address: True, suppressed: False, no_consent: False,
+    is_paused: False, left: False, doubled: False,
+}  # fmt: skip
 
 
 def untimely(case: Case) -> str | None:

@@ -21,6 +21,7 @@ from lifecycle.hours import local_day, opens
 from lifecycle.ledger import Past
 from lifecycle.messages import About, Message, NotSent, compose
 from lifecycle.occasions import Occasions
+from lifecycle.permission import without_lists
 from lifecycle.previews import CODE
 from lifecycle.programs import Program, policy
 from lifecycle.run import OWN, Candidate, Run, agreed, arm_of, candidates, drafted, moment_of, news, prepared
@@ -70,7 +71,7 @@ def last_day(home: Path, day: str | None, *, now: datetime) -> date:
 
 def size(day: Day, program: Program, on: str, seen: set[tuple[str, str]], *, first: bool) -> Size:
     """The size of a day; on the first, what was ripe a day before it was found the day before."""
-    occasions = found(day, program.trigger)
+    occasions = found(day, program.waits)
     named = list(zip(day.ids.at(occasions.person), occasions.key, strict=True))
     old = occasions.at < day.until - DAY if first else np.zeros(len(named), bool)
     new = np.array([name not in seen for name in named], bool) & ~old
@@ -139,13 +140,14 @@ def preview(
     if person < 0:
         raise PreviewError(f"nobody is known by the id {customer_id!r}")
     made = prepared(day, store, engine, programs, policy(home / OWN), history.aliases(), at)
-    mine = found(day, programs[name].trigger)
+    mine = found(day, programs[name].waits)
     mine = mine.where(mine.person == person)
     past = past_of(made, made.names[person])
     steps = [*asked(made, programs[name], person, mine, past)]
     known = past.named(made.names[person])
     variant = programs[name].variant_of(made.policy.seed, known)
-    message, last = shown(made, programs[name].forms[variant], person, mine, past)
+    form = programs[name].forms[variant].promoting(agreed(made.day, programs[name].channel, person))
+    message, last = shown(made, form, person, mine, past)
     arm = arm_of(made.policy, programs[name], known)
     held = Step("not held back", arm is None, f"of the {arm}'s control group" if arm else "yes")
     which = (Step("variant", True, variant or "as it stands"),) if programs[name].variants else ()
@@ -188,9 +190,13 @@ def reached(made: Run, program: Program, person: int) -> Iterator[Step]:
     channel = program.channel
     there, shut = bool(made.reached[channel][person]), bool(made.shut[channel][person])
     yield Step("address", there and not shut, "suppressed" if shut else "known" if there else "none is known")
+    yes = agreed(made.day, channel, person)
     if program.kind == "marketing":
-        yes = agreed(made.day, channel, person)
         yield Step("consent", yes, f"to marketing by {channel}: {'yes' if yes else 'no'}")
+    elif program.shelves:
+        yield Step(
+            "consent", True, "none is needed" if yes else f"none is needed; it goes {without_lists(channel)}"
+        )
 
 
 def within_caps(made: Run, program: Program, person: int, past: ledger.Past) -> Step:
@@ -211,7 +217,9 @@ def shown(
     made: Run, program: Program, person: int, mine: Occasions, past: Past
 ) -> tuple[Message | None, Step]:
     """The message, of the first occasion or of an example."""
-    products, words = (mine.products[0], mine.words[0]) if len(mine) else example(made.day, program, person)
+    first = next(filter(None, (news(one, past) for one in candidates(program, mine))), None)
+    found = [(first.products, first.words)] if first else list(zip(mine.products, mine.words, strict=True))
+    products, words = found[0] if found else example(made.day, program, person)
     at = max(made.at, made.engine.data_until)
     one = Candidate(program, person, "", 0.0, tuple(products), words)
     given = {"voucher": program.voucher.said(CODE, at)} if program.voucher else {}

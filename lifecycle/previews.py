@@ -7,6 +7,7 @@ from typing import Any
 
 from lifecycle.drafts import draft
 from lifecycle.messages import About, Message, compose
+from lifecycle.permission import UNNAMED, Permission
 from lifecycle.programs import Program
 from lifecycle.triggers import PRODUCTS, WORDS
 from serving.engine import Engine, Order
@@ -33,10 +34,10 @@ LATEST: Mapping[str, int] = {
 
 def preview(
     engine: Engine, program: Program, about: About, *, customer_id: str | None, order_id: str | None,
-    links: Links | None, at: datetime, now: datetime, rules: Sequence[Exclude] = (),
+    links: Links | None, at: datetime, now: datetime, rules: Sequence[Exclude] = (), may: Permission = UNNAMED,
 ) -> Message:  # fmt: skip
     """The message as of `at`, with links made `now`, about an order (the customer's latest where `order_id` is None)
-    where the program's trigger is about one.
+    where the program's trigger is about one. `may` says whether it shows lists, and of what.
 
     Someone unknown, or someone else's order, gets a message without an order and with lists that fall back. Raises
     NotSent.
@@ -45,9 +46,8 @@ def preview(
     if order is not None:
         customer_id = order.customer_id or customer_id
     products = bought(order)[: LATEST[program.trigger.kind]] if order else ()
-    found = draft(
-        engine, program, customer_id, products, words(program, order, at), exclude=(), at=at, rules=rules
-    )
+    program, whose = program.promoting(may.agreed), customer_id if may.personal else None
+    found = draft(engine, program, whose, products, words(program, order, at), exclude=(), at=at, rules=rules)
     return compose(engine, program, found, rated(program, about), links=links, now=now)
 
 

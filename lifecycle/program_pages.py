@@ -33,14 +33,21 @@ def listed(programs: Mapping[str, Program], faulty: Mapping[str, str]) -> list[d
 
 
 def programs_page(programs: Mapping[str, Program], faulty: Mapping[str, str]) -> Table:
-    table = Table("program", "", "trigger", "channel", "priority", "held out", "locales", "audience", "about")
+    """One narrow row each, which 80 columns hold; `--json` tells the rest."""
+    table = Table(box=None, padding=(0, 1))
+    for name in ("program", "trigger", "channel"):
+        table.add_column(name, no_wrap=True)
+    for name in ("prio", "held"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("about", ratio=1)
     for name, why in faulty.items():
-        table.add_row(name, "stopped", *[""] * 6, Text(why, "red"))
+        table.add_row(name, "stopped", "", "", "", Text(why, "red"))
     for of in listed(programs, {}):
+        off = "" if of["enabled"] else "Off. "
+        whom = "" if not of["audience"] else f" For: {'; '.join(of['audience'])}."
         table.add_row(
-            of["name"], "" if of["enabled"] else "off", of["trigger"], of["channel"], str(of["priority"]),
-            f"{of['holdout']:.0%}", " ".join(of["locales"]), Text("; ".join(of["audience"]) or "everybody"),
-            Text(of["about"]),
+            of["name"], of["trigger"], of["channel"], str(of["priority"]), f"{of['holdout']:.0%}",
+            Text(off + of["about"] + whom),
         )  # fmt: skip
     return table
 
@@ -78,7 +85,7 @@ def preview_page(found: Preview) -> Table:
 
 
 class Status(NamedTuple):
-    """paused: the reason, by hand or by the breaker in the last run. outcomes: of the last run."""
+    """paused: the reason, by hand; stopped: that of the last run it was part of. outcomes: of that run."""
 
     program: str
     enabled: bool
@@ -92,23 +99,30 @@ def status(
     store: Store, programs: Mapping[str, Program], faulty: Mapping[str, str], *, at: datetime
 ) -> list[Status]:
     """How each program stands at a moment."""
-    pauses, last = ledger.pauses(store, at), ledger.last_run(store, at)
-    outcomes = ledger.tally(store, last) if last else {}
-    stopped = breaks(store, last) if last else {}
-    wrong = [Status(name, True, None, why, None, outcomes.get(name, {})) for name, why in faulty.items()]
+    pauses, last = ledger.pauses(store, at), lasts(store, at)
+    tallies = {when: ledger.tally(store, when) for when, _ in last.values()}
+
+    def came(name: str) -> dict[str, int]:
+        return tallies[last[name][0]].get(name, {}) if name in last else {}
+
+    wrong = [Status(name, True, None, why, None, came(name)) for name, why in faulty.items()]
     return wrong + [
         Status(
-            name, of.enabled, pauses.of(name, marketing=of.kind == "marketing"), stopped.get(name),
-            last.isoformat() if last and name in stopped else None, outcomes.get(name, {}),
+            name, of.enabled, pauses.of(name, marketing=of.kind == "marketing"),
+            last[name][1] if name in last else None, last[name][0].isoformat() if name in last else None, came(name),
         )
         for name, of in programs.items()
     ]  # fmt: skip
 
 
-def breaks(store: Store, run_at: datetime) -> dict[str, str | None]:
-    """By program that was part of a run what stopped it, None where nothing did."""
-    wanted = sa.select(ledger.RAN.program, ledger.RAN.stopped).where(ledger.RAN.run_at == run_at)
-    return dict(store.select(wanted))
+def lasts(store: Store, at: datetime) -> dict[str, tuple[datetime, str | None]]:
+    """By program the last run before a moment that it was part of, and what stopped it there."""
+    ran = ledger.RAN
+    newest = sa.select(ran.program, sa.func.max(ran.run_at).label("at")).where(ran.run_at < at)
+    own = newest.group_by(ran.program).subquery()
+    both = sa.and_(ran.program == own.c.program, ran.run_at == own.c.at)
+    wanted = sa.select(ran.program, ran.run_at, ran.stopped).join(own, both)
+    return {program: (when, stopped) for program, when, stopped in store.select(wanted)}
 
 
 def status_page(found: Sequence[Status]) -> Table:

@@ -90,9 +90,10 @@ class Waits(Strict):
 
 
 class Joined(Waits):
-    """The customer agreed to be written to for the first time."""
+    """The customer agreed to marketing on `channel`, where none is named on that of the program, for the first time."""
 
     kind: Literal["joined"]
+    channel: Channel | None = None
 
 
 class Ordered(Waits):
@@ -121,7 +122,8 @@ class FirstGap(Waits):
 
 class Entered(Waits):
     """One of `stages` was reached; `steps`: one message so many days after that, each, as long as the customer stands
-    in it. An order begins a new episode."""
+    in it. A step comes after the one before it was sent: who was not written to at its time begins with the first at
+    that of a later one. An order begins a new episode."""
 
     kind: Literal["stage"]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -271,7 +273,8 @@ class Shelf(Strict):
 
 class Texts(Strict):
     """What a message says in one language, in Liquid. `shelves`: the heading of each list; `fallback`: where nothing in
-    it is about this customer or occasion."""
+    it is about this customer or occasion. `words`: what else it calls things, by name: tiers, the templates' own words,
+    the stories of lists."""
 
     subject: str
     preheader: str = ""
@@ -282,6 +285,7 @@ class Texts(Strict):
     fallback: str = ""
     sms: str = ""
     push: str = ""
+    words: Mapping[str, str] = {}
 
 
 class Brief(Strict):
@@ -356,7 +360,7 @@ class Program(Strict):
     enabled: bool = True
     trigger: Trigger
     audience: Annotated[Mapping[str, Condition], AfterValidator(conditions)] = {}
-    exit: tuple[Literal["order", "ordered_product"], ...] = ()
+    exit: tuple[Literal["order", "ordered_product", "passed"], ...] = ()
     missed: Literal["skip", "catch_up"] = "skip"
     channel: Channel = "email"
     kind: Kind = "marketing"
@@ -412,6 +416,23 @@ class Program(Strict):
         for locale, texts in of.texts.items():
             said["texts"][locale] = {**said["texts"].get(locale, {}), **texts}
         return type(self).model_validate(said)
+
+    @cached_property
+    def waits(self) -> Trigger:
+        """Its trigger; of one that waits for a consent it is known on which channel."""
+        if isinstance(self.trigger, Joined) and self.trigger.channel is None:
+            return self.trigger.model_copy(update={"channel": self.channel})
+        return self.trigger
+
+    @cached_property
+    def bare(self) -> Self:
+        """The program without its lists, as who did not agree to promotion gets what needs no consent."""
+        texts = {locale: of.model_copy(update={"shelves": ()}) for locale, of in self.texts.items()}
+        return self.model_copy(update={"shelves": (), "texts": texts})
+
+    def promoting(self, agreed: bool) -> Self:
+        """The program for who agreed to marketing on its channel, or did not."""
+        return self if agreed or self.kind == "marketing" else self.bare
 
     @cached_property
     def forms(self) -> Mapping[str | None, "Program"]:

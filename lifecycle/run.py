@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +36,8 @@ from lifecycle.filed import ByCustomer
 from lifecycle.hours import local, local_day, opens
 from lifecycle.ledger import HOLDOUT, MESSAGE, Names, Past, Pauses
 from lifecycle.occasions import PARTS, Occasions
-from lifecycle.programs import Addition, Due, Policy, Program, known, policy
+from lifecycle.programs import Addition, Due, Entered, Policy, Program, known, policy
+from lifecycle.series import step_now
 from lifecycle.triggers import found
 from serving.addresses import subject
 from serving.challenge import Challenger, challenger
@@ -62,7 +63,7 @@ class RunError(ValueError):
 
 
 class Candidate(NamedTuple):
-    """An occasion of a customer who is in the audience."""
+    """An occasion of a customer who is in the audience. again: how often it came before and its message was dropped."""
 
     program: Program
     person: int
@@ -70,6 +71,12 @@ class Candidate(NamedTuple):
     ripe: float
     products: tuple[str, ...]
     words: Mapping[str, Any]
+    again: int = 0
+
+    @property
+    def name(self) -> str:
+        """What it is called beside the customer and the program: once more, another message."""
+        return f"{self.key}|{self.again}" if self.again else self.key
 
 
 class Decision(NamedTuple):
@@ -256,7 +263,7 @@ def decide(made: Run, chosen: Mapping[str, Program], told: Told) -> Ran:
 
 def caught_up(day: Day, program: Program, last: datetime | None) -> tuple[Any, float]:
     """(the trigger, of a program that catches up as wide as the time since its last run; how many times as wide)."""
-    trigger = program.trigger
+    trigger = program.waits
     if program.missed == "skip" or last is None:
         return trigger, 1.0
     since = min((day.at - last).total_seconds() / DAY, LATEST.days)
@@ -379,11 +386,16 @@ def of_one(
 
 def news(candidate: Candidate, past: Past) -> Candidate | None:
     """What of an occasion no message was about yet, and this run has not decided yet; None where nothing is left."""
+    came = in_series(candidate, past)
+    if came is None:
+        return None
+    candidate = came
     left = [] if rests(candidate, past) else untold(candidate, past.before | past.made)
     name, keys = candidate.program.name, parts_of(candidate)
     key = PARTS.join(keys[place] for place in left)
     if not left or (name, key) in past.decided:
         return None
+    candidate = candidate._replace(again=past.again[name, key])
     if len(left) == len(keys):
         return candidate
     return candidate._replace(key=key, products=tuple(candidate.products[place] for place in left))
@@ -391,7 +403,17 @@ def news(candidate: Candidate, past: Past) -> Candidate | None:
 
 def was_told(candidate: Candidate, past: Past) -> bool:
     """Whether runs before this one wrote about all of an occasion, or in its place."""
-    return rests(candidate, past) or not untold(candidate, past.before)
+    came = in_series(candidate, past)
+    return came is None or rests(came, past) or not untold(came, past.before)
+
+
+def in_series(candidate: Candidate, past: Past) -> Candidate | None:
+    """The same; of a series the step that comes next. None where none does yet."""
+    trigger = candidate.program.trigger
+    if not isinstance(trigger, Entered):
+        return candidate
+    found = step_now(trigger, candidate.key, past.sent_by(candidate.program.name), past.at)
+    return found and candidate._replace(key=found[1], words={**candidate.words, "step": found[0]})
 
 
 def rests(candidate: Candidate, past: Past) -> bool:
@@ -432,7 +454,7 @@ def may_write(made: Run, name: str, candidate: Candidate, stopped: Mapping[str, 
     code, zones = made.day.zones
     zone = zones[code[person]]
     send_at = opens(program, made.policy, made.at, zone)
-    if send_at is None:
+    if send_at is None or exits.has_passed(program.exit, ends(candidate), send_at):
         return Decision(candidate, "no_window")
     return Decision(candidate, MESSAGE, None, send_at, local_day(send_at, zone))
 
@@ -537,7 +559,8 @@ def chosen(made: Run, stage: Stage, today: Sequence[Decision]) -> Chosen | None:
 def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     """The message with its lists, one held back, or why there is none. What goes wrong is this customer's alone."""
     variant = decision.candidate.program.variant_of(made.policy.seed, past.named(name))
-    program = decision.candidate.program.forms[variant]
+    whole = decision.candidate.program.forms[variant]
+    program = whole.promoting(agreed(made.day, whole.channel, decision.candidate.person))
     candidate = decision.candidate._replace(program=program)
     decision = decision._replace(candidate=candidate, variant=variant)
     try:
@@ -557,8 +580,14 @@ def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
         past.shown = [*found.shown(program), *past.shown]
     if made.ordered and program.exit:
         lines = [*exits.lines(made.ordered.of([name]))]
-        found = found.model_copy(update={"known": exits.known(program.exit, found.products, lines)})
+        counted = exits.known(program.exit, found.products, lines)
+        found = found.model_copy(update={"known": counted, "ends": ends(candidate)})
     return decision._replace(outcome=HOLDOUT if arm else MESSAGE, detail=arm, draft=found)
+
+
+def ends(candidate: Candidate) -> datetime:
+    """When an occasion is past."""
+    return datetime.fromtimestamp(candidate.ripe, UTC) + timedelta(days=candidate.program.trigger.within)
 
 
 def arm_of(rules: Policy, program: Program, name: str) -> str | None:
@@ -581,7 +610,7 @@ def words(made: Run, name: str, decision: Decision) -> dict[str, Any]:
 
 def code_of(store: Store, name: str, candidate: Candidate) -> str:
     """A code that nobody guesses: 10 letters and digits, the same whenever it is asked for."""
-    digest = bytes.fromhex(store.subject(f"voucher|{name}|{candidate.program.name}|{candidate.key}"))
+    digest = bytes.fromhex(store.subject(f"voucher|{name}|{candidate.program.name}|{candidate.name}"))
     return base64.b32encode(digest)[:10].decode()
 
 
@@ -604,7 +633,7 @@ def tables(made: Run, decisions: Sequence[Decision]) -> dict[str, list[Row]]:
 def row_of(made: Run, decision: Decision) -> Row:
     candidate, program = decision.candidate, decision.candidate.program
     name, is_made = made.names[candidate.person], decision.outcome in ledger.MADE
-    occasion = f"{name}|{program.name}|{candidate.key}"
+    occasion = f"{name}|{program.name}|{candidate.name}"
     return {
         "run_at": made.at, "customer_id": name, "program": program.name,
         "version": made.programs[program.name].version,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from lifecycle.channels import NOBODY, Carrier, Dead, Failed, Parcel
 from lifecycle.messages import About, Message, NotSent
+from lifecycle.permission import UNNAMED, Permission
 from lifecycle.previews import example, preview
 from lifecycle.programs import Program
 from serving import addresses
@@ -51,8 +52,9 @@ def seeds(given: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Trial:
-    """A program's message for a list, as of a moment. It shows lists of `customer_id`, or of anybody, but no customer's
-    name; its products' links are their own, so that no test counts as a click."""
+    """A program's message for a list, as of a moment. It shows lists of `customer_id`, as far as that customer
+    agreed, or of anybody, but no customer's name; its products' links are their own, so that no test counts as a
+    click."""
 
     store: Store
     engine: Engine
@@ -62,6 +64,7 @@ class Trial:
     customer_id: str | None = None
     links: Links | None = None
     rules: Sequence[Exclude] = ()
+    may: Permission = UNNAMED  # of that customer
     sender: str = ""
     domain: str = NOBODY
     postal: str | None = None
@@ -107,5 +110,5 @@ class Trial:
             return example(self.engine, form, about, at=moment, rules=self.rules)
         return preview(
             self.engine, form, about, customer_id=self.customer_id, order_id=None, links=None, at=moment,
-            now=moment, rules=self.rules,
+            now=moment, rules=self.rules, may=self.may,
         )  # fmt: skip

@@ -15,7 +15,9 @@ from lifecycle.hours import hours
 from lifecycle.programs import Policy, Program, Voucher
 from lifecycle.rows import FIELDS
 from lifecycle.texts import fields, parsed
+from lifecycle.tongue import OTHERWISE, WORDS
 from lifecycle.triggers import LINES
+from serving.placements import STORIES
 
 Told = Iterator[tuple[str, str]]
 NEEDED: Mapping[str, tuple[str, ...]] = {  # texts that a channel's messages are made of
@@ -30,6 +32,7 @@ BELOW: Mapping[str, tuple[str, ...]] = {  # what may stand behind a point; of li
 }
 LISTS = ("products", "lines")
 LOOP = re.compile(r"\{%-?\s*for\s+(\w+)\s+in\s+(\w+)")  # the name of a row, and of the list
+PLACE = re.compile(r"\{(\w+)\}")  # in words
 LENGTH = "size"  # what Liquid itself knows of texts and lists
 
 
@@ -117,7 +120,33 @@ def is_place(part: str | int | None) -> bool:
     return not isinstance(part, str) or part in ("first", "last")
 
 
-CHECKS: tuple[Callable[[Program], Told], ...] = (unwritten, uncarried, templates, between_runs, parts)
+def unknown_words(program: Program) -> Told:
+    """Words for what no message says, or with a place in them that nothing is known for."""
+    tiers = tuple(getattr(program.trigger, "tiers", ()))
+    said = {
+        **{name: str(text) for name, text in WORDS[OTHERWISE].items()},
+        **STORIES,
+        **dict.fromkeys(tiers, ""),
+    }
+    for locale, texts in program.texts.items():
+        for name, text in texts.words.items():
+            more = {*PLACE.findall(text)} - {*PLACE.findall(said.get(name, ""))}
+            if name not in said:
+                yield f"texts.{locale}.words", f"nothing is called {name!r}; known: {', '.join(said)}"
+            elif more:
+                yield f"texts.{locale}.words", f"{name}: there is no {', '.join(sorted(more))}"
+
+
+CHECKS: tuple[Callable[[Program], Told], ...] = (
+    unwritten, uncarried, templates, between_runs, parts, unknown_words,
+)  # fmt: skip
+
+
+def unheeded(program: Program, policy: Policy) -> Told:
+    """Days of its own that the policy's choice does not look at."""
+    if program.exclusive_days and policy.choice != "exclusive":
+        why = f"does nothing where the policy's choice is {policy.choice}: leave it out, or say choice: exclusive there"
+        yield "exclusive_days", why
 
 
 def never_open(program: Program, policy: Policy) -> Told:

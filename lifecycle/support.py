@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from features.catalog import Catalog
 from features.customers import Orders
 from features.history import History
-from features.interactions import DAY, Interactions, before
+from features.interactions import DAY, Interactions, before, whole_and_part
 from serving.scores import LEAST
 
 
@@ -85,16 +85,18 @@ ONE_ORDER = (
 
 
 def measured(history: History) -> dict[str, float]:
-    """The FIGURES of a history; all 0 where it holds no events."""
+    """The FIGURES of a history, of customers by all their orders, of products by those that may be recommended; all 0
+    where it holds no events."""
     span = history.span()
     if span is None:
         return dict.fromkeys(FIGURES, 0.0)
     until: datetime = span[1] + timedelta(seconds=1)
     events = history.purchases(until)
     catalog = Catalog.of(history.table("products"), events, until=until)
-    data = Interactions.from_events(events, items=catalog.items, keep=catalog.eligible, until=until)
+    whole, data = whole_and_part(events, items=catalog.items, keep=catalog.eligible, until=until)
     return {
         **of_purchases(data, catalog),
+        **of_customers(whole),
         **of_order_ids(events, until),
         "contacts": float(contacts(history)),
         "consents": float(history.counts().get("consents", 0)),
@@ -128,16 +130,23 @@ def of_purchases(data: Interactions, catalog: Catalog) -> dict[str, float]:
     np.minimum.at(first, data.item, data.at)
     start = data.at.min(initial=data.until)
     return {
-        "customers": float(len(data.customers)),
+        **of_customers(data),
         "products": float(len(bought)),
-        "orders": float(len(data.orders)),
-        "days": float((data.until - start) / DAY),
-        "repeaters": float((Orders.of(data).count > 1).sum()),
         "repeat_pairs": float(len(pairs) - len(np.unique(pairs))),
         "shared_baskets": float((np.bincount(data.order, minlength=1) > 1).sum()),
         "priced_share": share(catalog.price[bought] > 0),
         "categorised_share": share(catalog.category[bought] >= 0),
         "new_products": float((first[bought] > max(data.until - NEW, start + NEW)).sum()),
+    }
+
+
+def of_customers(data: Interactions) -> dict[str, float]:
+    """What customers did, by all that they bought: `measured` counts what may not be recommended, too."""
+    return {
+        "customers": float(len(data.customers)),
+        "orders": float(len(data.orders)),
+        "days": float((data.until - data.at.min(initial=data.until)) / DAY),
+        "repeaters": float((Orders.of(data).count > 1).sum()),
     }
 
 

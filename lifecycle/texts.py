@@ -7,9 +7,9 @@ that is lacking leaves no gap.
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, wraps
+from typing import Any, Self
 
 import liquid
 from liquid.exceptions import LiquidError, UndefinedError
@@ -31,6 +31,7 @@ NAMES = (  # what a text may name; what an occasion says beside these may be nam
         "link",
         "products",
     ),  # the first product, and all, that the occasion is about, or else lists
+    "lists",  # whether there are any
     *("order_id", "ordered_on", "lines", "more_lines"),
     *("nth", "years", "tier", "category", "was", "is", "step", "voucher"),
 )
@@ -61,7 +62,48 @@ class Missing(liquid.Undefined):
         return self
 
 
+class Money(str):
+    """A price as it is written, that can be calculated with: what comes of it is a price again."""
+
+    amount: float
+    write: Callable[[float], str]
+
+    @classmethod
+    def of(cls, amount: float, write: Callable[[float], str]) -> Self:
+        made = cls(write(amount))
+        made.amount, made.write = amount, write
+        return made
+
+
+def calculating(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter of numbers that knows prices, and gives nothing where a number is not known."""
+
+    @wraps(plain)
+    def filtered(value: object, *args: object, **more: Any) -> object:
+        for one in (value, *args):
+            if isinstance(one, Missing):
+                return one
+        found = plain(*(one.amount if isinstance(one, Money) else one for one in (value, *args)), **more)
+        return Money.of(float(found), value.write) if isinstance(value, Money) else found
+
+    return filtered
+
+
+CALCULATE = (
+    "abs",
+    "at_least",
+    "at_most",
+    "ceil",
+    "divided_by",
+    "floor",
+    "minus",
+    "modulo",
+    "plus",
+    "round",
+    "times",
+)
 LIQUID = Limited(undefined=liquid.StrictUndefined)
+LIQUID.filters.update({name: calculating(LIQUID.filters[name]) for name in CALCULATE})
 UNKNOWN: Mapping[str, Missing] = {name: Missing(name, token=None) for name in NAMES}
 
 
@@ -115,6 +157,8 @@ def faults(program: Program, known: tuple[str, ...] = NAMES) -> list[tuple[str, 
 
 def fields(texts: Texts) -> Iterator[tuple[str, str]]:
     for name, value in texts:
+        if isinstance(value, Mapping):
+            continue  # names and words, no Liquid
         for place, text in enumerate([value] if isinstance(value, str) else value):
             yield (name if isinstance(value, str) else f"{name}.{place}"), text
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cache, lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from babel.dates import format_date
 from babel.numbers import format_currency, format_decimal
 
 from features.history import Store
-from lifecycle.texts import Missing, short
+from lifecycle.texts import Missing, Money, short
 from serving.placements import STORIES
 
 WORDS: Mapping[str, Mapping[str, Any]] = yaml.safe_load(
@@ -23,6 +23,7 @@ WORDS: Mapping[str, Mapping[str, Any]] = yaml.safe_load(
 )
 OTHERWISE = "en"
 DATES = ("ordered_on", "ends")  # what is a day or a moment, by name
+CALLED = ("tier",)  # what texts may have words of their own for
 MONEY = ("was", "is", "worth", "price")
 SLOT = re.compile(r"\\{(\w+)\\}")
 TOLD = {key: re.compile(SLOT.sub(r"(?P<\1>.+)", re.escape(text))) for key, text in STORIES.items()}
@@ -36,22 +37,34 @@ class Tongue:
     locale: str
     zone: str
     store: Store
+    own: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, texts_in: str, wanted: str | None, zone: str | None, store: Store) -> "Tongue":
-        """For texts in one locale, and a customer who wants another: theirs counts where the language is the same."""
+    def of(
+        cls, texts_in: str, wanted: str | None, zone: str | None, store: Store, own: Mapping[str, str] | None = None
+    ) -> "Tongue":  # fmt: skip
+        """For texts in one locale, and a customer who wants another: theirs counts where the language is the same.
+        `own`: words of the texts' own, which go before those of the templates."""
         locale = known_locale(wanted)
         if locale is None or locale.language != texts_in.split("-")[0]:
             locale = known_locale(texts_in) or Locale(OTHERWISE)
         language = locale.language if locale.language in WORDS else OTHERWISE
-        return cls(language, str(locale), zone if zone and is_zone(zone) else store.time_zone, store)
+        return cls(
+            language, str(locale), zone if zone and is_zone(zone) else store.time_zone, store, own or {}
+        )
 
     @property
     def words(self) -> Mapping[str, str]:
-        return said_by(self.language, short(self.store.name))
+        name = short(self.store.name)
+        if not self.own:
+            return said_by(self.language, name)
+        return {
+            **said_by(self.language, name),
+            **{of: text.replace("{store}", name) for of, text in self.own.items()},
+        }
 
-    def money(self, amount: float) -> str:
-        return written(amount, self.store.currency, self.locale)
+    def money(self, amount: float) -> Money:
+        return Money.of(amount, lambda of: written(of, self.store.currency, self.locale))
 
     def day(self, at: str) -> str | None:
         """A day or a moment of ISO 8601, written out by the customer's calendar; None for what is neither."""
@@ -65,7 +78,10 @@ class Tongue:
         return at.astimezone(ZoneInfo(self.zone)).date() if at.tzinfo else at.date()
 
     def story(self, told: str) -> str:
-        """A list's story in this language; nothing where it cannot be said."""
+        """A list's story in this language and these words; nothing where it cannot be said."""
+        if self.own.keys() & STORIES.keys():
+            stories = STORIES if self.language == OTHERWISE else WORDS[self.language]["stories"]
+            return retold(told, {**stories, **self.own}, self.locale)
         return told if self.language == OTHERWISE else translated(told, self.language, self.locale)
 
     def said(self, name: str, value: Any) -> Any:
@@ -78,7 +94,9 @@ class Tongue:
             case None:
                 return Missing(name, token=None)
             case str():
-                return (self.day(value) or Missing(name, token=None)) if name in DATES else short(value)
+                if name in DATES:
+                    return self.day(value) or Missing(name, token=None)
+                return short(self.own.get(value, value) if name in CALLED else value)
             case int() | float() if name in MONEY and not isinstance(value, bool):
                 return self.money(value)
             case float():
@@ -128,10 +146,15 @@ def dated(day: date, locale: str) -> str:
 @lru_cache(maxsize=20_000)
 def translated(story: str, language: str, locale: str) -> str:
     """An English story of STORIES in another language; nothing where it is none of them."""
+    return retold(story, WORDS[language]["stories"], locale)
+
+
+def retold(story: str, stories: Mapping[str, str], locale: str) -> str:
+    """An English story of STORIES in the words of others; nothing where it is none of them."""
     for key, pattern in TOLD.items():
         if found := pattern.fullmatch(story):
             slots = found.groupdict()
             if "last" in slots:
                 slots["last"] = dated(datetime.strptime(slots["last"], "%d %B %Y").date(), locale)  # noqa: DTZ007
-            return str(WORDS[language]["stories"][key]).format(**slots)
+            return str(stories[key]).format(**slots)
     return ""

@@ -239,22 +239,23 @@ def kept(first: Array, years: Array) -> Array:
 
 
 def entered(day: Day, trigger: Entered) -> Occasions:
-    """An occasion a step, as long as the customer stands in the stage; an order begins a new episode."""
+    """An occasion when the time of a step has come, of several the last, as long as the customer stands in the stage;
+    an order begins a new episode. Which step is then written, `lifecycle.series` says."""
     since, order = turns(day)
     stage = day.people["stage"].to_numpy(str)
     since = np.where(np.isin(stage, trigger.stages), since, np.nan)
     ids = order_ids(day, np.maximum(order, 0)) if len(day.orders.at) else [""] * len(order)
     on = written(dates(day, day.orders.at[np.maximum(order, 0)])) if len(day.orders.at) else ids
-    people, keys, when, words = [np.empty(0, np.int64)], [], [np.empty(0)], []
+    last = dict[int, tuple[int, float]]()
     for number, step in enumerate(trigger.steps, 1):
         rows, at = ripe(day, trigger, since + step * DAY)
-        people.append(rows)
-        when.append(at)
-        for person in rows.tolist():
-            made = order[person] >= 0
-            keys.append(f"{stage[person]}:{step:g}:{ids[person] if made else ''}")
-            words.append({"step": number, "ordered_on": on[person] if made else None})
-    return of(np.concatenate(people), keys, np.concatenate(when), words=words)
+        last.update(zip(rows.tolist(), ((number, moment) for moment in at.tolist()), strict=True))
+    keys, words = [], []
+    for person, (number, _) in last.items():
+        made, step = order[person] >= 0, trigger.steps[number - 1]
+        keys.append(f"{stage[person]}:{step:g}:{ids[person] if made else ''}")
+        words.append({"step": number, "ordered_on": on[person] if made else None})
+    return of([*last], keys, [moment for _, moment in last.values()], words=words)
 
 
 def turns(day: Day) -> tuple[Floats, Array]:
@@ -314,7 +315,8 @@ def parted(values: Sequence[str], first: Array) -> Iterator[Sequence[str]]:
 
 
 def joined(day: Day, trigger: Joined) -> Occasions:
-    rows, at = ripe(day, trigger, day.people["agreed_at"].to_numpy(np.float64))
+    column = f"agreed_{trigger.channel}" if trigger.channel else "agreed_at"
+    rows, at = ripe(day, trigger, day.people[column].to_numpy(np.float64))
     return of(rows, ["joined"] * len(rows), at)
 
 

@@ -42,7 +42,7 @@ def hashes(day: Day, store: Store, program: Program, still: NDArray[np.int64], r
     """Of addresses as platforms compare them: trimmed, in small letters; of those for whom the program has an occasion.
     None of who took back their consent, nor of who is held back, whom ads would treat after all, nor of an address that
     is never written to again. `still`: who agrees by now, whatever the day."""
-    person = found(day, program.trigger).person
+    person = found(day, program.waits).person
     person = np.unique(person[members(day, program)[person]])
     person = np.intersect1d(person, np.intersect1d(day.consents.get(CONSENT, NOBODY), still))
     mails = (

@@ -122,10 +122,15 @@ class Client:
         customer_id: str | None = None,
         order_id: str | None = None,
         at: datetime | None = None,
+        agreed: bool | None = None,
         record: bool = False,
     ) -> MessageAnswer:
-        """A message with its lists; `record` puts on record that it is sent. Raises ApiError."""
-        query = {"customer_id": customer_id, "order_id": order_id, "at": moment(at), "record": record or None}
+        """A message with its lists; `agreed`: whether the customer agreed to marketing, where consents are kept
+        elsewhere; `record` puts on record that it is sent. Raises ApiError."""
+        query = {
+            "customer_id": customer_id, "order_id": order_id, "at": moment(at), "agreed": agreed,
+            "record": record or None,
+        }  # fmt: skip
         accept = {"Accept": "application/json"}
         return read(
             MessageAnswer, self.call("GET", f"/v1/messages/{name}", params=given(query), headers=accept)

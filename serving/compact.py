@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from features.history import History, Merged, Staged, database, identifier, quoted
-from features.schema import RECEIVED, SQL, TABLES, TEXT, WORD, Table
+from features.schema import CUSTOMERS, RECEIVED, SQL, TABLES, TEXT, WORD, Table
 from serving.store import LIVE, Mark, Store
 
 Progress = Callable[[str, int, int | None], None]
@@ -133,7 +133,7 @@ def _laid_over(history: History, table: Table) -> str:
 
 SAID = "coalesce(arg_max(live.{name}, seq) FILTER (live.{name} IS NOT NULL), any_value(old.{name}))"
 OVER: Mapping[str, Mapping[str, str]] = {
-    "customers": {},
+    "customers": dict.fromkeys(CUSTOMERS.names, f"nullif({SAID}, '')"),  # blank: taken back
     "products": {
         "known_from": "CASE WHEN count(old.product_id) > 0 THEN any_value(old.known_from) "
         "ELSE coalesce(min(live.known_from), min(live.received_at)) END",

@@ -946,6 +946,20 @@ class Engine:
         by = np.argsort(self.catalog.need, kind="stable")
         return by, np.searchsorted(self.catalog.need[by], np.arange(len(self.catalog.needs) + 1))
 
+    def stand_ins(self, item: int) -> Array:
+        """What shares a need with an item but not, more often than chance, a basket."""
+        near, together = self.same_need(item), self.models["complements"]
+        assert isinstance(together, Neighbors)
+        return near[looked_up(*row_of(together.items, item), near) == 0]
+
+    def substitutes(self, placement: str, product_ids: Sequence[str]) -> set[str]:
+        """What a placement that bars substitutes of these products must not show; nothing of one that does not."""
+        if not self.placements[placement].beside:
+            return set()
+        places = self.catalog.items.positions(list(product_ids))
+        found = [self.stand_ins(int(place)) for place in places[places >= 0]]
+        return set(self.catalog.items.at(np.concatenate(found))) if found else set()
+
     def same_need(self, item: int) -> Array:
         """Items of this item's need; where that is unknown, the item alone."""
         code = int(self.catalog.need[item])
@@ -1049,11 +1063,8 @@ def dearer(engine: Engine, ask: Ask, mask: Mask) -> None:
 
 def no_substitutes(engine: Engine, ask: Ask, mask: Mask) -> None:
     """Bar what shares a need with an asked product but not, more often than chance, a basket."""
-    together = engine.models["complements"]
-    assert isinstance(together, Neighbors)
     for item in ask.products.tolist():
-        near = engine.same_need(item)
-        mask[near[looked_up(*row_of(together.items, item), near) == 0]] = False
+        mask[engine.stand_ins(item)] = False
 
 
 def complements_only(engine: Engine, ask: Ask, mask: Mask) -> None:

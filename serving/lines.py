@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WrapValidator, create_model
 from pydantic_core import PydanticCustomError, from_json
 
 from features.judge import Row
-from features.schema import FLAG, PATH, REAL, RECEIVED, SPACE, TEXT, TIME, WORD, Table
+from features.schema import FLAG, PATH, REAL, RECEIVED, SPACE, TEXT, TIME, WORD, Column, Table
 from serving.headers import NDJSON
 from serving.schemas import Moment
 from serving.wire import RequestError, Wire
@@ -61,12 +61,26 @@ KINDS: Mapping[pa.DataType, Any] = {
 }
 
 
-def wire_model(name: str, table: Table, *, without: Sequence[str] = (), **more: Any) -> Any:
+WITHDRAWN = ""  # what takes a value back; text that is blank is missing, so that nothing else is called so
+
+
+def or_withdrawn(given: object, handler: Callable[[object], Any]) -> Any:
+    return WITHDRAWN if given is None else handler(given)
+
+
+def wire_model(
+    name: str, table: Table, *, without: Sequence[str] = (), withdraws: bool = False, **more: Any
+) -> Any:
     """A row of a table of the contract as JSON: its columns and their types, and `more` fields. The checks are the
-    judge's; what is not required may be left out."""
+    judge's; what is not required may be left out, and of a table of text that `withdraws` null is WITHDRAWN."""
+
+    def kind(c: Column) -> Any:
+        of = Attributes if c.name == "attributes" else KINDS[c.type]
+        return Annotated[of, WrapValidator(or_withdrawn)] if withdraws and not c.required else of
+
     fields: dict[str, Any] = {
         c.name: (
-            Attributes if c.name == "attributes" else KINDS[c.type],
+            kind(c),
             Field(... if c.required else None, description=c.about or None),
         )
         for c in table.columns

@@ -16,9 +16,12 @@ from features.judge import Row
 from serving.store import DATA, Store, insert
 from serving.wire import RequestError
 
+STARS = 5  # the most that a rating gives
+LOW = "low_rating"  # the kind of an alert
 OUTBOX, DEAD = "outbox", "dead.ndjson"  # the folder in a home, and in it the list of what never went
 PLAIN = re.compile(r"[\w-]{1,100}", re.ASCII)
 FINAL = ("sent", "dropped", "dead")
+AGAIN = "again"  # what a dropped message became whose occasion may come again
 REST = timedelta(minutes=15)  # between two looks at one that has to wait
 LEASE = timedelta(minutes=5)  # so long a message is its taker's alone
 BACKOFF = tuple(timedelta(minutes=m) for m in (1, 5, 30, 120, 360, 720, 1440))  # after each failure
@@ -106,12 +109,30 @@ def lasts(db: sa.Connection, messages: Sequence[str]) -> dict[str, int]:
     return {row.message_id: row.last for row in db.execute(wanted.group_by(d.message_id))}
 
 
-def settle(db: sa.Connection, row: Row, made: Row) -> None:
-    """Put on record what became of a message, within a transaction of `Store.writing`."""
+def settle(db: sa.Connection, row: Row, made: Row, *, again: bool = False) -> None:
+    """Put on record what became of a message, within a transaction of `Store.writing`; `again`: its occasion may come
+    again."""
     insert(db, "deliveries", [made])
     if made["state"] in FINAL:
-        d = DATA["decisions"]
-        db.execute(sa.update(d).where(d.c.seq == row["seq"]).values(settled_at=made["received_at"]))
+        d, became = DATA["decisions"], AGAIN if again else made["state"]
+        done = {"settled_at": made["received_at"], "became": became}
+        db.execute(sa.update(d).where(d.c.seq == row["seq"]).values(done))
+
+
+def has_twin(store: Store, row: Row, ids: Sequence[str]) -> bool:
+    """Whether another message of a program went, or goes first, to a customer who was decided about under several ids:
+    about the same, or, of marketing, on the same day of theirs."""
+    d = DATA["decisions"].c
+    same = d.occasion == row["occasion"]
+    if row["kind"] == "marketing":
+        same = sa.or_(same, d.local_day == row["local_day"])
+    earlier = sa.or_(d.send_at < row["send_at"], sa.and_(d.send_at == row["send_at"], d.seq < row["seq"]))
+    live = sa.or_(d.became == "sent", sa.and_(d.settled_at.is_(None), earlier))
+    wanted = sa.select(d.seq).where(
+        d.customer_id.in_(ids), d.customer_id != row["customer_id"], d.program == row["program"],
+        d.outcome == "message", same, live,
+    )  # fmt: skip
+    return bool(store.select(wanted.limit(1)))
 
 
 def pasts(db: sa.Connection, messages: Sequence[str]) -> dict[str, list[Row]]:
@@ -206,15 +227,30 @@ def alert_id(kind: str, about: str) -> str:
     return hashlib.blake2b(f"{kind}:{about}".encode(), digest_size=8).hexdigest()
 
 
-def open_alert(store: Store, alert: Row, pauses: Iterable[Row] = ()) -> bool:
-    """Open an alert, and pause what it is about; whether it was not known yet. Doing it again changes nothing."""
+def open_alert(db: sa.Connection, alert: Row, pauses: Iterable[Row] = ()) -> bool:
+    """Within a transaction of `Store.writing` open an alert, and pause what it is about; whether it was not known yet.
+    Doing it again changes nothing."""
     table = DATA["alerts"].c
-    with store.writing() as db:
-        if db.scalar(sa.select(table.seq).where(table.alert_id == alert["alert_id"])):
-            return False
-        insert(db, "alerts", [{**alert, "open": True}])
-        insert(db, "pauses", list(pauses))
+    if db.scalar(sa.select(table.seq).where(table.alert_id == alert["alert_id"])):
+        return False
+    insert(db, "alerts", [{**alert, "open": True}])
+    insert(db, "pauses", list(pauses))
     return True
+
+
+def alarm(
+    rating: Row, customer_id: str, program: str | None, days: int, *, at: datetime
+) -> tuple[Row, list[Row]]:
+    """The alert of a low rating, an event, by its message if it names one, and the pause of so many days that it
+    brings: of all that is marketing to the customer."""
+    detail, name = f"{rating['value']:g} of {STARS} stars", rating["message_id"] or rating["event_id"]
+    about = {"customer_id": customer_id, "at": at, "received_at": at}
+    alert = {
+        **about, "alert_id": alert_id(LOW, name), "kind": LOW, "program": program, "detail": detail,
+        "message_id": rating["message_id"],
+    }  # fmt: skip
+    ends = at + timedelta(days=days)
+    return alert, [{**about, "paused": True, "reason": detail, "by": "rating", "ends": ends}]
 
 
 def alerts(store: Store) -> list[Row]:

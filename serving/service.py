@@ -41,6 +41,7 @@ from features.history import History
 from lifecycle.fragments import Part
 from lifecycle.layouts import LAYOUTS, layout
 from lifecycle.messages import About, Message, NotSent
+from lifecycle.permission import UNNAMED, Permission, permission
 from lifecycle.previews import preview
 from lifecycle.programs import Policy, Program, policy
 from lifecycle.programs import programs as programs_in
@@ -133,6 +134,11 @@ class MessageQuery(Wire):
     order_id: Id | None = Field(None, description="missing: the customer's latest order")
     part: Literal["html", "text"] | None = Field(None, description="this part alone; missing: all, as JSON")
     at: Moment | None = Field(None, description="as of this moment; missing: now")
+    agreed: bool | None = Field(
+        None,
+        description="whether the customer agreed to marketing on the program's channel, from who keeps consents "
+        "elsewhere; missing: as is on record here. Without it a transactional message shows no lists",
+    )
     record: delivery.Record = False
 
 
@@ -418,12 +424,24 @@ class Site:
         about = About.of(await self.profile(asked.customer_id), postal=self.postal)
         if self.engine.is_buried(asked.customer_id):
             raise RequestError("customer_id", "there is nobody of this id to write to", 404)
-        message = await self.turns.compute(lambda: self.previewed(program, about, asked))
+        may = await self.permission(program, asked)
+        message = await self.turns.compute(lambda: self.previewed(program, about, asked, may))
         for found in message.lists:
             metrics.listed(found)
         if asked.record:
             await self.record(asked, message.lists)
-        return written(message, asked.part or preferred(request))
+        return written(message, asked.part or preferred(request), may)
+
+    async def permission(self, program: Program, asked: MessageQuery) -> Permission:
+        """Whether who is asked for may be sent this; `asked.agreed` is the word of who keeps consents elsewhere."""
+        if asked.customer_id is None:
+            return UNNAMED
+        store = self.intake.store if self.intake else None
+        made = partial(
+            permission, store, self.history, program, asked.customer_id, self.rules, at=self.clock(),
+            agrees=asked.agreed,
+        )  # fmt: skip
+        return await people.asked(made)
 
     def program(self, name: str) -> Program:
         if name not in self.programs:
@@ -432,12 +450,12 @@ class Site:
             )
         return self.programs[name]
 
-    def previewed(self, program: Program, about: About, asked: MessageQuery) -> Message:
+    def previewed(self, program: Program, about: About, asked: MessageQuery, may: Permission) -> Message:
         variant = program.variant_of(self.rules.seed, asked.customer_id) if asked.customer_id else None
         try:
             return self.by(asked, lambda engine: preview(
                 engine, program.forms[variant], about, customer_id=asked.customer_id, order_id=asked.order_id,
-                links=self.links, at=self.at(asked.at), now=self.clock(), rules=self.rules.rules,
+                links=self.links, at=self.at(asked.at), now=self.clock(), rules=self.rules.rules, may=may,
             ))  # fmt: skip
         except NotSent as error:
             raise RequestError("program", error.reason, 409) from error
@@ -601,12 +619,13 @@ def answer(value: BaseModel, headers: Mapping[str, str] | None = None) -> Respon
     return Response(value.model_dump_json(), media_type=JSON, headers=headers)
 
 
-def written(message: Message, part: str | None) -> Response:
+def written(message: Message, part: str | None, may: Permission = UNNAMED) -> Response:
     if part:
-        return Response(getattr(message, part), media_type=PARTS[part], headers=MESSAGE_HEADERS)
+        told = {} if may.may_send is None else {"OSCLMS-May-Send": "yes" if may.may_send else "no"}
+        return Response(getattr(message, part), media_type=PARTS[part], headers={**MESSAGE_HEADERS, **told})
     parts = {name: getattr(message, name) for name in MessageAnswer.model_fields if hasattr(message, name)}
     ids = tuple(response.recommendation_id for response in message.lists)
-    whole = MessageAnswer(**parts, recommendation_ids=ids)
+    whole = MessageAnswer(**parts, recommendation_ids=ids, may_send=may.may_send, why=may.why)
     return answer(whole, {"Vary": "Accept"})
 
 
@@ -712,10 +731,16 @@ def told(error: Exception) -> tuple[int, ErrorBody]:
     return explain(error)
 
 
-def explained(error: Exception) -> Response:
+def explained(error: Exception, scope: Scope) -> Response:
+    """An error as JSON; as a page to who followed a link of a message."""
     status, body = told(error)
     headers = {"Retry-After": "1"} if status == 503 else {}
     headers |= (error.headers or {}) if isinstance(error, HTTPException | RequestError) else {}
+    if getattr(scope.get("endpoint"), "__name__", "") in replies.PAGES and (
+        page := replies.sorry(Request(scope), status)
+    ):
+        page.headers.update(headers)
+        return page
     return Response(body.model_dump_json(), status, headers=headers, media_type=JSON)
 
 
@@ -780,7 +805,7 @@ class Edge:
         except ClientDisconnect:
             return
         except Exception as error:
-            await explained(error)(scope, receive, sent)
+            await explained(error, scope)(scope, receive, sent)
         self.record(scope, sent.status, time.perf_counter() - started)
 
     def record(self, scope: Scope, status: int, seconds: float) -> None:

@@ -1,8 +1,8 @@
 """What comes in live, in one database: events, changes, ledgers. SQLite at home, or PostgreSQL.
 
-Rows are appended and never changed, but that a message is marked as settled. Each has a number, `seq`, and writers
-come one after the other, so the order of the numbers is the order of the commits: who has read up to one has missed
-none below it. What is committed is on disk. Moments are stored as microseconds since 1970, UTC.
+Rows are appended and never changed, but that a message is marked as settled, and how. Each has a number, `seq`, and
+writers come one after the other, so the order of the numbers is the order of the commits: who has read up to one has
+missed none below it. What is committed is on disk. Moments are stored as microseconds since 1970, UTC.
 """
 
 import hashlib
@@ -91,6 +91,11 @@ DECISIONS = Table(
         Column("policy", TEXT, about="what chose it among others, with which seed"),
         Column("probability", REAL, about="how likely that choice was"),
         Column("settled_at", TIME, about="when what became of its message was for good; missing: not yet"),
+        Column(
+            "became",
+            TEXT,
+            about="what it became for good: sent, dropped, dead; again: dropped, and of its occasion another may come",
+        ),
     ),
 )
 DELIVERIES = Table(
@@ -322,9 +327,10 @@ sa.Index("sends_by_customer", DATA["sends"].c.customer_id, DATA["sends"].c.at)
 _D = DATA["decisions"].c
 sa.Index("decisions_by_run", _D.run_at, _D.customer_id, _D.program, _D.occasion, unique=True)
 _MADE = _D.message_id.is_not(None)
+_LAST = sa.text("message_id IS NOT NULL AND (became IS NULL OR became <> 'again')")
 sa.Index(
     "messages_by_occasion", _D.customer_id, _D.program, _D.occasion,
-    unique=True, sqlite_where=_MADE, postgresql_where=_MADE,
+    unique=True, sqlite_where=_LAST, postgresql_where=_LAST,
 )  # fmt: skip
 sa.Index("messages_by_id", _D.message_id, unique=True, sqlite_where=_MADE, postgresql_where=_MADE)
 _OPEN = sa.text("outcome = 'message' AND settled_at IS NULL")

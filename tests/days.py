@@ -66,6 +66,7 @@ def people(
     for column in CONTACTS:
         found[column] = pd.Series([contacts.get(name, {}).get(column) for name in names], dtype=object)
     found["agreed_at"] = [float(moment(agreed[name])) if name in agreed else np.nan for name in names]
+    found["agreed_email"], found["agreed_sms"] = found["agreed_at"], np.nan
     return found
 
 

@@ -40,6 +40,7 @@ PROGRAMS = {
     "receipt": program("receipt", kind="transactional", trigger={"kind": "order"}),
     "gone": program("gone", exit=["order"]),
     "cart": program("cart", exit=["ordered_product"]),
+    "day": program("day", exit=["passed"]),
     "off": program("off", enabled=False),
 }
 

@@ -35,7 +35,7 @@ def test_lists(osclms: Client) -> None:
 
 
 def test_a_message_and_a_fragment_of_it(osclms: Client) -> None:
-    message = osclms.message(customer_id=CUSTOMER)
+    message = osclms.message(customer_id=CUSTOMER, agreed=True)
     assert [found.placement for found in message.lists] == ["cross_sell", "next_best"]
     made = osclms.fragment("next_best", customer_id=CUSTOMER, limit=3)
     assert (

@@ -109,4 +109,4 @@ def test_the_command_line_answers_as_the_service_does(
     out = tmp_path / "lists.ndjson"
     ran("recommend", "next_best", "--all", "--limit", "5", "--out", str(out))
     assert set(lists(out, "customer_id")) == {"anna", "bert", "emil"}
-    assert "Golden loaf" in ran("message", "thank_you", "--customer", "card")
+    assert "Golden loaf" in ran("message", "thank_you", "--customer", "card", "--agreed")

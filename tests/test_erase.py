@@ -1,6 +1,7 @@
 """After `osclms erase --finish` no file holds the erased, and all others are answered as before."""
 
 import gzip
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -86,6 +87,10 @@ def fill_home(home: Path) -> None:
     lists = (json.dumps({"customer_id": who, "rank": 1}) for who in (WHO, "zoe"))
     fill_outbox(home)
     (home / "lists.ndjson").write_text("".join(f"{line}\n" for line in lists))
+    (home / "for ads").mkdir()
+    hashes = [hashlib.sha256(name.encode()).hexdigest() for name in (f"{WHO}@b.c", "z@b.c")]
+    (home / "for ads" / "audience.txt").write_text("".join(f"{line}\n" for line in hashes))
+    (home / "mailing.csv").write_text(f'rank;customer_id\n1;"{WHO}"\n2;zoe\n')
 
 
 def publish(home: Path) -> None:
@@ -212,6 +217,7 @@ def test_no_file_holds_the_erased_and_all_others_are_answered_as_before(home: Pa
         "history/consents",
         "rejects",
         "lists",
+        "mailing.csv",
         "outbox/2026-03-05/hello/m2.eml",
     )
     for place in (*wanted, "bundles/1/customers.npy", "bundles/1/orders.npy", "mlruns"):
@@ -224,7 +230,7 @@ def test_no_file_holds_the_erased_and_all_others_are_answered_as_before(home: Pa
     engine.follow(store, aliases={}, clock=lambda: NOW)
     assert WHO not in dict(everybody(engine, None)) and WHO not in engine.sample().customers
     done = finish(home, store, at=NOW)
-    assert (done.bundles, done.rows, done.lines) == (2, 13, 6) and done.files >= 5
+    assert (done.bundles, done.rows, done.lines) == (2, 13, 8) and done.files >= 5
     assert holding(home, WHO, CARD) == {} and rows_of(store, *ids) == 0
     assert finish(home, store, at=NOW).as_dict() == {
         "ids": 0,
@@ -235,6 +241,9 @@ def test_no_file_holds_the_erased_and_all_others_are_answered_as_before(home: Pa
     }
     assert answers(home) == before
     assert (home / "lists.ndjson").read_text().count("\n") == 1 and store.buried(ids) == set(ids)
+    assert (home / "mailing.csv").read_text() == "rank;customer_id\n2;zoe\n"
+    (kept,) = (home / "for ads" / "audience.txt").read_text().splitlines()
+    assert kept == hashlib.sha256(b"z@b.c").hexdigest()
     assert left_of(home) == ["d1", "m1.eml", "m22.eml"] and rows_of(store, "zoe") == 11
     gone = [subject(store, "email", f"{WHO}@b.c"), subject(store, "email", "z@b.c")]
     assert [is_suppressed(store, one) for one in gone] == ["erased", None]

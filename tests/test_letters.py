@@ -18,12 +18,13 @@ from test_messages import GOLDEN, kept
 
 from lifecycle.layouts import LAYOUTS
 from lifecycle.letters import MAX_BYTES, check
+from lifecycle.lint import faults_of_form
 from lifecycle.messages import About, Message, NotSent, compose
 from lifecycle.texts import UNKNOWN, closed, faults, filled
-from lifecycle.tongue import WORDS
+from lifecycle.tongue import WORDS, Tongue
 from serving.engine import Engine
 from serving.links import Links
-from serving.placements import STORIES
+from serving.placements import PLACEMENTS, STORIES
 from serving.rules import Exclude
 from serving.tokens import Tokens
 
@@ -235,6 +236,66 @@ def test_a_list_of_what_it_is_for_keeps_its_heading(
     shown = made.model_copy(update={"lists": (held,)})
     text = compose(shop, asked, shown, KNOWN, links=None, now=tiny.UNTIL).text.lower()
     assert ("our heading" in text, "\npopular" in text) == (own, not own)
+
+
+@pytest.mark.parametrize(
+    ("sources", "heading"),
+    [
+        (("copurchase", "ease_baskets", "rhythm"), "our heading"), (("copurchase", "rhythm", "rhythm"), "for you"),
+        (("copurchase", "popular", "popular"), "for you"), (("popular", "popular", "popular"), "popular"),
+    ],
+)  # fmt: skip
+def test_a_list_is_headed_by_what_most_of_it_is(shop: Engine, sources: tuple[str, ...], heading: str) -> None:
+    said = {"subject": "s", "title": "t", "body": "b", "shelves": ["Our heading"], "fallback": "Popular"}
+    asked = program("lists", products=False, rating=False, voucher=None,
+                    shelves=[{"placement": "cross_sell", "limit": 3}], texts={"en": said})  # fmt: skip
+    made = letters.drafted(shop, LISTED, ())
+    items = tuple(
+        i.model_copy(update={"source": of}) for i, of in zip(made.lists[0].items, sources, strict=False)
+    )
+    held = made.lists[0].model_copy(update={"placement": "cross_sell", "items": items})
+    text = compose(
+        shop, asked, made.model_copy(update={"lists": (held,)}), KNOWN, links=None, now=tiny.UNTIL
+    ).text
+    assert f"\n{heading}\n" in text.lower()
+
+
+def test_what_goes_with_a_product_does_not_stand_in_for_it(shop: Engine) -> None:
+    """Not as fill either: rolls are never bought with spelt loaf, and are bread, too."""
+    asked = program("lists", products=False, rating=False, voucher=None,
+                    shelves=[{"placement": "cross_sell", "about": "occasion", "limit": 12}],
+                    texts={"en": {"subject": "s", "title": "t", "body": "b", "shelves": ["h"]}})  # fmt: skip
+    barred = shop.substitutes("cross_sell", ["gold"])
+    assert barred >= {"rolls", "spelt"} and shop.substitutes("next_best", ["gold"]) == set()
+    made = letters.drafted(shop, asked, ("gold",))
+    assert made.lists[0].items and not {item.product_id for item in made.lists[0].items} & barred
+    shown = ids(compose(shop, asked, made, KNOWN, links=None, now=tiny.UNTIL))[0]
+    assert len(shown) >= 3 and not {*shown} & barred
+
+
+def test_texts_may_have_words_of_their_own(shop: Engine) -> None:
+    """A tier's name, the templates' own words, and stories."""
+    own = {"Gold": "Oro", "unsubscribe": "Baja", "regular": "Favorito de usted: {times}"}
+    asked = letters.program("lists", trigger={"kind": "tier", "tiers": {"Gold": 5}}, rating=False, products=False,
+                            shelves=[{"placement": "buy_again"}], voucher=None,
+                            texts={"es": {"subject": "Nivel {{ tier }}", "title": "t", "body": "b", "shelves": ["h"],
+                                          "words": own}})  # fmt: skip
+    made = compose(shop, asked, letters.drafted(shop, asked, ()), KNOWN, links=None, now=tiny.UNTIL)
+    assert made.subject == "Nivel Oro" and "Baja" in made.text and "Favorito de usted: 3" in made.text
+    assert faults_of_form(asked, PLACEMENTS) == []
+    wrong = asked.model_copy(update={"texts": {"es": asked.texts["es"].model_copy(update={"words": {
+        "gld": "x", "regular": "{often}"}})}})  # fmt: skip
+    says = [says for _, says in faults_of_form(wrong, PLACEMENTS)]
+    assert "nothing is called 'gld'" in says[0] and says[1] == "regular: there is no often" and len(says) == 2
+
+
+def test_a_price_can_be_calculated_with(shop: Engine) -> None:
+    price = Tongue.of("en", "en-GB", None, shop.store).money(2.5)
+    text = "Two for {{ price | times: 2 }}, less {{ price | minus: 0.5 | round }}."
+    assert filled(text, {"price": price}) == "Two for €5.00, less €2.00."
+    assert filled("Two{{ price | times: 2 }}. {{ 3 | plus: price }}", UNKNOWN) == "Two."
+    with pytest.raises(LiquidError):
+        filled("{{ was | times: 2 }}", UNKNOWN)
 
 
 def test_a_list_that_is_too_short_is_filled_and_says_so(shop: Engine) -> None:

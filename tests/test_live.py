@@ -442,7 +442,10 @@ def get(engine: Engine, store: Store, path: str) -> httpx.Response:
 
 @pytest.mark.parametrize(
     ("path", "lists"),
-    [("/v1/messages/thank_you?customer_id=anna", 2), ("/v1/fragments/next_best.txt?customer_id=anna", 1)],
+    [
+        ("/v1/messages/thank_you?customer_id=anna&agreed=true", 2),
+        ("/v1/fragments/next_best.txt?customer_id=anna", 1),
+    ],
 )
 def test_what_is_sent_is_on_record_and_a_preview_is_not(
     engine: Engine, store: Store, path: str, lists: int

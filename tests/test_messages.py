@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,6 +58,9 @@ class Counter:
 
     def offered(self, product_id: str) -> Product | None:
         return next((item for item in self.goods if item.product_id == product_id), None)
+
+    def substitutes(self, placement: str, product_ids: Sequence[str]) -> set[str]:
+        return set()
 
     def recommend(self, placement: str, request: RecommendRequest, *, at: datetime) -> RecommendResponse:
         self.asked.append((placement, request))

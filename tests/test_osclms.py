@@ -488,7 +488,7 @@ def test_a_message(run: Run, engine: Engine, shop_home: Path, as_of: str, tmp_pa
     customer, page = engine.sample().customers[0], tmp_path / "thanks.html"
     words = ("message", "thank_you", "--customer", customer, "--as-of", as_of, "--home", shop_home)
     made = run(*words, "--json").json
-    assert set(made) == {"subject", "html", "text"}
+    assert set(made) == {"subject", "html", "text", "may_send", "why"}
     ended = run(*words, "--html", page)
     assert ended.out == f"Subject: {made['subject']}\n\n{made['text']}\n"
     assert page.read_text() == made["html"]

@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
@@ -14,20 +14,21 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from live import NOW, event, nursery, spelled
-from posted import HOUR, PROGRAMS, consent, decision, mails, person, sending, states
+from posted import HOUR, PROGRAMS, TEXTS, consent, decision, mails, person, program, sending, states
 from test_compact import put
-from tiny import GROCER, GROCERIES, bundle
+from tiny import GROCER, GROCERIES, UNTIL, bundle
 
 from features.history import History
 from lifecycle.channels import Away, Dead, Failed, Files, Parcel
-from lifecycle.drafts import Draft
+from lifecycle.drafts import Draft, draft
+from lifecycle.ledger import Names, seen
 from lifecycle.outbox import once
 from serving.addresses import is_suppressed, subject, suppress
 from serving.engine import Engine
 from serving.outgoing import BACKOFF, LEASE, due, take
 from serving.people import erase
 from serving.settings import Settings
-from serving.store import DATA, Store, address
+from serving.store import DATA, Store, StoreError, address
 
 ONE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
@@ -111,6 +112,45 @@ def test_a_transactional_message_asks_for_no_consent(store: Store, engine: Engin
     assert made["Auto-Submitted"] == "auto-generated" and made["List-Unsubscribe"] is None
 
 
+LISTED = {
+    "en": {**TEXTS["en"], "body": "{% if lists %}More{% else %}No more{% endif %}.", "shelves": ["Besides"]}
+}
+THANKS = program(
+    "thanks", kind="transactional", trigger={"kind": "order"}, texts=LISTED,
+    shelves=[{"placement": "next_best", "limit": 2, "minimum": 2}],
+)  # fmt: skip
+
+
+@ONE
+def test_lists_in_an_orders_message_are_for_who_agrees_as_it_goes(
+    store: Store, engine: Engine, home: Path
+) -> None:
+    """What is personal is so as far as it may be."""
+    decided = draft(engine, THANKS, "anna", ("bread",), {}, exclude=(), at=UNTIL).model_dump_json()
+    none = Draft(products=("bread",)).model_dump_json()
+    names = ("agrees", "never", "withdrew", "late", "impersonal")
+    for name in names:
+        person(store, name, agreed=name not in ("never", "late"), email="a@mail.example")
+        content = decided if name != "late" else none
+        store.append(
+            "decisions", [decision(name, name, program="thanks", kind="transactional", content=content)]
+        )
+    store.append("consents", [
+        consent("withdrew", granted=False, **SINCE), consent("late", **SINCE),
+        consent("impersonal", "web", False, purpose="personalisation", **SINCE),
+    ])  # fmt: skip
+    assert sending(store, engine, home, programs={"thanks": THANKS}).sent == len(names)
+    texts = {path.stem: opened(path).get_body(("plain",)) for path in mails(home)}
+    told = {name: part.get_content() for name, part in texts.items() if part}
+    assert {name: "BESIDES" in text for name, text in told.items()} == {
+        "agrees": True, "never": False, "withdrew": False, "late": False, "impersonal": False,
+    }  # fmt: skip
+    assert "POPULAR RIGHT NOW" in told["impersonal"]
+    assert all(
+        ("No more." in text) == ("RIGHT NOW" not in text and "BESIDES" not in text) for text in told.values()
+    )
+
+
 @ONE
 def test_what_is_of_a_faulty_file_waits_and_nothing_else(store: Store, engine: Engine, home: Path) -> None:
     person(store)
@@ -162,6 +202,17 @@ def ordered(product: str, hours: float = 0.5, known: bool = False) -> Callable[[
     return happens
 
 
+def dated(ends: datetime) -> Callable[[Store], None]:
+    """A message that is about a time until then."""
+    content = Draft(products=("bread",), ends=ends).model_dump_json()
+
+    def happens(store: Store) -> None:
+        with store.writing() as db:
+            db.execute(sa.update(DATA["decisions"]).values(content=content))
+
+    return happens
+
+
 def barred(store: Store) -> None:
     suppress(
         store, {subject(store, "email", " Anna@MAIL.example"): "email"}, "bounce", at=NOW, received_at=NOW
@@ -190,6 +241,8 @@ CASES: tuple[tuple[str, Callable[[Store], None], str | None], ...] = (
     ("cart", ordered("milk", -7), None),
     ("cart", ordered("milk"), None),
     ("cart", ordered("bread"), "exit: ordered it since"),
+    ("day", dated(NOW + HOUR), None),
+    ("day", dated(NOW + HOUR / 2), "exit: its day has passed"),
     ("off", lambda store: None, "the program is off"),
     ("nowhere", lambda store: None, "there is no such program any more"),
 )  # fmt: skip
@@ -261,6 +314,51 @@ def test_a_customers_fault_is_that_customers_alone(
     assert "hello: a message failed: ValidationError" in caplog.text
     assert not any(word in caplog.text for word in ("anna", "bert", "mail.example"))
     assert "bert" not in (home / "outbox" / "dead.ndjson").read_text() and states(store, "m3")[-1] == "dead"
+
+
+@ONE
+def test_of_two_who_became_one_one_message_goes(store: Store, engine: Engine, home: Path) -> None:
+    """Of one program's marketing a day, and of one occasion; two orders are thanked for twice."""
+    person(store)
+    store.append("identities", [{"alias": "a2", "customer_id": "anna", "received_at": NOW}])
+    on: dict[str, Any] = {"local_day": "2026-03-05"}
+    thanks: dict[str, Any] = {**on, "program": "receipt"}
+    store.append("decisions", [
+        decision("m1", **on), decision("m2", "a2", **on), decision("m3", "a2", local_day="2026-03-06"),
+        decision("r1", occasion="o", **thanks), decision("r2", "a2", occasion="o", **thanks),
+        decision("r3", "a2", occasion="p", **thanks),
+    ])  # fmt: skip
+    done = sending(store, engine, home)
+    assert done.reasons == {"dropped: merged: another of this goes to the same customer": 2}
+    assert {path.stem for path in mails(home)} == {"m1", "m3", "r1", "r3"}
+
+
+def test_what_was_not_sent_counts_against_nothing_and_may_come_again(
+    store: Store, engine: Engine, home: Path
+) -> None:
+    """Where the cause can be mended; what the customer said or did ends the matter."""
+    person(store)
+    for name in ("bert", "carl"):
+        person(store, name, agreed=name != "bert", email=None if name == "carl" else "b@mail.example")
+    old = NOW - timedelta(days=4)
+    store.append("decisions", [
+        decision("sent", local_day="2026-03-05"), decision("late", local_day="2026-03-01", send_at=old),
+        decision("off", program="off", local_day="2026-03-05"), decision("no", "bert", local_day="2026-03-05"),
+        decision("nowhere", "carl", local_day="2026-03-05"),
+        decision("open", send_at=NOW + 9 * HOUR, local_day="2026-03-06"),
+    ])  # fmt: skip
+    assert (sending(store, engine, home).sent, sending(store, engine, home).dropped) == (1, 0)
+    names = ["anna", "bert", "carl"]
+    past = seen(store, names, shown_since=NOW, run_at=NOW + 24 * HOUR, names=Names()).past
+    assert past["anna"].before == {("hello", "sent"), ("hello", "open")}
+    assert sorted(past["anna"].days["email"]) == [date(2026, 3, 5), date(2026, 3, 6)]
+    assert [*past["anna"].sent] == [("hello", "sent")] and past["anna"].again["hello", "late"] == 1
+    assert past["bert"].before == {("hello", "no")} and not past["bert"].days and not past["bert"].last
+    assert not past["carl"].before and past["carl"].again == {("hello", "nowhere"): 1}
+    store.append("decisions", [decision("late|1", occasion="late", run_at=NOW)])
+    with pytest.raises(StoreError):
+        store.append("decisions", [decision("no|1", "bert", occasion="no", run_at=NOW)])
+    assert sending(store, engine, home).sent == 1
 
 
 # --- again and again --------------------------------------------------------------------------------------
@@ -493,8 +591,13 @@ def test_what_names_no_message_goes_by_the_customer(store: Store, engine: Engine
     came(store, "f2", "bounce", message="elsewhere", customer_id="anna", value=5.1)
     came(store, "f3", "unsubscribe", message=None, customer_id="anna", channel="push")
     came(store, "f4", "complaint", message="elsewhere")
+    for name, stars in (("r1", 3.0), ("r2", 2.0), ("r3", None)):
+        came(store, name, "rating", message=None, customer_id="anna", value=stars)
     assert sending(store, engine, home).suppressed == 2
     assert why(store, "0012005550100", "sms") == "complaint" and why(store) == "bounce"
+    (alert,), (rest,) = store.of("alerts", ["anna"]), store.of("pauses", ["anna"])
+    assert (alert["kind"], alert["detail"], rest["reason"]) == ("low_rating", "2 of 5 stars", "2 of 5 stars")
+    assert (rest["ends"] - rest["at"]).days == 60 and rest["program"] is None
     last = store.of("consents", ["anna"])[-1]
     assert (last["channel"], last["granted"], last["source"]) == ("push", False, "unsubscribe event")
 
@@ -512,4 +615,4 @@ def test_nobody_comes_back_by_their_address(store: Store, engine: Engine, home: 
     store.append("decisions", rows)
     done = sending(store, engine, home)
     assert (done.sent, done.reasons) == (0, {"dropped: suppressed: erased": 2}) and states(store, "m1") == []
-    assert len(PROGRAMS) == 5 and isinstance(NOW, datetime)
+    assert len(PROGRAMS) == 6 and isinstance(NOW, datetime)

@@ -287,6 +287,23 @@ def test_a_customer_is_told_with_all_that_is_held(shop: Shop) -> None:
     assert shop("POST", "/v1/recommend/next_best", json={"customer_id": "web-1"}).status_code == 200
 
 
+def test_a_fact_is_taken_back_by_null_under_every_id(shop: Shop) -> None:
+    """What is blank says nothing. A time zone is one that there is."""
+    shop("PUT", "/v1/customers/zoe", json={"region": "South", "phone": "2"})
+    shop("PUT", ANNA, json={"region": "East", "email": "a@b.c", "identities": ["zoe"]})
+    compact(History(shop.home / "history"), shop.store)
+    many = {"customers": [{"customer_id": "zoe", "phone": None, "email": " "}]}
+    assert shop("PUT", ANNA, json={"region": None}).status_code == 200
+    assert shop("PUT", "/v1/customers", json=many).status_code == 200
+    for _ in range(2):
+        assert shop("GET", ANNA).json()["facts"] == {"first_name": "Anna", "email": "a@b.c"}
+        compact(History(shop.home / "history"), shop.store)
+    shop("PUT", ANNA, json={"region": "West", "time_zone": "Europe/Madrid"})
+    assert shop("GET", ANNA).json()["facts"]["region"] == "West"
+    wrong = shop("PUT", ANNA, json={"time_zone": "Mars/Base"})
+    assert wrong.status_code == 400 and "time_zone is no IANA name" in wrong.json()["error"]
+
+
 def test_many_customers_are_each_taken_whole_or_not_at_all(shop: Shop) -> None:
     shop("DELETE", "/v1/customers/bert")
     fine = {"customer_id": "card", "region": "East", "identities": ["web-1"], "consents": [AGREED]}

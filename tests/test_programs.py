@@ -31,7 +31,7 @@ from lifecycle.day import day_of
 from lifecycle.lint import all_files, faults_in, names
 from lifecycle.pauses import pause
 from lifecycle.preview import Preview, Size, Step
-from lifecycle.program_pages import preview_page, size_page
+from lifecycle.program_pages import preview_page, programs_page, size_page, status
 from lifecycle.programs import Policy, Program, Waits, policy, programs
 from lifecycle.rows import FIELDS, row
 from lifecycle.run import OWN, moment_of
@@ -116,6 +116,12 @@ def test_each_is_written_in_three_languages_and_has_a_brief(name: str) -> None:
             "variants:\n  a: {share: 0.6, texts: {en: {titel: b}}}\nname: mine",
             2,
             "titel: Extra inputs",
+        ),
+        (
+            "about: a test",
+            "about: a test\nexclusive_days: 2",
+            3,
+            "does nothing where the policy's choice is priority",
         ),
         ("[h]", "[h", 11, ""),
         (
@@ -280,6 +286,31 @@ def test_list_and_status_tell_of_each(run: Run) -> None:
     assert [of["program"] for of in json.loads(run("status", "--json").output)] == [*SHIPPED]
     assert "win_back" in run("list").output and "runs" in run("status").output
     assert "there is no program" in run("brief", "nothing", "--stage", "new").output
+
+
+def test_the_list_can_be_read_on_80_columns() -> None:
+    console = Console(width=80, file=io.StringIO())
+    console.print(programs_page(SHIPPED, {"mine": "its file is not understood"}))
+    assert isinstance(console.file, io.StringIO)
+    lines = [line for line in console.file.getvalue().splitlines() if line.strip()]
+    first = {line.split()[0] for line in lines if line[1] != " "}
+    assert first == {"program", "mine", *SHIPPED} and max(map(len, lines)) <= 80
+    assert len(lines) < 5 * len(SHIPPED), "two or three lines each"
+
+
+def test_status_tells_of_each_the_last_run_that_it_was_part_of(tmp_path: Path) -> None:
+    about = {"received_at": END, "found": 0.0, "members": 0.0}
+    later = END + timedelta(hours=1)
+    with Store(address(tmp_path, None)) as store:
+        store.append(
+            "runs", [{**about, "run_at": END, "program": name, "stopped": "full"} for name in SHIPPED]
+        )
+        store.append("runs", [{**about, "run_at": later, "program": "thank_you"}])
+        found = {
+            of.program: (of.stopped, of.run_at) for of in status(store, SHIPPED, {}, at=later + timedelta(1))
+        }
+    assert found["welcome"] == ("full", END.isoformat())
+    assert found["thank_you"] == (None, later.isoformat())
 
 
 def test_a_faulty_file_is_told_beside_the_others(run: Run, home: Path) -> None:

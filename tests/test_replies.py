@@ -67,6 +67,12 @@ def link(make: Any, shop: Answers, message: str = "m1", links: Links = LINKS, da
     return made.removeprefix(PUBLIC_URL)
 
 
+def permitted(shop: Answers, program: str) -> tuple[bool, str, int]:
+    """(whether anna may be sent a message of a program, why, how many lists it has)."""
+    told = shop("GET", f"/v1/messages/{program}?customer_id=anna").json()
+    return told["may_send"], told["why"], len(told["lists"])
+
+
 def consents(store: Store) -> list[dict[str, Any]]:
     return [row for row in store.of("consents", ["anna"]) if row["channel"] == "email"]
 
@@ -82,6 +88,11 @@ def test_who_posts_gets_no_more(shop: Answers) -> None:
     page = shop("GET", path).text
     assert 'method="post"' in page and "Corner" in page and "offers and recommendations" in page
     assert "anna" not in page and "<script" not in page
+    told = [permitted(shop, name) for name in ("thank_you", "loyalty_tier")]
+    assert told == [
+        (True, "it is transactional and needs no consent", 2),
+        (True, "agreed to marketing by email", 1),
+    ]
     assert shown.headers["cache-control"] == "no-store" and "set-cookie" not in shown.headers
     for _ in range(2):
         done = shop.post(path, ONE_CLICK)
@@ -97,6 +108,13 @@ def test_who_posts_gets_no_more(shop: Answers) -> None:
         "push": True,
     }
     assert told["consent_records"][-1]["version"] == "RFC 8058" and len(told["ledgers"]["decisions"]) == 2
+    told = [permitted(shop, name) for name in ("thank_you", "loyalty_tier")]
+    assert told == [
+        (True, "it is transactional and needs no consent", 0),
+        (False, "no consent to marketing by email", 1),
+    ]
+    html = shop("GET", "/v1/messages/loyalty_tier?customer_id=anna&part=html")
+    assert html.headers["osclms-may-send"] == "no"
     engine, home = shop.site.engine, shop.home
     done = sending(shop.store, engine, home)
     assert (done.sent, done.reasons) == (1, {"dropped: no consent": 1}) and len(mails(home)) == 1
@@ -129,11 +147,22 @@ def test_links_that_are_none_of_ours(shop: Answers) -> None:
     rating = link(rate_url, shop)
     wrong = ("/u/x", link(unsubscribe_url, shop, links=other), rating.replace("/rate/", "/u/"))
     for path in (*wrong, "/rate/x", link(unsubscribe_url, shop).replace("/u/", "/rate/")):
-        for done in (shop("GET", path), shop.post(path, "stars=1&" + ONE_CLICK)):
+        asks = {"Accept": "application/json"}
+        for done in (shop("GET", path, headers=asks), shop.post(path, "stars=1&" + ONE_CLICK, **asks)):
             assert done.status_code == 404 and done.json()["error"].startswith("token: ")
+        for done in (shop("GET", path, headers={"Accept-Language": "fr"}), shop.post(path, ONE_CLICK)):
+            assert done.status_code == 404 and done.headers["content-type"].startswith("text/html")
+            assert (
+                "<h1>" in done.text
+                and "token" not in done.text
+                and done.headers["cache-control"] == "no-store"
+            )
+    assert "Ce lien est inconnu" in shop("GET", "/u/x", headers={"Accept-Language": "fr"}).text
+    assert "not known here" in shop("GET", "/r/x").text
     assert len(consents(shop.store)) == 1
     assert shop("GET", link(unsubscribe_url, shop, days=3000)).status_code == 200
-    assert shop("GET", link(rate_url, shop, days=RATE_AGE.days + 1)).status_code == 410
+    old = shop("GET", link(rate_url, shop, days=RATE_AGE.days + 1))
+    assert old.status_code == 410 and "too old" in old.text and "{" not in old.text.split("</style>")[1]
     for name in ("nobody", "m1"):
         shop.store.bury("anna", at=shop.site.clock())
         assert shop.post(link(unsubscribe_url, shop, name), ONE_CLICK).status_code == 200

@@ -37,7 +37,8 @@ LETTER = {"subject": "s", "title": "t", "body": "b"}
 PROGRAMS: Mapping[str, Mapping[str, Any]] = {
     "thanks": {
         "trigger": {"kind": "order", "within": 12}, "kind": "transactional",
-        "window": {"start": "00:00", "end": "23:59"}, "shelves": [{"placement": "cross_sell", "about": "occasion"}],
+        "window": {"start": "00:00", "end": "23:59"},
+        "shelves": [{"placement": "cross_sell", "about": "occasion", "minimum": 1}],
     },
     "news": {
         "trigger": {"kind": "broadcast", "on": "2018-01-01", "within": 30}, "holdout": 0.2,
@@ -132,7 +133,10 @@ def test_everybody_eligible_is_written_to_or_it_is_said_why_not(home: Path) -> N
     agreed = with_consent(home)
     written = [row for row in rows if row["outcome"] in MADE]
     assert {row["customer_id"] for row in written if row["kind"] == "marketing"} <= agreed
-    assert any(row["customer_id"] not in agreed for row in written)  # thanks need none
+    thanked = [row for row in written if row["program"] == "thanks"]
+    shown = {row["customer_id"]: bool(json.loads(row["content"])["lists"]) for row in thanked}
+    assert {*shown.values()} == {True, False}, "thanks need no consent, but for lists"
+    assert all(lists == (name in agreed) for name, lists in shown.items())
 
 
 def with_consent(home: Path) -> set[str]:
@@ -217,6 +221,31 @@ def test_of_the_categories_of_one_turn_one_is_written_about() -> None:
     assert news(other, Past(told, last={program.name: AT})) is None
     assert was_told(other, Past(told, last={program.name: AT})) and not was_told(other, Past())
     assert news(other._replace(program=programs(None)["cross_sell"]), Past(last={"cross_sell": AT}))
+
+
+@pytest.mark.parametrize(
+    ("window", "sent", "step"),  # win_back at 0, 21 and 60 days, each for 5; when steps went, by day
+    [
+        (1, {}, 1), (21, {}, 1), (64, {}, 1),  # whoever comes late begins with the first
+        (21, {0: 4.9}, 2), (64, {0: 0.2, 21: 21.2}, 3), (64, {0: 22.0}, 2),
+        (22, {0: 21.2}, None), (25, {0: 21.2}, None),  # not two at the time of one
+        (64, {0: 1.0, 21: 22.0, 60: 60.5}, None),
+    ],
+)  # fmt: skip
+def test_a_step_comes_after_the_one_before_was_sent(
+    window: float, sent: Mapping[int, float], step: int | None
+) -> None:
+    program, since = programs(None)["win_back"], AT - timedelta(days=window)
+    went = {(program.name, f"lapsed:{n}:a:b"): since + timedelta(days=on) for n, on in sent.items()}
+    place = max(n for n in (0, 21, 60) if n <= window)
+    candidate = Candidate(program, 0, f"lapsed:{place}:a:b", 0.0, (), {"step": 0, "ordered_on": "x"})
+    past = Past(before=set(went), sent=went, at=AT)
+    found = news(candidate, past)
+    assert (found and found.words["step"]) == step and was_told(candidate, past) == (step is None)
+    if found:
+        assert found.key == f"lapsed:{(0, 21, 60)[found.words['step'] - 1]}:a:b"
+        told = Past(before={*went, (program.name, found.key)}, sent=went, at=AT)
+        assert news(candidate, told) is None, "decided, and not sent"
 
 
 def test_who_is_held_back_is_not_written_to_and_moves_nowhere(home: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import tiny
+from test_compact import put
 from tiny import Basket
 
 from features.history import History
@@ -183,6 +184,10 @@ def test_figures_of_a_history(tmp_path: Path) -> None:
         "long_order_ids": 0,
     }
     assert figures["days"] == pytest.approx(10 + 1 / 86_400)  # to the first second after the last event
+    put(history, "products", {"product_id": "tea", "eligible": "false"})
+    assert {name: measured(history)[name] for name in ("customers", "orders", "repeaters", "products")} == {
+        "customers": 1, "orders": 2, "repeaters": 1, "products": 0,
+    }, "what may not be recommended is an order, too"  # fmt: skip
     assert set(figures) == set(FIGURES)
 
 

@@ -55,7 +55,9 @@ def test_a_swap_under_load_fails_no_request_and_mixes_none(shop_home: Path, tmp_
         while not ended.is_set():
             with httpx.Client(base_url=server.url, timeout=30) as http:  # a new connection: any worker
                 for _ in range(5):
-                    response = http.get("/v1/messages/thank_you", params={"customer_id": "1"})
+                    response = http.get(
+                        "/v1/messages/thank_you", params={"customer_id": "1", "agreed": "true"}
+                    )
                     statuses[response.status_code] += 1
                     if response.status_code == 200:
                         told = {of["model_version"] for of in response.json()["lists"]}

@@ -15,7 +15,7 @@ from worlds import START, Event, products, returned
 from features.interactions import DAY
 from lifecycle.day import Day
 from lifecycle.occasions import Occasions
-from lifecycle.programs import Addition, Trigger
+from lifecycle.programs import Addition, Trigger, programs
 from lifecycle.triggers import COMEBACKS, KINDRED, TRIGGERS, WORDS, comebacks, found
 
 Words = dict[str, Any]
@@ -165,7 +165,14 @@ def test_prospects_stand_there_since_they_agreed() -> None:
     day = a_day(*orders("ann", 1), until=9, agreed={"ann": 8, "pia": 8.5, "tom": 2})
     about = {"step": 1, "ordered_on": None}
     assert told(day, "stage", stages=["prospect"]) == [("pia", "prospect:0:", 8.5, (), about)]
-    assert brief(day, "joined") == [("ann", "joined", 8.0), ("pia", "joined", 8.5)]
+    assert (
+        brief(day, "joined")
+        == [("ann", "joined", 8.0), ("pia", "joined", 8.5)]
+        == brief(day, "joined", channel="email")
+    )
+    assert brief(day, "joined", channel="sms") == [], "of each channel by itself"
+    welcome = programs(None)["welcome"]
+    assert welcome.waits == trigger("joined", channel="email", within=welcome.trigger.within)
 
 
 def test_rhythm_counts_the_usual_gap_from_the_last_order() -> None:

@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 
 from features.history import History
 from features.interactions import Ids, used
+from features.judge import Row
 from serving.bundle import IDS, ROWS, read_manifest, sha256
 from serving.identities import identities_now, ids_of
 from serving.outgoing import DEAD, OUTBOX, messages_of, stem_of
-from serving.people import bar
+from serving.people import bar, history_rows
 from serving.ranker import RANKED_SUFFIX
 from serving.store import LIVE, Mark, Store
+from training.lists import signs_of, text_lists, without
 from training.publish import (
     ARTIFACT,
     LOCK_SECONDS,
@@ -82,6 +84,8 @@ def finish(home: Path, store: Store, *, at: datetime) -> Finished:
             bar(store, history, ids, at)
             lines = outbox_without(home, messages_of(store, ids)) if ids else 0
             lines += sum(cleaned(path, buried) for path in loose(home))
+            signs = signs_of(facts_held(store, history, ids))
+            lines += sum(clean_list(path, buried, signs) for path in text_lists(home)) if ids else 0
             bundles = sum(forgotten_by(folder, set(ids)) for folder in bundles_of(home))
             files = forgotten_in(history, store, ids, staging) if ids else 0
             rows = store.forget(ids) if ids else 0
@@ -237,6 +241,22 @@ def loose(home: Path) -> list[Path]:
     """Rejects, and lists that were laid into the home."""
     own = [*(home / "rejects").glob("*.csv")]
     return [*own, *(p for kind in (".ndjson", ".parquet") for p in home.glob(f"*{kind}"))]
+
+
+def facts_held(store: Store, history: History, ids: Sequence[str]) -> list[Row]:
+    """Every row of facts of these ids, by which lists may name them."""
+    return [*history_rows(history, "customers", ids), *store.of("customers", ids)] if ids else []
+
+
+def clean_list(path: Path, gone: Gone, signs: Collection[str]) -> int:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        lines = file.read().splitlines(keepends=True)
+    kept = without(lines, gone, signs)
+    if len(kept) < len(lines):
+        fresh = path.with_name(f".{path.name}.fresh")
+        fresh.write_text("".join(kept), encoding="utf-8", errors="surrogateescape", newline="")
+        replace(fresh, path)
+    return len(lines) - len(kept)
 
 
 def outbox_without(home: Path, messages: set[str]) -> int:
