@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from serving.wire import RequestError
 
-WAITING = 64  # requests, in a worker
+WAITING = 64  # requests, in a worker; more, as long as all of them are answered soon
+SOON, LATELY = 0.25, 20  # seconds; lists
 # uvloop takes one new connection in a pass, so a list is paid for by a pass for each PASS seconds that it took
 PASS, PASSES = 0.0005, 64
 T = TypeVar("T")
@@ -22,11 +23,12 @@ class Turns:
 
     def __init__(self, most: int = WAITING) -> None:
         self.most, self.waiting, self.passes = most, 0, 1
+        self.takes = SOON  # seconds of a list lately
         self.lock = asyncio.Lock()
 
     async def compute(self, act: Callable[[], T]) -> T:
-        """What `act` gives, in turn. Raises RequestError, 503, where too many wait."""
-        if self.waiting >= self.most:
+        """What `act` gives, in turn. Raises RequestError, 503, where too many wait for it to come soon."""
+        if self.waiting >= self.most and self.waiting * self.takes > SOON:
             raise RequestError(
                 "service", "more requests than it can answer: ask again", 503, {"Retry-After": "1"}
             )
@@ -45,4 +47,6 @@ class Turns:
             try:
                 return act()
             finally:
-                self.passes = 1 + min(int((time.perf_counter() - started) / PASS), PASSES)
+                spent = time.perf_counter() - started
+                self.passes = 1 + min(int(spent / PASS), PASSES)
+                self.takes += (spent - self.takes) / LATELY

@@ -349,6 +349,23 @@ def test_workers_share_a_rate() -> None:
 # --- all at once -------------------------------------------------------------------------------------------
 
 
+def test_a_queue_of_what_takes_no_time_may_be_longer(made: Callable[..., Web]) -> None:
+    web = made(waiting=8)
+    web.turns.takes = 0.0005
+
+    async def crowd() -> list[int]:
+        async with web.client() as http:
+            headers = {"Authorization": f"Bearer {web.keys[SECRET]}"}
+            return [
+                of.status_code
+                for of in await asyncio.gather(*(http.post(LIST, headers=headers) for _ in range(50)))
+            ]
+
+    assert Counter(asyncio.run(crowd())) == {200: 50}
+    web.turns.takes = 1.0
+    assert set(asyncio.run(crowd())) == {200, 503}
+
+
 def test_more_than_wait_are_refused_at_once_and_then_it_recovers(made: Callable[..., Web]) -> None:
     web = made(waiting=8)
     order: list[str] = []
