@@ -80,7 +80,9 @@ def test_a_service_answers_those_who_were_drawn_by_the_challenger(home: Path, tm
             assert versions() == {name: "2" if yes else "1" for name, yes in drawn.items()}
             one = next(name for name, yes in drawn.items() if yes)
             assert version(customer_id=one) == version(customer_id=one, product_ids=[]) == "2"
-            lists = http.get("/v1/messages/thank_you", params={"customer_id": one}).json()["lists"]
+            lists = http.get("/v1/messages/thank_you", params={"customer_id": one, "agreed": True}).json()[
+                "lists"
+            ]
             assert {found["model_version"] for found in lists} == {"2"}
             shown = http.get("/v1/fragments/next_best.txt", params={"customer_id": one})
             assert shown.headers["OSCLMS-Model-Version"] == "2"

@@ -359,7 +359,7 @@ def test_a_database_that_fails_is_told_without_what_was_sent(
 
 
 def test_a_message_has_all_parts_and_its_lists(http: httpx.Client, sample: dict[str, Any]) -> None:
-    message = http.get(MESSAGE, params={"customer_id": sample["customers"][0]}).json()
+    message = http.get(MESSAGE, params={"customer_id": sample["customers"][0], "agreed": True}).json()
     assert message["subject"].startswith("Thank you for your order")
     assert message["recommendation_ids"] == [found["recommendation_id"] for found in message["lists"]]
     assert [found["placement"] for found in message["lists"]] == ["cross_sell", "next_best"]
