@@ -33,7 +33,7 @@ from lifecycle.choose.hour import learned as hours_of
 from lifecycle.choose.learner import SILENCE
 from lifecycle.choose.past import policy_of
 from lifecycle.day import ADDRESS, Day, day_of
-from lifecycle.drafts import Draft, draft, lacking, unshown
+from lifecycle.drafts import Draft, Held, draft, lacking, unshown
 from lifecycle.filed import ByCustomer
 from lifecycle.hours import local, local_day, opens
 from lifecycle.ledger import HOLDOUT, MESSAGE, Names, Past, Pauses
@@ -584,6 +584,7 @@ def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     except Exception as error:
         log.error("%s: a customer's lists failed: %s", program.name, type(error).__name__)
         return decision._replace(outcome="failed", detail=type(error).__name__)
+    found = found.model_copy(update={"lists": tuple(own_lists(made, candidate, found))})
     if candidate.products and not found.products:
         return decision._replace(outcome="sensitive")
     why = unshown(made.engine_of(candidate.person), program, found) or lacking(
@@ -599,6 +600,15 @@ def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
         counted = exits.known(program.exit, found.products, lines)
         found = found.model_copy(update={"known": counted, "ends": ends(candidate)})
     return decision._replace(outcome=HOLDOUT if arm else MESSAGE, detail=arm, draft=found)
+
+
+def own_lists(made: Run, candidate: Candidate, found: Draft) -> Iterator[Held]:
+    """The lists of a message under ids of its own: what is popular is the same list for many, and a click tells by the
+    list which message it was in."""
+    engine, name = made.engine_of(candidate.person), made.names[candidate.person]
+    for held in found.lists:
+        own = engine.id_of(f"{held.recommendation_id}|{name}|{candidate.program.name}|{candidate.key}")
+        yield held.model_copy(update={"recommendation_id": own})
 
 
 def timed(made: Run, name: str, decision: Decision) -> Decision:

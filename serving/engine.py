@@ -359,11 +359,14 @@ class Engine:
     def recommendation_id(self, placement: str, request: RecommendRequest, when: datetime, ask: Ask) -> str:
         """The same question at the same moment has the same id, as long as nothing came in live; nobody reads a
         customer out of it."""
-        key = bytes.fromhex(self.bundle.manifest.fingerprint.ljust(64, "0")[:64])
         question = request.model_dump_json(exclude=NOT_ASKED)
         news = f"|{ask.person.mark}|{len(ask.shown[0])}" if ask.person.mark or len(ask.shown[0]) else ""
-        asked = f"{self.version}|{placement}|{when.timestamp()}|{question}{news}".encode()
-        return hashlib.blake2b(asked, digest_size=12, key=key).hexdigest()
+        return self.id_of(f"{self.version}|{placement}|{when.timestamp()}|{question}{news}")
+
+    def id_of(self, told: str) -> str:
+        """An id for what is told, which nobody reads it out of."""
+        key = bytes.fromhex(self.bundle.manifest.fingerprint.ljust(64, "0")[:64])
+        return hashlib.blake2b(told.encode(), digest_size=12, key=key).hexdigest()
 
     def ask(self, row: Placement, request: RecommendRequest, at: datetime | None = None) -> Ask:
         """The request in positions, as of `at` (missing: the end of what was learned from)."""
