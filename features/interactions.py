@@ -375,7 +375,10 @@ class Lines:
             take_back(left, self, returns, row, [bought for turn in turns for bought in turn[row]])
         share = left / np.maximum(self.quantity, 1e-12)
         kept = replace(self, quantity=left, paid=self.paid * share, discount=self.discount * share)
-        return kept.where(left > 1e-9)
+        there = left > 1e-9
+        return replace(
+            kept.where(there), placed=kept.placed and bool(there.all())
+        )  # an order may begin later now
 
     def of_order(self) -> NDArray[np.int64]:
         return self.order.astype(np.int64)

@@ -39,7 +39,8 @@ def take_in(store: Store, history: History, rules: Policy, *, at: datetime) -> i
         after, upto, rows = page
         aliases = identities_now(store, history) if rows else {}
         low = [row for row in rows if row["event_type"] == "rating"]
-        subjects, consents = judged(store, history, [row for row in rows if row not in low], aliases, at)
+        rest = [row for row in rows if row["event_type"] != "rating"]
+        subjects, consents = judged(store, history, rest, aliases, at)
         alarms = [*alarming(store, low, aliases, rules, at)]
         with store.writing() as db:
             if int(db.scalar(MARKED) or 0) != after:
@@ -99,8 +100,11 @@ def judged(
 def alarming(
     store: Store, ratings: Sequence[Row], aliases: Mapping[str, str], rules: Policy, at: datetime
 ) -> Iterator[tuple[Row, list[Row]]]:
-    """Of each low rating the alert, and the pause that it brings; one given by a message's link has them already."""
+    """Of each low rating the alert, and the pause that it brings; one given by a message's link has them already. Of
+    ratings so old that their pause is over nothing is made."""
     for row in ratings:
+        if row["occurred_at"] + timedelta(days=rules.rating_days) <= at:
+            continue
         message = message_of(store, row["message_id"]) if row["message_id"] else None
         customer = message["customer_id"] if message else row["customer_id"]
         if customer is not None and row["value"] is not None and row["value"] <= rules.low_rating:

@@ -375,7 +375,11 @@ class Case:
         ):
             return program, made
         engine, at = office.engine, max(office.now, office.engine.data_until)
-        lists = draft(engine, program, None, made.products, {}, exclude=(), at=at, rules=made.rules).lists
+        anew = draft(engine, program, None, made.products, {}, exclude=(), at=at, rules=made.rules).lists
+        ids = [
+            {"recommendation_id": held.recommendation_id} for held in made.lists
+        ]  # by which clicks are told
+        lists = tuple(held.model_copy(update=own) for held, own in zip(anew, ids, strict=True))
         return program, made.model_copy(update={"lists": lists, "personal": False})
 
     @property

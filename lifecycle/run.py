@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -41,6 +41,7 @@ from lifecycle.occasions import PARTS, Occasions
 from lifecycle.programs import Addition, Due, Entered, Policy, Program, known, policy
 from lifecycle.series import step_now
 from lifecycle.triggers import found
+from serving import metrics
 from serving.addresses import subject
 from serving.challenge import Challenger, challenger
 from serving.compact import compact
@@ -152,6 +153,7 @@ class Run:
     desk: Desk | None = None  # of a learned choice
     hours: Hours | None = None  # of learned hours
     challenger: Challenger | None = None  # who makes the lists of some customers
+    fallen: set[int] = field(default_factory=set)  # whose lists it could not make: the champion makes them
 
     @property
     def at(self) -> datetime:
@@ -160,7 +162,8 @@ class Run:
     def engine_of(self, person: int) -> Engine:
         """Whose lists this customer gets."""
         of = self.challenger
-        return of.engine if of and of.challenge.draws(self.names[person]) else self.engine
+        drawn = of is not None and person not in self.fallen and of.challenge.draws(self.names[person])
+        return of.engine if of and drawn else self.engine
 
     @cached_property
     def personal(self) -> np.ndarray:
@@ -331,10 +334,20 @@ def drafted(
 ) -> Draft:
     """What a message would show; of somebody who declined to be told apart, what is popular."""
     name = made.names[candidate.person] if made.personal[candidate.person] else None
-    return draft(
-        made.engine_of(candidate.person), candidate.program, name, candidate.products, said,
+    ask = partial(
+        draft, program=candidate.program, customer_id=name, products=candidate.products, words=said,
         exclude=exclude, at=at or made.at, rules=made.policy.rules,
     )  # fmt: skip
+    engine = made.engine_of(candidate.person)
+    try:
+        return ask(engine)
+    except Exception as error:
+        if engine is made.engine:
+            raise
+        metrics.CHALLENGER_FAILED.inc()
+        log.error("version %s failed, the champion answers: %s", engine.version, type(error).__name__)
+        made.fallen.add(candidate.person)
+        return ask(made.engine)
 
 
 def candidates(program: Program, occasions: Occasions) -> Iterator[Candidate]:
@@ -620,6 +633,10 @@ def timed(made: Run, name: str, decision: Decision) -> Decision:
         return decision
     codes, zones = made.day.zones
     slots = open_slots(program, made.policy, decision.send_at, zones[codes[person]])
+    if decision.draft and (end := decision.draft.ends):
+        slots = [slot._replace(end=min(slot.end, end)) for slot in slots if slot.begin < end]
+    if not slots:
+        return decision
     key = f"{made.at.isoformat()}|{program.name}|{decision.candidate.key}"
     found = made.hours.choose(name, str(made.stages[person]), slots, key, made.hours_version)
     return decision._replace(send_at=found.send_at, hour=found.record)

@@ -69,7 +69,7 @@ def running(home: Path) -> Challenge | None:
         champion = (home / CHAMPION).read_text().strip()
     except FileNotFoundError:
         return None
-    return last if last.champion == champion else None
+    return last if last.champion == champion and ended(home, last) is None else None
 
 
 def ended(home: Path, of: Challenge) -> datetime | None:
@@ -194,8 +194,8 @@ def challenger(
             )
             return None
         return Challenger(found, followed(answering(engine, champion.placements), home, store, clock))
-    except (BundleError, PlacementsError, OSError) as error:
-        told = type(error).__name__ if isinstance(error, OSError) else str(error)
+    except Exception as error:  # whatever is wrong with it; another's message may hold what was sent
+        told = str(error) if isinstance(error, BundleError | PlacementsError) else type(error).__name__
         log.error("no challenger is asked, the champion answers all: %s", told)
         return None
 

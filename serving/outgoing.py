@@ -249,7 +249,7 @@ def alarm(
         **about, "alert_id": alert_id(LOW, name), "kind": LOW, "program": program, "detail": detail,
         "message_id": rating["message_id"],
     }  # fmt: skip
-    ends = at + timedelta(days=days)
+    ends = rating["occurred_at"] + timedelta(days=days)
     return alert, [{**about, "paused": True, "reason": detail, "by": "rating", "ends": ends}]
 
 

@@ -8,9 +8,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from serving.rules import Rules
-from serving.wire import Wire
+from serving.wire import MAX_LIMIT, Wire
 
-MAX_LIMIT = 100
 MAX_IDS = 500
 ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 

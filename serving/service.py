@@ -292,7 +292,7 @@ class Site:
             self.aliases = self.follower.aliases
             if of := (engine or self.engine).live:
                 of.rename(self.aliases)
-        rival = self.rival[1].over_now() if self.rival else None
+        rival = self.rival[1].caught_up() if self.rival else None  # its faults are its own
         if engine is None and rival is None:
             return None
         site = copy(self)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict
 
 PATIENCE = 10  # seconds that a request may be on its way, and an answer in the making
+MAX_LIMIT = 100  # products of a list
 
 
 class Wire(BaseModel):

@@ -140,6 +140,8 @@ def test_a_challenge_ends_with_its_champion(tmp_path: Path) -> None:
     log = (json.dumps({"version": v, "at": (START + timedelta(days=day)).isoformat()}) for v, day in rows)
     (tmp_path / "champions.jsonl").write_text("\n".join(log) + "\n")
     assert running(tmp_path) is None and ended(tmp_path, challenge()) == START + timedelta(days=2)
+    (tmp_path / "champion").write_text("1\n")  # put back: what was over stays over
+    assert running(tmp_path) is None
     assert ended(tmp_path, challenge(until=START + timedelta(days=1))) == START + timedelta(days=1)
 
 

@@ -245,6 +245,20 @@ def test_a_moment_within_a_second_is_exact() -> None:
         assert counts == [1 if at <= moments[1] else 2 for at in of_them]
 
 
+def test_what_was_returned_leaves_an_order_where_it_then_begins() -> None:
+    """The first line of an order that went on for days comes back: another order is before it now."""
+    past = (
+        Event("ann", "milk", "a", 1), Event("ann", "bread", "a", 5), Event("ann", "salt", "b", 3),
+        returned("ann", "milk", "a", 6),
+    )  # fmt: skip
+    items, keep = shop(*past, until=8).catalog.items, np.ones(3, bool)
+    for moment in (2, 4, 5.5, 7, 8):
+        (seen, _) = pasts(events(*past), items=items, keep=keep, moments=[day(moment), day(9)])
+        told = Interactions.from_events(events(*past), items=items, keep=keep, until=day(moment))
+        for name in ("customer", "item", "order", "at", "quantity"):
+            assert getattr(seen, name).tolist() == getattr(told, name).tolist(), (moment, name)
+
+
 # --- the real shop ------------------------------------------------------------------------------------------
 
 

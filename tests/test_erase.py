@@ -91,6 +91,14 @@ def fill_home(home: Path) -> None:
     hashes = [hashlib.sha256(name.encode()).hexdigest() for name in (f"{WHO}@b.c", "z@b.c")]
     (home / "for ads" / "audience.txt").write_text("".join(f"{line}\n" for line in hashes))
     (home / "mailing.csv").write_text(f'rank;customer_id\n1;"{WHO}"\n2;zoe\n')
+    told = (
+        f'"Doe, Jane",{WHO},-',
+        f'"Doe,\nher phone 555",{WHO},-',
+        '"Roe, Z",zoe,-',
+        f"X,9,{WHO.upper()}@B.C",
+    )
+    text = "\n".join(("\ufeffname,customer_id,mail", *told, ""))
+    (home / "for ads" / "quoted.csv").write_text(text, encoding="utf-8")
 
 
 def publish(home: Path) -> None:
@@ -230,7 +238,7 @@ def test_no_file_holds_the_erased_and_all_others_are_answered_as_before(home: Pa
     engine.follow(store, aliases={}, clock=lambda: NOW)
     assert WHO not in dict(everybody(engine, None)) and WHO not in engine.sample().customers
     done = finish(home, store, at=NOW)
-    assert (done.bundles, done.rows, done.lines) == (2, 13, 8) and done.files >= 5
+    assert (done.bundles, done.rows, done.lines) == (2, 13, 11) and done.files >= 5
     assert holding(home, WHO, CARD) == {} and rows_of(store, *ids) == 0
     assert finish(home, store, at=NOW).as_dict() == {
         "ids": 0,
@@ -242,6 +250,7 @@ def test_no_file_holds_the_erased_and_all_others_are_answered_as_before(home: Pa
     assert answers(home) == before
     assert (home / "lists.ndjson").read_text().count("\n") == 1 and store.buried(ids) == set(ids)
     assert (home / "mailing.csv").read_text() == "rank;customer_id\n2;zoe\n"
+    assert (home / "for ads" / "quoted.csv").read_text() == 'name,customer_id,mail\n"Roe, Z",zoe,-\n'
     (kept,) = (home / "for ads" / "audience.txt").read_text().splitlines()
     assert kept == hashlib.sha256(b"z@b.c").hexdigest()
     assert left_of(home) == ["d1", "m1.eml", "m22.eml"] and rows_of(store, "zoe") == 11

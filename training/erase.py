@@ -249,14 +249,16 @@ def facts_held(store: Store, history: History, ids: Sequence[str]) -> list[Row]:
 
 
 def clean_list(path: Path, gone: Gone, signs: Collection[str]) -> int:
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        lines = file.read().splitlines(keepends=True)
-    kept = without(lines, gone, signs)
-    if len(kept) < len(lines):
-        fresh = path.with_name(f".{path.name}.fresh")
-        fresh.write_text("".join(kept), encoding="utf-8", errors="surrogateescape", newline="")
+    fresh = path.with_name(f".{path.name}.fresh")
+    how: Any = {"newline": "", "errors": "surrogateescape"}
+    with path.open(encoding="utf-8-sig", **how) as file, fresh.open("w", encoding="utf-8", **how) as out:
+        count = without(file, gone, signs, out.write)
+    if count:
+        shutil.copymode(path, fresh)
         replace(fresh, path)
-    return len(lines) - len(kept)
+    else:
+        fresh.unlink()
+    return count
 
 
 def outbox_without(home: Path, messages: set[str]) -> int:

@@ -190,7 +190,7 @@ def matured(store: Store, history: History, names: Names, at: datetime) -> Click
     when = np.array([seconds(row[2]) for row in rows], np.int64)
     clicked = np.zeros(len(rows))
     if rows:
-        found = signs(store, history, frame, messages)["clicked"]
+        found = signs(store, history, frame, messages, at - LOOK)["clicked"]
         own = found.owner >= 0
         owner, moment = found.owner[own], found.at[own]
         timely = (moment >= when[owner]) & (moment < when[owner] + int(WITHIN.total_seconds()))

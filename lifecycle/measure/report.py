@@ -29,7 +29,7 @@ from lifecycle.measure.lift import (
 from lifecycle.measure.outcomes import Purchases, costs, matured
 from lifecycle.measure.signs import Signs, signs
 from lifecycle.measure.variants import drawn, pairs
-from lifecycle.measure.versions import served, touched
+from lifecycle.measure.versions import begun, served, touched
 from lifecycle.programs import Policy, Program, policy, programs
 from lifecycle.run import OWN as FOLDER
 from lifecycle.run import PATIENCE
@@ -135,7 +135,7 @@ def by_variant(of: Home, wanted: Wanted) -> tuple[list[Found], list[str]]:
     several = [name for name, program in of.table.items() if program.variants]
     names = several if wanted.only is None else [wanted.only]
     found: list[Found] = [
-        (one, signs(of.store, of.history, rows[rows["program"] == name], one.customers))
+        (one, signs(of.store, of.history, rows[rows["program"] == name], one.customers, moment(int(one.at.min()))))
         for name in names if name in of.table
         for one in pairs(rows, of.table[name], of.rules, since=wanted.since, until=wanted.until)
     ]  # fmt: skip
@@ -145,7 +145,7 @@ def by_variant(of: Home, wanted: Wanted) -> tuple[list[Found], list[str]]:
 
 def by_version(of: Home, wanted: Wanted) -> tuple[list[Found], list[str]]:
     """(each challenger against the champion of its time, those of whom nobody was drawn)."""
-    rows = touched(of.store, of.history, of.names, of.store.graves())
+    rows = touched(of.store, of.history, of.names, of.store.graves(), begun(of.folder))
     found, without = served(of.folder, rows, since=wanted.since, until=wanted.until)
     return [(one, {}) for one in found], without
 

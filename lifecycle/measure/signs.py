@@ -1,6 +1,7 @@
 """What people did with messages: whether they opened and clicked them."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -25,9 +26,12 @@ class Signs(NamedTuple):
     at: Seconds
 
 
-def signs(store: Store, history: History, rows: pd.DataFrame, customers: Sequence[str]) -> dict[str, Signs]:
+def signs(
+    store: Store, history: History, rows: pd.DataFrame, customers: Sequence[str], since: datetime | None
+) -> dict[str, Signs]:
     """Opens and clicks of the messages of these decisions, by the customers written to. A click counts by the message
-    that it names, or by the list, where it came through a link of ours, of which robots' are not on record."""
+    that it names, or by the list, where it came through a link of ours, of which robots' are not on record. What was
+    done before `since` is not read."""
     sent = rows[rows["message_id"].notna() & (rows["outcome"] == MESSAGE)]
     place = {name: at for at, name in enumerate(customers)}
     whose = {
@@ -39,7 +43,7 @@ def signs(store: Store, history: History, rows: pd.DataFrame, customers: Sequenc
     )
     by_list = {found: whose[message] for found, message in lists if message in whose}
     columns = ("event_type", "occurred_at", "message_id", "recommendation_id")
-    events = history.events(types=tuple(SIGNS.values()), columns=columns)
+    events = history.events(types=tuple(SIGNS.values()), columns=columns, since=since)
     found = dict[str, Signs]()
     for name, kind in SIGNS.items():
         some = events.filter(pc.equal(events["event_type"].cast("string"), kind))

@@ -25,10 +25,17 @@ TOUCHES = ("view", "cart", "impression", "click")
 SENDS = DATA["sends"].c
 
 
-def touched(store: Store, history: History, names: Names, gone: Callable[[str], bool]) -> pd.DataFrame:
-    """Every touch, oldest first: customer (as they are known now), at (seconds), version (which made the lists, where
-    that is on record). Of nobody who was erased."""
-    seen = history.events(types=TOUCHES, columns=("customer_id", "occurred_at"))
+def begun(home: Path) -> datetime | None:
+    """When the first challenge began; None where there was none."""
+    return min((one.since for one in challenges(home)), default=None)
+
+
+def touched(
+    store: Store, history: History, names: Names, gone: Callable[[str], bool], since: datetime | None
+) -> pd.DataFrame:
+    """Every touch since a moment, oldest first: customer (as they are known now), at (seconds), version (which made the
+    lists, where that is on record). Of nobody who was erased."""
+    seen = history.events(types=TOUCHES, columns=("customer_id", "occurred_at"), since=since)
     at = seen["occurred_at"].to_numpy().astype("datetime64[s]").astype(np.int64)
     made = sa.or_(D.outcome.in_(MADE), sa.and_(D.outcome.in_(UNWRITTEN), D.policy.is_not(None)))
     decided = store.select(sa.select(D.customer_id, D.run_at, D.model_version).where(made))
@@ -48,7 +55,6 @@ def served(
     home: Path, rows: pd.DataFrame, *, since: datetime | None = None, until: datetime | None = None
 ) -> tuple[list[Assigned], list[str]]:
     """(each challenger beside the champion of its time, those of whom nobody was drawn)."""
-    rows = rows.assign(since=rows.groupby("customer")["at"].transform("min"))
     found, without = list[Assigned](), list[str]()
     for number, one in enumerate(all_of := challenges(home), 1):
         name = f"version {one.version}" + (f", challenge {number}" if len(all_of) > 1 else "")
@@ -65,7 +71,7 @@ def served(
 def beside(
     of: Challenge, name: str, rows: pd.DataFrame, since: datetime, until: datetime | None
 ) -> Assigned | None:
-    first = firsts(rows, since, until)
+    first = firsts(rows.assign(since=rows["at"]), since, until)
     treated = np.array([of.draws(customer) for customer in first["customer"]], bool)
     if not treated.any() or treated.all():
         return None
