@@ -370,6 +370,16 @@ def test_the_latest_consent_counts_and_none_means_no(shop: Shop) -> None:
     now = {(c["channel"], c["purpose"]): c["granted"] for c in told["consents"]}
     assert now == {("email", "marketing"): False, ("sms", "marketing"): True}
     assert [c["granted"] for c in told["consent_records"]] == [True, False, True]
+    rows = len(shop.store.of("consents", ("anna",)))
+    now_too = {**AGREED, "channel": "sms", "at": None}
+    shop(
+        "PUT", "/v1/customers/card", json={"consents": [AGREED, now_too, now_too]}
+    )  # said again, by another id
+    shop("PUT", "/v1/customers", json={"customers": [{"customer_id": "anna", "consents": [later, now_too]}]})
+    assert len(shop.store.of("consents", ("anna",))) == rows
+    for granted in (False, True):  # a change of mind is none of what was said before
+        shop("PUT", ANNA, json={"consents": [{**now_too, "granted": granted}]})
+    assert len(shop.store.of("consents", ("anna",))) == rows + 2
     assert shop("GET", "/v1/customers/nobody").json()["consents"] == [] and consents_now([]) == {}
 
 
