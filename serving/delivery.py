@@ -18,9 +18,9 @@ from serving.headers import HTML, PART_HEADERS, REDIRECT_HEADERS, TEXT
 from serving.keys import OPEN
 from serving.links import Click, Followed, Links, click_event, is_click
 from serving.openapi import Operation
-from serving.schemas import MAX_IDS, MAX_LIMIT, Id, Moment, RecommendRequest, RecommendResponse
+from serving.schemas import MAX_IDS, Id, Moment, RecommendRequest, RecommendResponse
 from serving.tokens import Expired, TokenError
-from serving.wire import RequestError, Wire
+from serving.wire import MAX_LIMIT, RequestError, Wire
 
 log = logging.getLogger("osclms.delivery")
 Clicked = Callable[[Mapping[str, Any]], None]  # keeps an event of the contract

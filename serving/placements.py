@@ -15,8 +15,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from serving.rules import Rules
-from serving.schemas import MAX_LIMIT
-from serving.wire import RequestError
+from serving.wire import MAX_LIMIT, RequestError
 
 STRICT = ConfigDict(extra="forbid")
 Asks = Literal["customer", "products", "nobody"]

@@ -17,9 +17,8 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from serving.rules import Rules
-from serving.wire import Wire
+from serving.wire import MAX_LIMIT, Wire
 
-MAX_LIMIT = 100
 MAX_IDS = 500
 MAX_QUANTITY = 1_000
 ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d")

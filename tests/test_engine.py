@@ -23,8 +23,8 @@ from serving.engine import Engine
 from serving.fitted import NOTHING, top_k
 from serving.index import ItemIndex
 from serving.placements import PLACEMENTS, PRICE_STEP, STORIES
-from serving.schemas import MAX_LIMIT, Recommendation, RecommendRequest, RecommendResponse
-from serving.wire import RequestError
+from serving.schemas import Recommendation, RecommendRequest, RecommendResponse
+from serving.wire import MAX_LIMIT, RequestError
 from training.models import Ease
 
 STRANGER = "household-4711-secret"

@@ -20,7 +20,7 @@ from serving.placements import (
     models_in_use,
     read_placements,
 )
-from serving.schemas import MAX_LIMIT
+from serving.wire import MAX_LIMIT
 from training.models import RECIPES
 from training.models.copurchase import CoPurchase
 from training.models.rhythm import Rhythm
