@@ -37,7 +37,7 @@ class Question(RecommendRequest):
 class BatchAnswer(Wire):
     """A line of the answer; the last is a BatchEnd."""
 
-    line: int = Field(description="the question's, from 1")
+    line: int = Field(description="the question's place in what was sent, from 1; blank lines count")
     query_id: str | int | None = None
     answer: RecommendResponse | None = Field(None, description="missing: see error")
     error: str | None = None
@@ -47,7 +47,7 @@ class BatchAnswer(Wire):
 class BatchEnd(Wire):
     """The last line. Where it is missing the answer was cut off."""
 
-    lines: int
+    lines: int = Field(description="how many were not blank")
     answered: int
     failed: int
 
@@ -113,9 +113,10 @@ class Batch(Response):
 
     async def answer_all(self, questions: IO[bytes], say: Callable[..., object]) -> None:
         """Each in its turn, between others' requests, until all are answered or nobody listens any more."""
-        number, failed, ready = 0, 0, list[bytes]()
-        for number, line in enumerate(lines(questions), 1):
+        asked, failed, ready = 0, 0, list[bytes]()
+        for number, line in lines(questions):
             told = await self.turns.patiently(lambda n=number, text=line: self.answered(n, text))  # type: ignore[misc]
+            asked += 1
             failed += told.answer is None
             ready.append(written(told))
             if len(ready) == TOGETHER:
@@ -123,21 +124,19 @@ class Batch(Response):
                 ready.clear()
                 if await self.request.is_disconnected():
                     raise ClientDisconnect
-        ready.append(written(BatchEnd(lines=number, answered=number - failed, failed=failed)))
+        ready.append(written(BatchEnd(lines=asked, answered=asked - failed, failed=failed)))
         await say(b"".join(ready))  # type: ignore[misc]
 
     def answered(self, number: int, line: bytes) -> BatchAnswer:
         """The answer to a line, or what is wrong with it: a broken one costs no other."""
-        named = None
         try:
             if len(line) > MAX_LINE:
                 raise RequestError("line", f"longer than {MAX_LINE:,} bytes")
             question = Question.model_validate_json(line)
-            named = question.query_id
-            return BatchAnswer(line=number, query_id=named, answer=self.answer(question))
+            return BatchAnswer(line=number, query_id=question.query_id, answer=self.answer(question))
         except Exception as error:
             said = self.explain(error)
-            return BatchAnswer(line=number, query_id=named, error=said.error, fields=said.fields)
+            return BatchAnswer(line=number, query_id=query_id(line), error=said.error, fields=said.fields)
 
 
 async def timely(parts: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
@@ -157,14 +156,26 @@ def too_large() -> RequestError:
     return RequestError("body", f"larger than {MAX_BATCH:,} bytes: ask in parts", 413)
 
 
-def lines(questions: IO[bytes]) -> Iterator[bytes]:
-    """The lines that are not blank. Of one that is too long, its beginning."""
+def query_id(line: bytes) -> str | int | None:
+    """What a line that is refused calls itself, where it is JSON and says so."""
+    try:
+        found = from_json(line)
+    except ValueError:
+        return None
+    named = found.get("query_id") if isinstance(found, dict) else None
+    return named if isinstance(named, str | int) and not isinstance(named, bool) else None
+
+
+def lines(questions: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, each with its number among all. Of one that is too long, its beginning."""
+    number = 0
     while line := questions.readline(MAX_LINE + 1):
+        number += 1
         rest = line
         while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
             rest = questions.readline(MAX_LINE + 1)
         if line.strip():
-            yield line
+            yield number, line
 
 
 def listed(body: bytes) -> list[object]:

@@ -14,9 +14,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.wire import PATIENCE
+from serving.wire import PATIENCE, SHORT
 
-SHORT = "/v1/recommend/"  # whatever begins so goes the short way
 log = logging.getLogger("osclms.direct")
 
 

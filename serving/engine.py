@@ -67,6 +67,7 @@ NOT_ASKED = {
     "customer_token",
     "query_id",
 }  # what is no part of a question, or told beside it
+MOST_OF_ONE = 20  # of a product in a cart: no line drowns the rest
 QUARTER = 900  # seconds
 POOL = 100  # products that variety is chosen from, at least
 # what hangs on some columns of the catalogue alone; all else that is kept hangs on every column
@@ -387,7 +388,7 @@ class Engine:
             complements_only=only,
             rules=rules,
             at=seconds(when),
-            lead=self.lead(row, person, products, seconds(when)) if person.customer < 0 else Lead(),
+            lead=self.lead(row, person, self.held(request), seconds(when)) if person.customer < 0 else Lead(),
             shown=self.shown(rules, request.customer_id, when),
         )
 
@@ -398,6 +399,16 @@ class Engine:
         customer = self.position(customer_id)
         known = Person(customer, self.pairs, customer)
         return self.live.person(known, customer_id, at) if self.live else known
+
+    def held(self, request: RecommendRequest) -> Array:
+        """The items asked about, each as often as there are of it, MOST_OF_ONE times at most."""
+        found = self.catalog.items.positions(request.product_ids)
+        if not request.quantities:
+            return sorted_set(found[found >= 0].astype(np.int64))
+        counts = np.array(request.quantities)[found >= 0]
+        items, place = np.unique(found[found >= 0], return_inverse=True)
+        held = np.bincount(place, counts, minlength=len(items)).astype(np.int64)
+        return np.repeat(items.astype(np.int64), np.minimum(held, MOST_OF_ONE))
 
     def lead(self, row: Placement, person: Person, products: Array, at: int) -> Lead:
         """What speaks for a customer whom the models do not know: what they bought, and where nothing of it is known

@@ -66,6 +66,17 @@ OPERATION = Operation(
         200: "every event is stored, now or before",
         207: "some events are rejected, the answer says which and why; the others are stored",
     },
+    example={
+        "events": [
+            {
+                "event_id": "visit-4711-1",
+                "event_type": "view",
+                "occurred_at": "2018-01-02T10:00:00Z",
+                "customer_id": "visit-4711",
+                "product_id": "995242",
+            }
+        ]
+    },
     scope=EVENTS_SCOPE,
 )
 

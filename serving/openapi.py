@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 from serving.headers import JSON
 from serving.keys import ALL, KINDS, OPEN
 from serving.schemas import ErrorBody, JsonObject
+from serving.wire import PATIENCE, SHORT
 
 PARAMETER = re.compile(r"{(\w+)}")
 REFERENCE = "#/components/schemas/{model}"
@@ -21,11 +22,14 @@ ERRORS = {
     404: "nothing of that name",
     405: "another method is wanted",
     406: "Accept refuses all that there is",
+    408: f"the body did not come within {PATIENCE} seconds: send it again",
     413: "the body is too large",
     415: "the body is no JSON",
     429: "more requests than the key, or the address, may make: Retry-After says when again",
     500: "our fault",
     503: "too busy, or without its database: ask again after a moment; of events nothing is known to be stored",
+    504: f"the body did not come, or no answer was made, within {PATIENCE} seconds: ask again; of what was told "
+    "nothing is known to be stored, and the same may be sent again",
 }
 
 
@@ -148,6 +152,9 @@ def errors(operation: Operation) -> JsonObject:
         *(() if operation.method in ("POST", "PUT") else (413, 415)),
         *(() if operation.chosen else (406,)),
         *((401, 403) if operation.scope == OPEN else ()),
+        504
+        if operation.path.startswith(SHORT)
+        else 408,  # who bounds it: BentoML, of all but what goes the short way
     )
     own = {status: about for status, about in operation.statuses.items() if status >= 400}
     wanted = {status: about for status, about in {**ERRORS, **own}.items() if status not in never}

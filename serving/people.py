@@ -55,7 +55,10 @@ class Consent(Wire):
     channel: str = Field(description=" ".join(CHANNELS))
     purpose: str = Field(description=" ".join(PURPOSES))
     granted: bool = Field(strict=True)
-    at: Moment | None = Field(None, description="missing: now")
+    at: Moment | None = Field(
+        None,
+        description="missing: now; what is on record as the last word of the same day (UTC) is not told twice",
+    )
     source: Text = Field(None, description="where it was given: a form, a till")
     text: Text = Field(None, description="what the person read then, word for word")
     version: Text = Field(None, description="of that text")
@@ -182,7 +185,7 @@ def take(
         made = rows_of(own, vars(said), at, others)
         for fault in filter(None, faults([made])):
             raise RequestError(*fault)
-        record(all_of([made], names, by))
+        record(all_of(unsaid(store, history, [made], {own: (own, *others)}), names, by))
     counts = {table.name: len(of) for table, of in made.items()}
     facts = sum(said_of(vars(said), name) for name in CUSTOMERS.names)
     return Stored(customer_id=own, facts=facts, identities=counts["identities"], consents=counts["consents"])
@@ -204,7 +207,9 @@ def take_all(
             error_of(name, row, gone, fault) for name, row, fault in zip(own, rows, faults(made), strict=True)
         ]
         fine = [tables for tables, error in zip(made, errors, strict=True) if error is None]
-        record(all_of(fine, names, by))
+        agreed = {row["customer_id"] for tables in fine for row in tables[CONSENTS]}
+        known = {name: ids_of(name, aliases) for name in agreed}
+        record(all_of(unsaid(store, history, fine, known), names, by))
     rest = iter(errors)
     told = tuple(
         CustomerAnswer(
@@ -243,6 +248,44 @@ def rows_of(
         ],
     }
     return {table: [{**row, RECEIVED.name: at} for row in of] for table, of in rows.items()}
+
+
+def unsaid(
+    store: Store,
+    history: History | None,
+    made: Sequence[Mapping[Table, list[Row]]],
+    known: Mapping[str, Sequence[str]],
+) -> list[dict[Table, list[Row]]]:
+    """The same rows without the consents that are on record word for word. `known`: all ids of each customer."""
+    if not any(tables[CONSENTS] for tables in made):
+        return [dict(tables) for tables in made]
+    own = {name: customer for customer, ids in known.items() for name in ids}
+    told: dict[str, list[Row]] = {}
+    ids = tuple(own)
+    for row in (*history_rows(history, "consents", ids), *store.of("consents", ids)):
+        told.setdefault(own[row["customer_id"]], []).append(row)
+    return [{**tables, CONSENTS: fresh(tables[CONSENTS], told)} for tables in made]
+
+
+def fresh(rows: Sequence[Row], told: dict[str, list[Row]]) -> list[Row]:
+    """Those consents that do not say again what was `told` of their customer, which they are added to."""
+    found: list[Row] = []
+    for row in rows:
+        before = told.setdefault(row["customer_id"], [])
+        if not says_again(row, records_in(before)):
+            found.append(row)
+            before.append(row)
+    return found
+
+
+def says_again(row: Row, records: Sequence[Row]) -> bool:
+    """Whether a consent is on record: of its moment, or, where it was given none, as the last word of the day."""
+    said = [r for r in records if (r["channel"], r["purpose"]) == (row["channel"], row["purpose"])]
+    if row["at"] == row[RECEIVED.name]:
+        said = [r for r in said[-1:] if r["at"].date() == row["at"].date()]
+    else:
+        said = [r for r in said if r["at"] == row["at"]]
+    return any(all(r.get(name) == row.get(name) for name in CONSENTS.names[3:] if name != "at") for r in said)
 
 
 def all_of(

@@ -4,13 +4,23 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from serving.rules import Rules
 from serving.wire import MAX_LIMIT, Wire
 
 MAX_IDS = 500
+MAX_QUANTITY = 1_000
 ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
@@ -35,6 +45,32 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Moment = Annotated[datetime, BeforeValidator(in_words), AfterValidator(in_utc)]
 
 
+class CartLine(Wire):
+    """So many of a product."""
+
+    product_id: Id
+    quantity: int = Field(1, ge=1, le=MAX_QUANTITY, strict=True)
+
+
+def no_line(given: object) -> object:
+    if isinstance(given, dict):
+        raise PydanticCustomError(
+            "cart_line", 'give an id, or {"product_id": …, "quantity": a whole number from 1 to 1000}'
+        )
+    return given
+
+
+def line_of(given: object) -> object:
+    """A line of a cart where it is one, else what was given."""
+    try:
+        return CartLine.model_validate(given) if isinstance(given, dict) else given
+    except ValidationError:
+        return given
+
+
+ProductId = Annotated[Id, BeforeValidator(no_line, json_schema_input_type=Id | CartLine)]
+
+
 class RecommendRequest(Wire):
     """All fields may be missing: a stranger with an empty basket gets a list too."""
 
@@ -42,9 +78,12 @@ class RecommendRequest(Wire):
     customer_token: str | None = Field(
         None, max_length=2000, description="in its place, from a browser: a token that the shop's server made"
     )
-    product_ids: tuple[Id, ...] = Field(
-        (), max_length=MAX_IDS, description="the product looked at, or the basket"
+    product_ids: tuple[ProductId, ...] = Field(
+        (),
+        max_length=MAX_IDS,
+        description="the product looked at, or the basket; with quantities they weigh a stranger's products",
     )
+    quantities: SkipJsonSchema[tuple[int, ...]] = Field((), exclude=True)  # of product_ids; none: one of each
     exclude: tuple[Id, ...] = Field((), max_length=MAX_IDS, description="never in the list")
     limit: int | None = Field(
         None, ge=1, le=MAX_LIMIT, strict=True, description="missing: the placement's own"
@@ -57,6 +96,32 @@ class RecommendRequest(Wire):
     explain: bool = Field(
         False, strict=True, description="add what each source scored and what each rule removed"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def apart(cls, given: Any) -> Any:
+        """Lines of the cart as ids and quantities; lines that are none stay, and are refused by their place."""
+        if not isinstance(given, dict):
+            return given
+        if "quantities" in given:
+            raise PydanticCustomError("quantities", "quantities stand in product_ids, beside each product")
+        lines = given.get("product_ids")
+        if not isinstance(lines, list | tuple) or not any(
+            isinstance(line, dict | CartLine) for line in lines
+        ):
+            return given
+        cart = [line_of(line) for line in lines[: MAX_IDS + 1]]
+        ids = [line.product_id if isinstance(line, CartLine) else line for line in cart]
+        counts = [line.quantity if isinstance(line, CartLine) else 1 for line in cart]
+        return {**given, "product_ids": ids, "quantities": counts if max(counts) > 1 else ()}
+
+    @field_serializer("product_ids")
+    def lines(self, ids: tuple[str, ...]) -> tuple[str | dict[str, str | int], ...]:
+        """As it is sent: a line where it is more than one."""
+        if not self.quantities:
+            return ids
+        cart = zip(ids, self.quantities, strict=True)
+        return tuple(name if n == 1 else {"product_id": name, "quantity": n} for name, n in cart)
 
 
 class Because(Wire):

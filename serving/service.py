@@ -804,6 +804,9 @@ class Edge:
                 await self.router(scope, receive, sent)
         except ClientDisconnect:
             return
+        except asyncio.CancelledError:  # its time is over, and BentoML answers in our place
+            self.record(scope, sent.status or 504, time.perf_counter() - started)
+            raise
         except Exception as error:
             await explained(error, scope)(scope, receive, sent)
         self.record(scope, sent.status, time.perf_counter() - started)

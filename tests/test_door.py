@@ -12,6 +12,9 @@ from zlib import crc32
 
 import httpx
 import pytest
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 from web import NOW, OTHER, SHOP, TOKEN, TOKENS, Web
 
 from serving import logs, metrics
@@ -475,6 +478,35 @@ def test_a_log_is_a_json_object_a_line_and_names_nobody(
     ]  # fmt: skip
     assert lines[-1]["exception"] == "ValueError" and lines[-1]["frames"]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT.*\+00:00", line["at"]) for line in lines)
+
+
+def test_what_takes_too_long_is_counted_and_told_in_the_log(
+    web: Web, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stuck(_: Request) -> Response:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    monkeypatch.setattr(web.edge, "log_requests", True)
+    monkeypatch.setattr(web.site, "get_customer", stuck)
+    caplog.set_level(logging.INFO, "osclms")
+    counted, _ = metrics.answered("get_customer", "none", 504)
+    before = counted._value.get()
+    bounded = TimeoutMiddleware(web.edge, 0.1)  # as BentoML puts it around what does not go the short way
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(bounded), base_url="http://here") as http:
+            bearer = {"Authorization": f"Bearer {web.keys[SECRET]}"}
+            return await http.get(f"/v1/customers/{WHO}", headers=bearer)
+
+    assert asyncio.run(ask()).status_code == 504
+    assert counted._value.get() == before + 1
+    told = [vars(record)[logs.ABOUT] for record in caplog.records if record.message == "request"]
+    assert [(about["route"], about["status"]) for about in told] == [("get_customer", 504)]
+    assert (
+        "504"
+        in web.ask("GET", "/openapi.json").json()["paths"]["/v1/customers/{customer_id}"]["get"]["responses"]
+    )
 
 
 def fail(*_: Any, **__: Any) -> Any:

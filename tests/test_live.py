@@ -14,6 +14,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import sqlalchemy as sa
 import tiny
+from pydantic import ValidationError
 from running import WORKERS, Server, start, stop
 from tiny import GROCER, GROCERIES, UNTIL
 
@@ -276,6 +277,36 @@ def test_a_strangers_list_is_about_what_they_look_at(engine: Engine) -> None:
     led = [item for item in found if item.because]
     assert led and {b.product_id for item in led for b in item.because} == {"rolls"}
     assert not any(item.story.startswith("Because you buy") for item in found)
+
+
+def test_a_strangers_list_weighs_what_they_hold_by_its_quantity(engine: Engine) -> None:
+    def told(soap: Any, placement: str = "next_best") -> tuple[str, list[float]]:
+        asked = RecommendRequest.model_validate({"product_ids": [soap, "milk"], "limit": 8})
+        assert RecommendRequest.model_validate_json(asked.model_dump_json()) == asked  # as a client sends it
+        found = engine.recommend(placement, asked, at=AT)
+        return found.recommendation_id, [item.score for item in found.items]
+
+    one, same, two, many, more = (
+        told(soap) for soap in ("soap", of("soap", 1), of("soap", 2), of("soap", 20), of("soap", 1_000))
+    )
+    assert one == same and one[1] != two[1] != many[1] and many[1] == more[1]
+    assert len({one[0], two[0], many[0], more[0]}) == 4
+    assert told(of("soap", 9), "cross_sell")[1] == told("soap", "cross_sell")[1]
+    for wrong in (
+        of("soap", 0),
+        of("soap", 1_001),
+        of("soap", 1.5),
+        {"quantity": 2},
+        of("", 1),
+        {**of("s", 1), "x": 1},
+    ):
+        with pytest.raises(ValidationError) as refused:
+            told(wrong)
+        assert refused.value.errors()[0]["loc"] == ("product_ids", 0)
+
+
+def of(product: str, quantity: float) -> dict[str, Any]:
+    return {"product_id": product, "quantity": quantity}
 
 
 def test_a_vector_is_what_implicit_would_give(bundle: Bundle) -> None:

@@ -287,6 +287,33 @@ def test_a_customer_is_told_with_all_that_is_held(shop: Shop) -> None:
     assert shop("POST", "/v1/recommend/next_best", json={"customer_id": "web-1"}).status_code == 200
 
 
+def test_a_visit_has_lists_of_its_own_and_no_letters(shop: Shop) -> None:
+    view = {"event_id": "v1", "event_type": "view", "customer_id": "visit-4711", "product_id": "rolls"}
+    shop("POST", "/v1/events", json={"events": [{**view, "occurred_at": datetime.now(UTC).isoformat()}]})
+    seen, bare = (
+        shop("POST", "/v1/recommend/discover", json={"customer_id": who}).json()["items"]
+        for who in ("visit-4711", "nobody")
+    )
+    assert {b["product_id"] for item in seen for b in item["because"]} == {"rolls"}
+    assert not any(item["because"] for item in bare)
+    told = shop("GET", "/v1/messages/win_back", params={"customer_id": "visit-4711"}).json()
+    assert told.get("may_send", False) is False
+    held = shop("GET", "/v1/customers/visit-4711").json()
+    assert held["consents"] == [] and held["facts"] == {} and held["profile"]["stage"] == "prospect"
+
+
+def test_a_list_is_explained_as_it_is_after_a_change_of_prices(shop: Shop) -> None:
+    prices = [{"product_id": name, "price": 1.0 + n} for n, name in enumerate(GROCER)]
+    assert shop("PUT", "/v1/products", json={"products": prices}).status_code == 200 and shop.catch_up()
+    for who in ("anna", "bert", "nobody"):
+        plain, told = (
+            shop("POST", "/v1/recommend/next_best", json={"customer_id": who, "explain": e}).json()["items"]
+            for e in (False, True)
+        )
+        assert [(i["product_id"], i["score"]) for i in told] == [(i["product_id"], i["score"]) for i in plain]
+        assert plain and all(i["parts"] for i in told) and not any(i["parts"] for i in plain)
+
+
 def test_a_fact_is_taken_back_by_null_under_every_id(shop: Shop) -> None:
     """What is blank says nothing. A time zone is one that there is."""
     shop("PUT", "/v1/customers/zoe", json={"region": "South", "phone": "2"})
@@ -370,6 +397,16 @@ def test_the_latest_consent_counts_and_none_means_no(shop: Shop) -> None:
     now = {(c["channel"], c["purpose"]): c["granted"] for c in told["consents"]}
     assert now == {("email", "marketing"): False, ("sms", "marketing"): True}
     assert [c["granted"] for c in told["consent_records"]] == [True, False, True]
+    rows = len(shop.store.of("consents", ("anna",)))
+    now_too = {**AGREED, "channel": "sms", "at": None}
+    shop(
+        "PUT", "/v1/customers/card", json={"consents": [AGREED, now_too, now_too]}
+    )  # said again, by another id
+    shop("PUT", "/v1/customers", json={"customers": [{"customer_id": "anna", "consents": [later, now_too]}]})
+    assert len(shop.store.of("consents", ("anna",))) == rows
+    for granted in (False, True):  # a change of mind is none of what was said before
+        shop("PUT", ANNA, json={"consents": [{**now_too, "granted": granted}]})
+    assert len(shop.store.of("consents", ("anna",))) == rows + 2
     assert shop("GET", "/v1/customers/nobody").json()["consents"] == [] and consents_now([]) == {}
 
 
