@@ -285,7 +285,9 @@ class Recommendations extends HTMLElement {
       nearer(sizes, goal, this.#inView && !calm.matches ? STEP / moving.size : Infinity);
       this.#setSizes(sizes);
     }
-    requestAnimationFrame(() => turn === this.#turn && moving.delete(this)); // its last step still counts in this frame
+    const rest = () => turn === this.#turn && moving.delete(this);
+    if (this.#inView) requestAnimationFrame(rest); // its last step still counts in this frame
+    else rest();
     if (open) this.#natural();
     if (open) this.#sizes = null;
   }
