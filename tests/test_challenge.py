@@ -20,10 +20,13 @@ from test_run import AT, with_programs
 from test_swap import WITHIN, another, promoted
 
 from features.history import History
+from lifecycle import run as run_module
+from lifecycle.drafts import Draft, draft
 from lifecycle.measure.report import earned
 from lifecycle.run import run as decide
 from serving.bundle import BundleError
 from serving.challenge import FILE, Beside, Challenge, challenges, ended, running
+from serving.engine import Engine
 from serving.store import DATA, Store, address
 
 SEED, SHARE, N = 5, 0.4, 900
@@ -178,7 +181,9 @@ def test_there_are_never_more_than_two(tmp_path: Path) -> None:
     assert not there
 
 
-def test_a_run_says_which_version_made_each_message(written_home: Path, tmp_path: Path) -> None:
+def test_a_run_says_which_version_made_each_message(
+    written_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = with_programs(Path(shutil.copytree(written_home, tmp_path / "home")))
     another(home, "2")
     written(home, challenge())
@@ -187,6 +192,18 @@ def test_a_run_says_which_version_made_each_message(written_home: Path, tmp_path
         rows = store.select(sa.select(D.customer_id, D.model_version).where(D.message_id.is_not(None)))
     assert {version for _, version in rows} == {"1", "2"}
     assert all(version == ("2" if challenge().draws(name) else "1") for name, version in rows)
+
+    def fails(engine: Engine, **about: Any) -> Draft:
+        if engine.version == "2":
+            raise RuntimeError("out of order")
+        return draft(engine, **about)
+
+    monkeypatch.setattr(run_module, "draft", fails)
+    other = f"sqlite:///{tmp_path}/other.db"
+    decide(home, other, AT, now=AT, only=["news"])
+    with Store(sa.make_url(other)) as store:
+        anew = store.select(sa.select(D.customer_id, D.model_version).where(D.message_id.is_not(None)))
+    assert [*anew] == [(name, "1") for name, _ in rows], "the champion gives what the challenger cannot"
 
 
 # --- what it earned -----------------------------------------------------------------------------------------

@@ -74,7 +74,12 @@ def test_ratios_are_of_the_same_round() -> None:
     from benchmarks import serving
 
     rates = {"bare": [100.0, 10.0, 50.0], "constant": [30.0, 3.0, 15.0], "next_best": [10.0, 2.0, 5.0]}
-    rates |= {"fresh": [9.0, 1.0, 5.0], "peer": [5.0, 4.0, 5.0], "cart": [4.0, 2.0, 4.0], "news": [8.0, 8.0, 8.0]}
+    rates |= {
+        "fresh": [9.0, 1.0, 5.0],
+        "peer": [5.0, 4.0, 5.0],
+        "cart": [4.0, 2.0, 4.0],
+        "news": [8.0, 8.0, 8.0],
+    }
     cpu = {"cart": [0.2, 0.4, 0.25], "news": [0.05, 0.1, 0.1]}
     found = {figure.name: figure for figure in serving.speed(rates, cpu, workers=1)}
     ratio = {name.split(" × ")[0]: (f.value, f.met) for name, f in found.items() if f.unit == "×"}
