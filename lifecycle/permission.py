@@ -14,7 +14,7 @@ from lifecycle.ledger import pauses
 from lifecycle.programs import Policy, Program
 from serving.addresses import CONTACT, is_suppressed, subject
 from serving.identities import identities_now, ids_of
-from serving.people import consents_now, facts_of, history_rows, records_in
+from serving.people import consent_records, consents_now, facts_of
 from serving.store import Store
 
 Said = Mapping[tuple[str, str], Row]  # the latest record of each channel and purpose
@@ -53,7 +53,7 @@ def permission(
     """What is on record of a customer for a program now; `agrees`: the word of who keeps consents elsewhere. Raises
     StoreError."""
     ids = ids_of(customer_id, identities_now(store, history)) if store else (customer_id,)
-    said = consents_now(records_in(records(store, history, ids)))
+    said = consents_now(consent_records(store, history, ids))
     agrees = agreed(said, program.channel) if agrees is None else agrees
     own = personal(said, rules.personalisation == "opt_in")
     if store is None:
@@ -62,10 +62,6 @@ def permission(
     asked = Asked(store, program, ids, facts.get(CONTACT.get(program.channel, "")), agrees, at)
     why = next(filter(None, (check(asked) for check in CHECKS)), None)
     return Permission(why is None, why or fine(program), agrees, own)
-
-
-def records(store: Store | None, history: History | None, ids: Sequence[str]) -> list[Row]:
-    return [*history_rows(history, "consents", ids), *(store.of("consents", ids) if store else ())]
 
 
 def fine(program: Program) -> str:

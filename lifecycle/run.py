@@ -175,10 +175,6 @@ class Run:
         """By person the stage that they are in."""
         return self.day.people["stage"].to_numpy()
 
-    @cached_property
-    def hours_version(self) -> str:
-        return self.hours.version if self.hours else ""
-
     @property
     def age(self) -> float:
         """Days since the last event that is known."""
@@ -638,7 +634,7 @@ def timed(made: Run, name: str, decision: Decision) -> Decision:
     if not slots:
         return decision
     key = f"{made.at.isoformat()}|{program.name}|{decision.candidate.key}"
-    found = made.hours.choose(name, str(made.stages[person]), slots, key, made.hours_version)
+    found = made.hours.choose(name, str(made.stages[person]), slots, key)
     return decision._replace(send_at=found.send_at, hour=found.record)
 
 

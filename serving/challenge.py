@@ -21,7 +21,7 @@ from serving.bundle import CHAMPION, BundleError, Edition, edition
 from serving.engine import Engine
 from serving.overlay import Follower
 from serving.placements import PlacementsError
-from serving.schemas import Moment, RecommendRequest
+from serving.schemas import Moment
 from serving.store import Store, StoreError
 from serving.swap import Rewritten, made_of
 
@@ -87,11 +87,7 @@ def answering(engine: Engine, placements: Collection[str]) -> Engine:
         raise BundleError(
             f"version {engine.version} does not answer {', '.join(missing)}: it cannot stand in"
         )
-    sample = engine.sample()
-    asked = RecommendRequest(
-        customer_id=next(iter(sample.customers), None),
-        product_ids=tuple(product.product_id for product in sample.products[:1]),
-    )
+    asked = engine.sample().asked
     for placement in placements:
         try:
             engine.recommend(placement, asked, at=engine.data_until)

@@ -111,6 +111,12 @@ class Sample:
     customers: tuple[str, ...]
     products: tuple[Product, ...]
 
+    @property
+    def asked(self) -> RecommendRequest:
+        """A question that every placement answers: the first of both."""
+        first = tuple(product.product_id for product in self.products[:1])
+        return RecommendRequest(customer_id=next(iter(self.customers), None), product_ids=first)
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -185,6 +191,9 @@ class Standing:
     def at(self, places: Array) -> "Standing":
         parts = None if self.parts is None else self.parts[places]
         return Standing(self.items[places], self.scores[places], self.lead[places], parts, self.more)
+
+    def best(self, count: int) -> "Standing":
+        return self.at(np.arange(min(count, len(self.items))))
 
     def among(self, allowed: Mask) -> "Standing":
         return self.at(np.flatnonzero(allowed[self.items]))
@@ -379,6 +388,7 @@ class Engine:
         exclude: Array = self.places(request.exclude) if request.exclude else NOTHING[0]
         only = row.complements_only if request.complements_only is None else request.complements_only
         rules = (*row.policy, *request.rules)
+        held = self.held(request) if request.quantities else products
         return Ask(
             customer=person.customer,
             person=person,
@@ -388,7 +398,7 @@ class Engine:
             complements_only=only,
             rules=rules,
             at=seconds(when),
-            lead=self.lead(row, person, self.held(request), seconds(when)) if person.customer < 0 else Lead(),
+            lead=self.lead(row, person, held, seconds(when)) if person.customer < 0 else Lead(),
             shown=self.shown(rules, request.customer_id, when),
         )
 
@@ -403,8 +413,6 @@ class Engine:
     def held(self, request: RecommendRequest) -> Array:
         """The items asked about, each as often as there are of it, MOST_OF_ONE times at most."""
         found = self.catalog.items.positions(request.product_ids)
-        if not request.quantities:
-            return sorted_set(found[found >= 0].astype(np.int64))
         counts = np.array(request.quantities)[found >= 0]
         items, place = np.unique(found[found >= 0], return_inverse=True)
         held = np.bincount(place, counts, minlength=len(items)).astype(np.int64)
@@ -551,8 +559,7 @@ class Engine:
         """
         table = self.table_for(row)
         if table is None or self.is_past(ask):
-            found = self.ranked_now(row, ask)
-            return found.at(np.arange(min(PUBLISHED, len(found.items))))
+            return self.ranked_now(row, ask).best(PUBLISHED)
         ranked = table[ask.customer]
         ranked = ranked[: np.count_nonzero(ranked["item"] >= 0)]
         made = Standing(ranked["item"], ranked["score"], ranked["source"])
@@ -582,8 +589,7 @@ class Engine:
         """What is published of a customer: RANKED [PUBLISHED]."""
         row = self.placements[placement]
         request = RecommendRequest(customer_id=self.history.customers.at([customer])[0])
-        found = self.ranked_now(row, self.ask(row, request))
-        found = found.at(np.arange(min(PUBLISHED, len(found.items))))
+        found = self.ranked_now(row, self.ask(row, request)).best(PUBLISHED)
         ranked = np.full(PUBLISHED, np.array((-1, 0, 0), RANKED))
         for name, of in (("item", found.items), ("score", found.scores), ("source", found.lead)):
             ranked[name][: len(of)] = of

@@ -418,9 +418,10 @@ def facts_in(rows: Iterable[Row], ids: Sequence[str]) -> dict[str, Any]:
     return {name: of for name, of in found.items() if of != WITHDRAWN}
 
 
-def consent_records(store: Store, history: History | None, ids: Sequence[str]) -> list[Row]:
+def consent_records(store: Store | None, history: History | None, ids: Sequence[str]) -> list[Row]:
     """Every record, oldest first, as it was received last."""
-    return records_in((*history_rows(history, "consents", ids), *store.of("consents", ids)))
+    live = store.of("consents", ids) if store else ()
+    return records_in((*history_rows(history, "consents", ids), *live))
 
 
 def records_in(rows: Iterable[Row]) -> list[Row]:

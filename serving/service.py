@@ -917,11 +917,7 @@ def close_traces(settings: Settings) -> None:
 
 def warm_up(site: Site) -> None:
     """One answer from every placement, so that the first caller does not pay for first uses."""
-    sample = site.engine.sample()
-    asked = RecommendRequest(
-        customer_id=next(iter(sample.customers), None),
-        product_ids=tuple(product.product_id for product in sample.products[:1]),
-    )
+    asked = site.engine.sample().asked
     for placement in site.engine.placements:
         site.engine.recommend(placement, asked, at=site.at(None))
     for name in LAYOUTS:

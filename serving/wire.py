@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict
 SHORT = "/v1/recommend/"  # whatever begins so goes the short way (serving/direct.py)
 MAX_LIMIT = 100  # products of a list
 PATIENCE = 10  # seconds that a request may be on its way, and an answer in the making
-MAX_LIMIT = 100  # products of a list
 
 
 class Wire(BaseModel):

@@ -78,7 +78,7 @@ def test_the_floor_is_kept_and_the_same_is_chosen_again() -> None:
     for who, stage in (("p1", "loyal"), ("nobody", "new"), ("nobody", None)):
         found = hours.probabilities(who, stage, DAY_SLOTS)
         assert found.sum() == pytest.approx(1) and found.min() >= 0.02 - 1e-12
-        once, again = (hours.choose(who, stage, slots, "key", hours.version) for _ in range(2))
+        once, again = (hours.choose(who, stage, slots, "key") for _ in range(2))
         told = json.loads(once.record)
         assert once == again and told["policy"] == hours.version and told["stage"] == stage
         slot = next(slot for slot in slots if slot.number == told["slot"])
@@ -91,7 +91,7 @@ def test_the_floor_is_kept_and_the_same_is_chosen_again() -> None:
 def test_choices_are_as_frequent_as_their_probability_says() -> None:
     hours = learned(world(1_500, 3), floor=0.05, seed="7")
     slots = open_slots(program(), QUIET, at("2026-03-05T08:00+01:00"), ZoneInfo("Europe/Berlin"))
-    told = [json.loads(hours.choose(f"q{n}", "loyal", slots, "key", "v").record) for n in range(3_000)]
+    told = [json.loads(hours.choose(f"q{n}", "loyal", slots, "key").record) for n in range(3_000)]
     expected = hours.probabilities("q", "loyal", [slot.number for slot in slots]) * len(told)
     found = np.bincount([of["slot"] for of in told], minlength=SLOTS)[[slot.number for slot in slots]]
     assert ((found - expected) ** 2 / expected).sum() < 25  # χ² of five degrees: p 0.0001

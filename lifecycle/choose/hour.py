@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
+from functools import cached_property
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -79,9 +80,8 @@ class Hours:
     own: Mapping[str, Array]
     floor: float
     seed: str
-    messages: int = 0
 
-    @property
+    @cached_property
     def version(self) -> str:
         """A name of all that decides."""
         told = json.dumps(
@@ -104,9 +104,7 @@ class Hours:
         floor = min(self.floor, 1 / len(places))
         return np.asarray(floor + (1 - floor * len(places)) * best)
 
-    def choose(
-        self, customer: str, stage: str | None, slots: Sequence[Slot], key: str, version: str
-    ) -> Chosen:
+    def choose(self, customer: str, stage: str | None, slots: Sequence[Slot], key: str) -> Chosen:
         """The slot of a message and a moment in it, the same however often it is asked for. `key`: which message."""
         likely = self.probabilities(customer, stage, [slot.number for slot in slots])
         place = int(picked(likely[None, :], np.array([uniform(f"hour|{self.seed}|{key}", customer)]))[0])
@@ -114,7 +112,7 @@ class Hours:
         whole = int((slot.end - slot.begin).total_seconds())
         late = int(uniform(f"minute|{self.seed}|{key}", customer) * whole)
         told = {
-            "slot": slot.number, "stage": stage, "policy": version,
+            "slot": slot.number, "stage": stage, "policy": self.version,
             "eligible": {s.number: round(float(p), 9) for s, p in zip(slots, likely, strict=True)},
         }  # fmt: skip
         return Chosen(slot.begin + timedelta(seconds=late), json.dumps(told, separators=(",", ":")))
@@ -164,7 +162,7 @@ def learned(clicks: Clicks, *, floor: float, seed: str) -> Hours:
     for name, (of, expected) in zip(stages, cells(stage, clicks, base, len(stages)), strict=True):
         effects[str(name)] = rng.gamma(of + STAGE * all_draws) / (expected + STAGE)
     told = cells(who, clicks, base, len(names))
-    return Hours(effects, dict(zip(names.tolist(), told, strict=True)), floor, seed, len(clicks))
+    return Hours(effects, dict(zip(names.tolist(), told, strict=True)), floor, seed)
 
 
 def cells(group: NDArray[np.int64], clicks: Clicks, base: Array, groups: int) -> Array:

@@ -21,14 +21,15 @@ from serving.store import Store
 
 STANDING = "as it stands"  # who gets no variant
 UNWRITTEN = ("too_few", "sensitive", "failed")  # outcomes of a variant whose lists were asked for
+# decisions for which lists were asked for
+ASKED = sa.or_(D.outcome.in_(MADE), sa.and_(D.outcome.in_(UNWRITTEN), D.policy.is_not(None)))
 GONE = "its file names it no more, so nothing tells whether the sizes are as planned"
 
 
 def drawn(store: Store, names: Names, gone: Callable[[str], bool], rules: Policy) -> pd.DataFrame:
     """Every decision for which a variant was drawn, of who is not held back, oldest first: as `rows_of`, and arm (the
     variant), since (the first decision of all about the customer)."""
-    was_asked = sa.or_(D.outcome.in_(MADE), sa.and_(D.outcome.in_(UNWRITTEN), D.policy.is_not(None)))
-    found = rows_of(store, names, gone, was_asked)
+    found = rows_of(store, names, gone, ASKED)
     made = found[found["outcome"].isin(MADE)].drop_duplicates("customer")
     first = dict(zip(made["customer"], made["name"], strict=True))  # the id that says which arms they are of
     found["since"] = found.groupby("customer")["at"].transform("min")

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 
 from features.history import History
 from features.interactions import moment, seconds
-from lifecycle.ledger import MADE, Names
+from lifecycle.ledger import Names
 from lifecycle.measure.assigned import Assigned, D, firsts
-from lifecycle.measure.variants import UNWRITTEN
+from lifecycle.measure.variants import ASKED
 from serving.challenge import Challenge, challenges, ended
 from serving.store import DATA, Store
 
@@ -37,8 +37,7 @@ def touched(
     lists, where that is on record). Of nobody who was erased."""
     seen = history.events(types=TOUCHES, columns=("customer_id", "occurred_at"), since=since)
     at = seen["occurred_at"].to_numpy().astype("datetime64[s]").astype(np.int64)
-    made = sa.or_(D.outcome.in_(MADE), sa.and_(D.outcome.in_(UNWRITTEN), D.policy.is_not(None)))
-    decided = store.select(sa.select(D.customer_id, D.run_at, D.model_version).where(made))
+    decided = store.select(sa.select(D.customer_id, D.run_at, D.model_version).where(ASKED))
     sent = store.select(sa.select(SENDS.customer_id, SENDS.at).where(SENDS.message_id.is_(None)))
     rows = [
         *zip(seen["customer_id"].to_pylist(), at.tolist(), [None] * len(at), strict=True),
