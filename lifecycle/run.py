@@ -607,7 +607,8 @@ def written(made: Run, name: str, decision: Decision, past: Past) -> Decision:
     if made.ordered and program.exit:
         lines = [*exits.lines(made.ordered.of([name]))]
         counted = exits.known(program.exit, found.products, lines)
-        found = found.model_copy(update={"known": counted, "ends": ends(candidate)})
+        over = ends(candidate) if exits.PASSED in program.exit else None
+        found = found.model_copy(update={"known": counted, "ends": over})
     return decision._replace(outcome=HOLDOUT if arm else MESSAGE, detail=arm, draft=found)
 
 
