@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
-from pydantic import Field, StrictInt, StrictStr
+from pydantic import Field
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -20,7 +20,7 @@ from serving.body import media_type, read_body
 from serving.headers import JSON, NDJSON
 from serving.keys import ALL
 from serving.openapi import Operation
-from serving.schemas import ErrorBody, FieldError, RecommendRequest, RecommendResponse
+from serving.schemas import ErrorBody, FieldError, Question, RecommendResponse
 from serving.turns import Turns
 from serving.wire import PATIENCE, RequestError, Wire
 
@@ -28,10 +28,6 @@ MAX_LINE = 100_000  # bytes of a question
 MAX_BATCH = 1 << 30  # bytes of all
 MEMORY = 1 << 20  # bytes of questions held before they go to disk
 TOGETHER = 20  # answers that travel together
-
-
-class Question(RecommendRequest):
-    query_id: StrictStr | StrictInt | None = Field(None, description="comes back beside the answer")
 
 
 class BatchAnswer(Wire):

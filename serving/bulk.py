@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+from pydantic import ValidationError
 
 from serving.engine import Engine
-from serving.schemas import Id, RecommendRequest
+from serving.schemas import Question, RecommendRequest
 from serving.scores import Scored
 
 CHUNK = 500  # lists held at once
@@ -25,25 +25,14 @@ Row = dict[str, Any]
 Write = Callable[[list[Row]], None]
 Aliases = Mapping[str, str]  # the customer behind each other id
 NONE: Aliases = {}
-Question = tuple[str, RecommendRequest]  # what the answer is filed under, and what is asked
+Asked = tuple[str, RecommendRequest]  # what the answer is filed under, and what is asked
 
 
 class BulkError(ValueError):
     """A file that cannot be read or written as asked; the message names the line and the way out."""
 
 
-class Query(BaseModel):
-    """A line of a file of questions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    query_id: StrictStr | StrictInt
-    customer_id: Id | None = None
-    product_ids: Annotated[tuple[Id, ...], Field(max_length=500)] = ()
-    exclude: Annotated[tuple[Id, ...], Field(max_length=500)] = ()
-
-
-def everybody(engine: Engine, limit: int | None, aliases: Aliases = NONE) -> Iterator[Question]:
+def everybody(engine: Engine, limit: int | None, aliases: Aliases = NONE) -> Iterator[Asked]:
     """A question for each customer of the bundle who was not erased: who has no purchase there was. Those who turned
     out to be one are asked for once."""
     customers, bought = engine.history.customers, np.diff(engine.history.start)
@@ -58,7 +47,7 @@ def everybody(engine: Engine, limit: int | None, aliases: Aliases = NONE) -> Ite
             yield customer, RecommendRequest(customer_id=customer, limit=limit)
 
 
-def queries(path: Path, limit: int | None, aliases: Aliases = NONE) -> Iterator[Question]:
+def queries(path: Path, limit: int | None, aliases: Aliases = NONE) -> Iterator[Asked]:
     """The questions of an NDJSON file, by the customers behind `aliases`.
 
     Raises BulkError with the line of the first that is not understood.
@@ -68,28 +57,32 @@ def queries(path: Path, limit: int | None, aliases: Aliases = NONE) -> Iterator[
             if number == 1:
                 line = line.removeprefix(BOM_UTF8)
             if line.strip():
-                query = understood(line, f"{path}, line {number}")
-                asked = query.model_dump(exclude={"query_id"})
-                asked["customer_id"] = query.customer_id and aliases.get(query.customer_id, query.customer_id)
-                yield str(query.query_id), RecommendRequest(**asked, limit=limit)
+                asked = understood(line, f"{path}, line {number}")
+                named = asked.customer_id and aliases.get(asked.customer_id, asked.customer_id)
+                change = {"customer_id": named, "limit": asked.limit or limit}
+                yield str(asked.query_id), asked.model_copy(update=change)
 
 
-def understood(line: bytes, where: str) -> Query:
+def understood(line: bytes, where: str) -> Question:
+    """A question as the service's batch takes it, with the id that its answer is filed under."""
+    expected = 'expected {"query_id": …, "customer_id": … or none, "product_ids": […]}'
     try:
-        return Query.model_validate_json(line)
+        asked = Question.model_validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the line"
-        raise BulkError(
-            f'{where}: {field}: {first["msg"]}; expected {{"query_id": …, "customer_id": … or none, '
-            '"product_ids": […]}'
-        ) from error
+        raise BulkError(f"{where}: {field}: {first['msg']}; {expected}") from error
+    if asked.query_id is None:
+        raise BulkError(f"{where}: query_id: missing; {expected}")
+    if asked.customer_token is not None:
+        raise BulkError(f"{where}: customer_token: the service alone opens tokens; {expected}")
+    return asked
 
 
 def write_lists(
     engine: Engine,
     placement: str,
-    questions: Iterable[Question],
+    questions: Iterable[Asked],
     out: Path,
     *,
     key: str,
@@ -109,8 +102,8 @@ def write_lists(
     return done
 
 
-def chunks(questions: Iterable[Question]) -> Iterator[list[Question]]:
-    held: list[Question] = []
+def chunks(questions: Iterable[Asked]) -> Iterator[list[Asked]]:
+    held: list[Asked] = []
     for question in questions:
         held.append(question)
         if len(held) == CHUNK:
@@ -120,7 +113,7 @@ def chunks(questions: Iterable[Question]) -> Iterator[list[Question]]:
         yield held
 
 
-def answered(engine: Engine, placement: str, question: Question, key: str, at: datetime) -> Iterator[Row]:
+def answered(engine: Engine, placement: str, question: Asked, key: str, at: datetime) -> Iterator[Row]:
     name, request = question
     response = engine.recommend(placement, request, at=at)
     for rank, item in enumerate(response.items, 1):

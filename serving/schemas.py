@@ -8,6 +8,8 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    StrictInt,
+    StrictStr,
     StringConstraints,
     ValidationError,
     field_serializer,
@@ -122,6 +124,12 @@ class RecommendRequest(Wire):
             return ids
         cart = zip(ids, self.quantities, strict=True)
         return tuple(name if n == 1 else {"product_id": name, "quantity": n} for name, n in cart)
+
+
+class Question(RecommendRequest):
+    """One of many."""
+
+    query_id: StrictStr | StrictInt | None = Field(None, description="comes back beside the answer")
 
 
 class Because(Wire):

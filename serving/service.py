@@ -67,6 +67,7 @@ from serving.schemas import (
     MessageAnswer,
     Moment,
     NeedsResponse,
+    Question,
     RecommendRequest,
     RecommendResponse,
 )
@@ -367,7 +368,7 @@ class Site:
     async def recommend_batch(self, request: Request) -> Response:
         placement, at = self.engine.placement(request.path_params["placement"]).name, self.at(None)
 
-        def listed(question: batch.Question) -> RecommendResponse:
+        def listed(question: Question) -> RecommendResponse:
             asked = self.known(self.unsealed(question, request))
             return self.timed(placement, asked, asked.at or at)[0]
 

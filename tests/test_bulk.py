@@ -108,6 +108,26 @@ def test_questions_get_what_the_engine_says(engine: Engine, tmp_path: Path, endi
     assert [r["query_id"] for r in rows(out) if r["rank"] == 1] == ["7", "x-8", "no one", "0"]
 
 
+def test_a_line_says_all_that_a_request_may(engine: Engine, tmp_path: Path) -> None:
+    rule = {"rule": "exclude", "attribute": "category", "values": ["food > dairy"]}
+    lines: list[dict[str, Any]] = [
+        {"product_ids": [{"product_id": "bread", "quantity": 3}, "milk"], "limit": 1},
+        {"product_ids": ["bread"], "rules": [rule]},
+    ]
+    path, out = tmp_path / "q.ndjson", tmp_path / "a.ndjson"
+    answer(engine, asked(path, *({"query_id": n, **line} for n, line in enumerate(lines))), out, limit=4)
+    found = rows(out)
+    assert found == [
+        row
+        for n, line in enumerate(lines)
+        for row in expected(
+            engine, "cross_sell", "query_id", str(n), RecommendRequest.model_validate({"limit": 4, **line})
+        )
+    ]
+    assert [r["query_id"] for r in found].count("0") == 1
+    assert not {"butter", "milk"} & {r["product_id"] for r in found if r["query_id"] == "1"}
+
+
 def test_a_byte_order_mark_before_the_first_question_is_passed_over(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "q.ndjson"
     for text in ('{"query_id": 1}\n{"query_id": 2}\n', '\n{"query_id": 1}\n{"query_id": 2}\n'):
@@ -182,13 +202,14 @@ def test_twice_is_the_same_file(engine: Engine, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "field"),
     [
-        ('{"customer_id": "anna"}', "query_id: Field required"),
+        ('{"customer_id": "anna"}', "query_id: missing"),
         ('{"query_id": 1.5}', "query_id"),
         ('{"query_id": true}', "query_id"),
         ('{"query_id": 1, "customer_id": 7}', "customer_id: Input should be a valid string"),
         ('{"query_id": 1, "customer_id": ""}', "customer_id"),
         ('{"query_id": 1, "product_ids": "bread"}', "product_ids"),
         ('{"query_id": 1, "product_ids": [1]}', "product_ids.0"),
+        ('{"query_id": 1, "customer_token": "x"}', "customer_token: the service alone"),
         ('{"query_id": 1, "products": []}', "products: Extra inputs are not permitted"),
         ('{"query_id": 1', "the line: Invalid JSON"),
         ("[1]", "the line"),
@@ -258,7 +279,7 @@ def test_whole_or_not_at_all(
 
 
 def test_no_questions_make_an_empty_file_with_its_columns(engine: Engine, tmp_path: Path) -> None:
-    nobody: Iterator[bulk.Question] = iter(())
+    nobody: Iterator[bulk.Asked] = iter(())
     out = tmp_path / "lists.parquet"
     assert write_lists(engine, "trending", nobody, out, key="query_id", at=tiny.UNTIL) == 0
     assert pq.read_table(out).column_names == ["query_id", *COLUMNS]
