@@ -201,7 +201,7 @@ def quick(home: Path, at: datetime) -> None:
     from training.rank import QUICK
     from training.train import train
 
-    outcome = train(home, until=at, rankings=QUICK, compared=False)
+    outcome = train(home, until=at, rankings=QUICK, compared=False, unrivalled=True)
     if not outcome.verdict.promote:
         Registry(home).promote(outcome.version, force=True)
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +14,10 @@ from features.judge import Row
 from lifecycle import exits
 from lifecycle.ledger import Names
 from serving.identities import identities_now
-from serving.store import Store
+from serving.store import Store, moment_of
 
 TABLES = ("customers", "consents")
+MOMENT = pa.timestamp("us", "UTC")
 
 
 class ByCustomer:
@@ -30,14 +32,24 @@ class ByCustomer:
         order = np.argsort(codes, kind="stable")
         names = named.dictionary.to_pylist()
         ends = np.searchsorted(codes[order], np.arange(len(names) + 1)).tolist()
-        self.table = table.take(order)
+        self.table = table.unify_dictionaries().combine_chunks().take(order)
         self.place = {name: (ends[n], ends[n + 1] - ends[n]) for n, name in enumerate(names)}
 
     def of(self, customer_ids: Sequence[str]) -> Iterator[Row]:
         for name in customer_ids:
             if name in self.place:
-                start, length = self.place[name]
-                yield from self.table.slice(start, length).to_pylist()
+                rows = self.table.slice(*self.place[name])
+                for row in zip(*map(listed, rows.columns), strict=True):
+                    yield dict(zip(rows.column_names, row, strict=True))
+
+
+def listed(column: "pa.ChunkedArray[Any]") -> list[Any]:
+    """Values of a column, in a fraction of the time that arrow takes for names and for moments in UTC."""
+    if pa.types.is_dictionary(column.type):
+        return column.cast(column.type.value_type).to_pylist()
+    if column.type != MOMENT:
+        return column.to_pylist()
+    return [None if at is None else moment_of(at) for at in column.cast(pa.int64()).to_pylist()]
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ from serving.store import Store, address
 log = logging.getLogger("osclms.run")
 OWN = "programs"  # the folder in a home with a shop's own
 PATIENCE = 600  # seconds that a load, or another run, may take that is there first
-SAMPLE = 30  # of an audience, whose lists tell how much of them is fill
+SAMPLE = 12  # of an audience, whose lists tell how much of them is fill
 CHUNK = 250  # customers decided in one transaction
 USUAL = timedelta(days=28)  # of which runs the usual size of an audience is told
 LATEST = timedelta(days=14)  # the longest gap between runs that is caught up

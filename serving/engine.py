@@ -243,6 +243,7 @@ class Engine:
         self.pairs = replace(self.pairs, catalog=bundle.catalog, facts=bundle.facts)
         self.newcomers = replace(self.newcomers, models=bundle.models)
         self.order_of: dict[str, Array] = {}
+        self.sold_of: dict[str, tuple[Scores, float]] = {}
         self.told_of: dict[int, Product] = {}
         self.lists: dict[tuple[float, ...], list[Recommendation]] = {}
         orders = np.bincount(self.history.item, minlength=len(self.catalog))
@@ -559,7 +560,11 @@ class Engine:
         """
         table = self.table_for(row)
         if table is None or self.is_past(ask):
-            return self.ranked_now(row, ask).best(PUBLISHED)
+            known = ask.person.rankings
+            if row.name not in known:
+                known[row.name] = self.ranked_now(row, ask).best(PUBLISHED)
+            found: Standing = known[row.name]
+            return found
         ranked = table[ask.customer]
         ranked = ranked[: np.count_nonzero(ranked["item"] >= 0)]
         made = Standing(ranked["item"], ranked["score"], ranked["source"])
@@ -885,29 +890,35 @@ class Engine:
 
     def story(self, source: Source, item: int, because: list[int], ask: Ask, bought: tuple[int, int]) -> str:
         """Why it stands there. `bought`: how often the customer did, and when last."""
-        key, slots = source.story, dict[str, str]()
+        key = source.story
         if key == "again":  # what is put forward so was bought: see `stored`
             times, last = bought
-            if times >= REGULAR:
-                return STORIES["regular"].format(times=times)
-            slots["last"] = self.day(last)
-        if key == "same_need":
-            slots["category"] = self.need(item)
+            return (
+                written("regular", times=times) if times >= REGULAR else written("again", last=self.day(last))
+            )
         if key == "popular":
             key = self.how_popular(source.model, item)
         if key == "new" and not self.models[source.model].arrays()["bias"][item] > 0:
             key = "first"
         if key == "taste" and not len(ask.person.items):
             key = "goes_with"  # nobody says that they buy it
-        if because:
-            slots["because"] = self.catalog.title[because[0]]
-        return STORIES[key if key not in NEED_A_REASON or because else "like_you"].format(**slots)
+        if key in NEED_A_REASON:
+            if not because:
+                return STORIES["like_you"]
+            return STORIES[key].format(because=self.catalog.title[because[0]])
+        return STORIES[key].format(category=self.need(item)) if key == "same_need" else STORIES[key]
 
     def how_popular(self, model: str, item: int) -> str:
         """The story that its sales allow: bought lately and among the best sellers, bought, not bought yet."""
-        bias = self.models[model].arrays()["bias"]
-        least = max(float(bias[self.ordered(model)[:BEST_SELLERS][-1]]), np.log(2))
+        bias, least = self.best_sold(model)
         return "popular" if bias[item] >= least else "bought" if bias[item] > 0 else "first"
+
+    def best_sold(self, model: str) -> tuple[Scores, float]:
+        """(what each item sold lately, the least of the best sellers), looked up once."""
+        if model not in self.sold_of:
+            bias = self.models[model].arrays()["bias"]
+            self.sold_of[model] = bias, max(float(bias[self.ordered(model)[:BEST_SELLERS][-1]]), np.log(2))
+        return self.sold_of[model]
 
     def need(self, item: int) -> str:
         """What the item is bought for, in the shop's own words."""
@@ -1004,6 +1015,12 @@ class Engine:
         code = int(self.catalog.need[item])
         by, start = self.members
         return by[start[code] : start[code + 1]] if code >= 0 else np.array([item])
+
+
+@lru_cache(maxsize=10_000)
+def written(story: str, **about: str | int) -> str:
+    """A story that many lists tell."""
+    return STORIES[story].format(**about)
 
 
 @lru_cache(maxsize=10_000)

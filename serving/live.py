@@ -50,7 +50,7 @@ log = logging.getLogger("osclms.live")
 class Person:
     """Who asks. customer: where the models know them, −1: nowhere. Their purchases are the rows of `place` in
     `pairs.data`, −1: none. cart, seen: what lies in their cart and what they looked at, lately. mark: how much of
-    it came in live, empty where nothing did.
+    it came in live, empty where nothing did. All of one moment.
     """
 
     customer: int
@@ -59,6 +59,7 @@ class Person:
     cart: Array = field(default_factory=lambda: NOTHING[0])
     seen: Array = field(default_factory=lambda: NOTHING[0])
     mark: str = ""
+    rankings: dict[str, Any] = field(default_factory=dict, repr=False)  # made of it so far, by placement
 
     @property
     def rows(self) -> slice:
@@ -142,6 +143,7 @@ class Live:
             if hash(alias) in self.news:
                 self.news.add(hash(customer))
         apart = self.history.customers.positions(list(aliases)) >= 0
+        self.latest: tuple[tuple[Any, ...], Person, Person] | None = None
         self.joined = {hash(aliases[alias]) for alias, known in zip(aliases, apart, strict=True) if known}
         self.aliases, self.names = aliases, names
 
@@ -171,7 +173,7 @@ class Live:
         number = hash(customer_id)
         if not self.everybody and number not in self.news and number not in self.joined:
             return known
-        return self.asked(lambda: self.merged(known, customer_id, at), known)
+        return self.asked(lambda: self.once(known, customer_id, at), known)
 
     def is_buried(self, customer_id: str) -> bool:
         """Whether a customer was erased; where the database is away, as far as was seen before."""
@@ -252,6 +254,14 @@ class Live:
         return order_id is None or (customer >= 0 and self.history.order_of(order_id, customer) >= 0)
 
     # --- what came in -------------------------------------------------------------------------------------
+
+    def once(self, known: Person, customer_id: str, at: datetime) -> Person:
+        """`merged`, remembered of the last who was asked for: a message has several lists, all of one moment."""
+        about = (customer_id, at, *self.ends.values(), id(known.pairs))
+        latest = self.latest
+        if latest is None or latest[0] != about:
+            latest = self.latest = about, known, self.merged(known, customer_id, at)
+        return latest[2]
 
     def merged(self, known: Person, customer_id: str, at: datetime) -> Person:
         names = (customer_id, *self.names.get(customer_id, ()))

@@ -201,6 +201,7 @@ def train(
     placements: Mapping[str, Placement] = PLACEMENTS,
     rankings: Mapping[str, Ranking] | None = None,
     compared: bool = True,
+    unrivalled: bool = False,
     processes: int = 2,
     seed: int = SEED,
     say: Say = silent,
@@ -224,7 +225,7 @@ def train(
         registry.repair()
         version, code = registry.next_version(), revision()
         work = fresh(home / "staging" / "train")
-        champion = champion_of(registry.champion(), home)
+        champion = None if unrivalled else champion_of(registry.champion(), home)
         asked = windows_of(() if champion is None else champion.rankings.values())
         plan = Plan(recipes, placements, rankings, settings, asked, compared)
         past, full, labels, about = history.at_once(lambda pinned: read(pinned, until, work, plan))
