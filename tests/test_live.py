@@ -213,6 +213,24 @@ def test_a_list_that_was_told_before_is_told_anew_after_news(engine: Engine, sto
     assert stories["bread"] == "One of your favourites: bought 4 times"
 
 
+def test_the_lists_of_one_moment_know_their_customer_once(engine: Engine, store: Store) -> None:
+    store.add([bought("rolls", 1, "n1"), bought("rolls", 1, "n0", "bert")])
+    first = engine.person("anna", AT)
+    assert engine.person("anna", AT) is first
+    known = listed(engine, "next_best")
+    assert listed(engine, "next_best") == known
+    assert engine.person("bert", AT).customer >= 0 and engine.person("anna", AT) is not first
+    first = engine.person("anna", AT)
+    assert engine.person("anna", AT + timedelta(seconds=1)) is not first
+    overlay = Overlay(engine.bundle)
+    overlay.say([{"product_id": "milk", "in_stock": False}])
+    without = engine.over(overlay.bundle(engine.bundle))
+    assert "milk" in names(known) and "milk" not in names(listed(without, "next_best"))
+    first = engine.person("anna", AT)
+    store.add([bought("gold", 2, "n2")])
+    assert engine.person("anna", AT) is not first and len(engine.person("anna", AT).items) > len(first.items)
+
+
 def test_only_what_happened_before_the_moment_counts(engine: Engine, store: Store) -> None:
     store.add([bought("gold", 3, "n1")])
     assert "gold" in names(listed(engine, at=AT))
