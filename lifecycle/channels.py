@@ -23,18 +23,13 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from lifecycle.lengths import cut, fit_sms, sms_parts
 from serving.door import is_loopback
 from serving.outgoing import DEAD, OUTBOX, stem_of
 from serving.settings import Settings, SettingsError
 
 SECONDS = 15.0  # that a server may take for one step
 NOBODY = "nobody.invalid"  # the domain where none is known: it can be no one's
-GSM = frozenset(
-    "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmno"
-    "pqrstuvwxyzäöñüà"
-)
-GSM_TWICE = frozenset("\f^{}\\[~]|€")  # take two places
-SMS_PARTS = 2  # an SMS has at most
 PUSH_TITLE, PUSH_BODY = 50, 178
 
 
@@ -166,47 +161,6 @@ def of_push(parcel: Parcel) -> dict[str, Any]:
 
 
 BODIES: Mapping[str, Callable[[Parcel], dict[str, Any]]] = {"sms": of_sms, "push": of_push}
-
-
-def cut(text: str, most: int, length: Callable[[str], int] = len, mark: str = "…") -> str:
-    """The text, or as many of its words as fit with a mark behind them; a first word that is too long is cut."""
-    text = " ".join(text.split())
-    if length(text) <= most:
-        return text
-    words = text.split(" ")
-    while words and length(" ".join(words) + mark) > most:
-        words.pop()
-    kept = " ".join(words) or text
-    while length(kept + mark) > most:
-        kept = kept[:-1]
-    return kept + mark
-
-
-def sms_length(text: str) -> int:
-    """Places that a text takes: septets where GSM's alphabet has all of it, UTF-16 units elsewhere."""
-    if is_gsm(text):
-        return len(text) + sum(letter in GSM_TWICE for letter in text)
-    return len(text.encode("utf-16-le", "surrogatepass")) // 2
-
-
-def is_gsm(text: str) -> bool:
-    return GSM.union(GSM_TWICE).issuperset(text)
-
-
-def sms_parts(text: str) -> int:
-    """How many messages a text is sent as: 160 places alone, 153 each of several; 70 and 67 in UCS-2."""
-    one, each = (160, 153) if is_gsm(text) else (70, 67)
-    length = sms_length(text)
-    return 1 if length <= one else -(-length // each)
-
-
-def fit_sms(text: str, parts: int = SMS_PARTS) -> str:
-    """The text in at most so many parts, cut at a word."""
-    text = " ".join(text.split())
-    if sms_parts(text) <= parts:
-        return text
-    one, each, mark = (160, 153, "...") if is_gsm(text) else (70, 67, "…")
-    return cut(text, one if parts == 1 else parts * each, sms_length, mark)
 
 
 # --- files ------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Every product is read from the catalogue again: what is gone gives way to the ne
 where too little is left the message is not sent.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,7 @@ from liquid.exceptions import LiquidError
 from lifecycle.addresses import Addresses
 from lifecycle.drafts import Draft, Held, Shown, fitting, lacking
 from lifecycle.layouts import layout
+from lifecycle.lengths import fit_sms
 from lifecycle.programs import Program, Texts, locale_for
 from lifecycle.programs import Shelf as Wanted
 from lifecycle.rows import row
@@ -30,6 +32,7 @@ NOBODY = ("nobody",)  # whom a placement asks of which these are what it is for
 MAX_LINES = 8  # of an order; the rest is counted
 MAX_PRODUCTS = 8  # of what an occasion is about
 STARS = range(1, 6)
+STOP = re.compile(r"\bSTOP")  # what ends messages by SMS, in any language
 
 
 class NotSent(ValueError):
@@ -234,19 +237,23 @@ class Letter:
 
     def written(self) -> Message:
         """Raises LiquidError for a text that cannot be filled."""
-        subject, preheader, sms, push = map(
-            self.line, (self.texts.subject, self.texts.preheader, self.texts.sms, self.texts.push)
-        )
+        subject, preheader, push = map(self.line, (self.texts.subject, self.texts.preheader, self.texts.push))
         preheader = preheader or " · ".join(rows[0]["title"] for rows in self.lists if rows)
         words = {**self.words(), "subject": subject, "preheader": preheader}
         html, text = layout(self.program.template).fill(words)
         return Message(
-            subject, preheader, html, text, sms, push, self.content.lists, self.tongue.language,
+            subject, preheader, html, text, self.sms(), push, self.content.lists, self.tongue.language,
             safe_url(self.about.unsubscribe_url),
         )  # fmt: skip
 
     def line(self, text: str) -> str:
         return one_line(filled(text, self.names))
+
+    def sms(self) -> str:
+        """The text of an SMS; one of marketing says how to end these, if it does not by itself."""
+        text, stop = self.line(self.texts.sms), self.tongue.words["stop"]
+        ends = text and self.program.kind == "marketing" and not STOP.search(text)
+        return fit_sms(text, end=stop if ends else "")
 
     @cached_property
     def products(self) -> list[JsonObject]:

@@ -30,16 +30,12 @@ from lifecycle.channels import (
     Parcel,
     Smtp,
     Webhook,
-    cut,
     domain_of,
-    fit_sms,
-    is_gsm,
     mail,
     posted,
     refusal,
-    sms_length,
-    sms_parts,
 )
+from lifecycle.lengths import cut, fit_sms, is_gsm, sms_length, sms_parts
 from serving.settings import Settings, SettingsError
 
 LETTER = Parcel(
@@ -274,9 +270,17 @@ def test_an_sms_is_as_long_as_its_alphabet_lets_it() -> None:
     assert sms_length("a" * 300) == 300 and fit_sms("a" * 300, 1) == "a" * 157 + "..."
 
 
-@given(st.text(max_size=400), st.integers(1, 3))
-def test_a_text_that_was_cut_fits(text: str, parts: int) -> None:
-    assert sms_parts(fit_sms(text, parts)) <= parts
+def test_the_end_of_an_sms_is_never_cut() -> None:
+    assert fit_sms("Hello", end="Reply STOP to end") == "Hello Reply STOP to end"
+    long = fit_sms("Dear " * 90, end="Reply STOP to end")
+    assert long.endswith("Dear... Reply STOP to end") and sms_parts(long) == 2 and sms_length(long) > 295
+    assert fit_sms("", end="Reply STOP to end") == "Reply STOP to end"
+
+
+@given(st.text(max_size=400), st.integers(1, 3), st.sampled_from(["", "STOP", "Répondez STOP"]))
+def test_a_text_that_was_cut_fits(text: str, parts: int, end: str) -> None:
+    fitted = fit_sms(text, parts, end=end)
+    assert sms_parts(fitted) <= parts and fitted.endswith(end)
     assert len(cut(text, 50)) <= 50
 
 

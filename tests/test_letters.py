@@ -5,18 +5,20 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import letters
 import pytest
 import tiny
 from chrome import sound_page
-from letters import CASES, EVERY, KNOWN, letter, program
+from letters import CASES, EVERY, KNOWN, TEXTS, letter, program
 from liquid.exceptions import LiquidError
 from playwright.sync_api import Browser, Page
 from running import PUBLIC_URL, SECRET, SHOP_URL
 from test_messages import GOLDEN, kept
 
 from lifecycle.layouts import LAYOUTS
+from lifecycle.lengths import sms_parts
 from lifecycle.letters import MAX_BYTES, check
 from lifecycle.lint import faults_of_form
 from lifecycle.messages import About, Message, NotSent, compose
@@ -97,6 +99,31 @@ def test_what_is_not_known_leaves_no_gap(shop: Engine, name: str, locale: str) -
         made = letter(shop, of, nobody, words={})
     for said in (made.subject, made.preheader, made.text, made.sms, made.push):
         assert not re.search(r"None|null|\ue000|\{\{|%\}|,\s*[,.!]|\( *\)|(?<=\w) [.,]", said), said
+
+
+@pytest.mark.parametrize(
+    ("changes", "end"),
+    [
+        ({}, "Reply STOP to end"),
+        (
+            {
+                "kind": "transactional",
+                "trigger": {"kind": "order"},
+                "texts": {"en": {**TEXTS, "body": "Thank you."}},
+            },
+            "",
+        ),
+        ({"texts": {"en": {**TEXTS, "sms": "Back! STOP ends this"}}}, ""),
+        ({"texts": {"en": {**TEXTS, "words": {"stop": "STOP to 4711"}}}}, "STOP to 4711"),
+        ({"texts": {"en": {**TEXTS, "sms": "Stop by for bread. " * 30}}}, "... Reply STOP to end"),
+        ({"texts": {"en": {**TEXTS, "sms": ""}}}, ""),
+    ],
+)
+def test_an_sms_of_marketing_says_how_to_end_these(shop: Engine, changes: dict[str, Any], end: str) -> None:
+    of = program("lists", name="texted", **changes)
+    sms = letter(shop, of, KNOWN).sms
+    assert sms.endswith(end) and sms.count("STOP") == (0 if of.kind == "transactional" or not sms else 1)
+    assert sms_parts(sms) <= 2
 
 
 @pytest.mark.parametrize("name", EVERY)
