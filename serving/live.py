@@ -151,7 +151,7 @@ class Live:
         """The same by another catalogue over the same bundle (`serving.overlay`). Who has news is known to both."""
         made, history = copy(self), copy(self.history)
         vars(history)["items"] = catalog.items
-        made.catalog, made.history = catalog, history
+        made.catalog, made.history, made.latest = catalog, history, None
         return made
 
     def close(self) -> None:

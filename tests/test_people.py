@@ -23,7 +23,9 @@ from test_compact import put
 from tiny import GROCER, GROCERIES, bundle
 
 from features.history import History
+from serving.challenge import Challenge
 from serving.compact import compact
+from serving.engine import Engine
 from serving.people import consents_now
 from serving.settings import Settings
 from serving.store import Store, address
@@ -95,6 +97,46 @@ def shop(grocer: Path, tmp_path: Path, url: sa.URL) -> Iterator[Shop]:
 
 
 # --- products ---------------------------------------------------------------------------------------------
+
+
+def test_a_challenger_that_cannot_follow_the_catalogue_stops_no_other(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serving.service import load
+
+    rival = load(Settings(home=shop.home), shop.site.intake, shop.home / "bundles" / "1")
+    drawn = Challenge(version="2", champion="1", share=0.5, seed=1, since=datetime(2026, 1, 1, tzinfo=UTC))
+    shop.edge.open(shop.site.beside(drawn, rival))
+    names = [f"c{n}" for n in range(20)]
+    assert 0 < sum(map(drawn.draws, names)) < len(names)
+
+    def prices() -> set[tuple[bool, float]]:
+        lists = [shop("POST", "/v1/recommend/trending", json={"customer_id": name}).json() for name in names]
+        return {
+            (drawn.draws(name), item["price"])
+            for name, found in zip(names, lists, strict=True)
+            for item in found["items"]
+            if item["product_id"] == "milk"
+        }
+
+    def said(price: float) -> None:
+        assert shop("PUT", "/v1/products", json={"products": [{"product_id": "milk", "price": price}]})
+        assert shop.catch_up()
+
+    said(3.5)
+    assert prices() == {(False, 3.5), (True, 3.5)}
+    assert shop.edge.site and shop.edge.site.rival
+
+    def away(engine: Engine) -> None:
+        raise RuntimeError("household-4711")
+
+    monkeypatch.setattr(shop.edge.site.rival[1].follower, "look", away)
+    said(4.5)
+    assert prices() == {(False, 4.5), (True, 3.5)}
+    monkeypatch.undo()
+    said(5.5)
+    assert prices() == {(False, 5.5), (True, 5.5)}
+    rival.drop()
 
 
 def test_a_product_is_answered_by_what_became_of_it_and_is_in_the_next_lists(shop: Shop) -> None:
