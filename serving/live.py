@@ -6,7 +6,7 @@ history's, so that nothing else need know where a row came from.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -23,7 +23,7 @@ from features.pairs import Pairs
 from features.schema import EVENTS
 from serving import metrics
 from serving.fitted import NOTHING, Array
-from serving.store import Store, StoreError, micros
+from serving.store import Act, Store, StoreError, micros
 
 PURCHASES, VISITS = ("order", "return"), ("view", "cart", "remove")
 LATE = timedelta(
@@ -227,7 +227,9 @@ class Live:
         for page in self.store.read("tombstones", self.ends["tombstones"], ends["tombstones"]):
             self.graves.update(row["subject"] for row in page)
         newest = max(
-            self.take(PURCHASES, self.until - LATE, ends), self.take(VISITS, self.until - VISIT, ends)
+            self.take(PURCHASES, self.until, ends),
+            self.take(VISITS, self.until - VISIT, ends),
+            self.take_late(ends),
         )
         if newest and not self.first:
             metrics.EVENT_LAG.observe(max(micros(self.clock()) - newest, 0) / 1e6)
@@ -235,16 +237,28 @@ class Live:
 
     def take(self, types: Sequence[str], since: datetime, ends: Mapping[str, int]) -> int:
         """Remember who did something of these types; when the newest of it happened, 0 where there is none."""
-        newest, late = 0, micros(self.until)
-        for page in self.store.acts(self.ends["events"], ends["events"], types=types, since=since):
-            for _, name, at, order_id in page:
-                newest = max(newest, at)
-                name = self.aliases.get(name, name)
-                if at >= late or types is VISITS or not self.learned(self.position(name), order_id):
-                    self.news.add(hash(name))
-            if len(self.news) > MOST:
-                self.news, self.everybody = set(), True
+        found = self.store.active(self.ends["events"], ends["events"], types=types, since=since, most=MOST)
+        self.know(name for name, _ in found)
+        return max((at for _, at in found), default=0)
+
+    def take_late(self, ends: Mapping[str, int]) -> int:
+        """The same of purchases that lie before the bundle's end, and that it does not know."""
+        newest, since = 0, self.until - LATE
+        for page in self.store.acts(
+            self.ends["events"], ends["events"], types=PURCHASES, since=since, before=self.until
+        ):
+            newest = max([newest, *(act.occurred_at for act in page)])
+            self.know(act.customer_id for act in page if not self.is_learned(act))
         return newest
+
+    def is_learned(self, act: Act) -> bool:
+        own = self.aliases.get(act.customer_id, act.customer_id)
+        return self.learned(self.position(own), act.order_id)
+
+    def know(self, names: Iterable[str]) -> None:
+        self.news.update(hash(self.aliases.get(name, name)) for name in names)
+        if len(self.news) > MOST:
+            self.news, self.everybody = set(), True
 
     def position(self, customer_id: str) -> int:
         return self.history.customers.position(customer_id)

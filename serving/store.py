@@ -615,17 +615,37 @@ class Store:
         cursor.close()
         return tuple(found)
 
-    def acts(self, after: int, upto: int, *, types: Sequence[str], since: datetime) -> Iterator[list[Act]]:
-        """In pages who did something of these types at `since` or later, in the events with after < seq <= upto."""
+    def active(
+        self, after: int, upto: int, *, types: Sequence[str], since: datetime, most: int
+    ) -> list[tuple[str, int]]:
+        """(who did something of these types at `since` or later, when last) in the events with after < seq <= upto; of
+        more than `most` customers one more than so many."""
+        p = self._value
+        who = "customer_id || ''"  # an order that an index has would be by customer, through all that ever happened
+        sql = (
+            f"SELECT {who}, max(occurred_at) FROM events "
+            f"WHERE seq > {p} AND seq <= {p} AND occurred_at >= {p} AND customer_id IS NOT NULL "
+            f"AND event_type IN ({', '.join([p] * len(types))}) GROUP BY {who} LIMIT {most + 1}"
+        )
+        with self._told(), self._engine.connect() as db:
+            found = db.exec_driver_sql(sql, (after, upto, micros(since), *types)).fetchall()
+        return [(name, at) for name, at in found]
+
+    def acts(
+        self, after: int, upto: int, *, types: Sequence[str], since: datetime, before: datetime
+    ) -> Iterator[list[Act]]:
+        """In pages who did something of these types at since <= time < before, in the events with after < seq
+        <= upto."""
         p = self._value
         sql = (
             "SELECT seq, customer_id, occurred_at, order_id FROM events "
-            f"WHERE seq > {p} AND seq <= {p} AND occurred_at >= {p} AND customer_id IS NOT NULL "
-            f"AND event_type IN ({', '.join([p] * len(types))}) ORDER BY seq LIMIT {PAGE}"
+            f"WHERE seq > {p} AND seq <= {p} AND occurred_at >= {p} AND occurred_at < {p} "
+            f"AND customer_id IS NOT NULL AND event_type IN ({', '.join([p] * len(types))}) ORDER BY seq LIMIT {PAGE}"
         )
         while after < upto:
             with self._told(), self._engine.connect() as db:
-                found = db.exec_driver_sql(sql, (after, upto, micros(since), *types)).fetchall()
+                given = (after, upto, micros(since), micros(before), *types)
+                found = db.exec_driver_sql(sql, given).fetchall()
             yield [Act(*row) for row in found]
             after = found[-1][0] if len(found) == PAGE else upto
 
