@@ -127,7 +127,7 @@ class RecommendRequest(Wire):
 
 
 class Question(RecommendRequest):
-    """One of many."""
+    """One of many: a request, and a name for its answer."""
 
     query_id: StrictStr | StrictInt | None = Field(None, description="comes back beside the answer")
 
