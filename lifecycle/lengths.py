@@ -8,6 +8,7 @@ GSM = frozenset(
 )
 GSM_TWICE = frozenset("\f^{}\\[~]|€")  # take two places
 SMS_PARTS = 2  # an SMS has at most
+SMS_END = 60  # places that may be kept for how to end these
 
 
 def cut(text: str, most: int, length: Callable[[str], int] = len, mark: str = "…") -> str:
@@ -19,7 +20,7 @@ def cut(text: str, most: int, length: Callable[[str], int] = len, mark: str = "�
     while words and length(" ".join(words) + mark) > most:
         words.pop()
     kept = " ".join(words) or text
-    while length(kept + mark) > most:
+    while kept and length(kept + mark) > most:
         kept = kept[:-1]
     return kept + mark
 
@@ -43,7 +44,8 @@ def sms_parts(text: str) -> int:
 
 
 def fit_sms(text: str, parts: int = SMS_PARTS, *, end: str = "") -> str:
-    """The text in at most so many parts, cut at a word; of its `end`, which follows in any case, nothing is cut."""
+    """The text in at most so many parts, cut at a word; of its `end`, which follows in any case, nothing is cut, unless
+    it is too long by itself."""
     text, end = " ".join(text.split()), " ".join(end.split())
     whole = f"{text} {end}" if text and end else text + end
     if sms_parts(whole) <= parts:
@@ -51,4 +53,6 @@ def fit_sms(text: str, parts: int = SMS_PARTS, *, end: str = "") -> str:
     one, each, mark = (160, 153, "...") if is_gsm(whole) else (70, 67, "…")
     tail = f" {end}" if end else ""
     room = (one if parts == 1 else parts * each) - sms_length(tail)
+    if end and room <= len(mark):
+        return fit_sms(end, parts)
     return cut(text, room, sms_length, mark) + tail

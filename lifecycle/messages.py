@@ -32,7 +32,7 @@ NOBODY = ("nobody",)  # whom a placement asks of which these are what it is for
 MAX_LINES = 8  # of an order; the rest is counted
 MAX_PRODUCTS = 8  # of what an occasion is about
 STARS = range(1, 6)
-STOP = re.compile(r"\bSTOP")  # what ends messages by SMS, in any language
+STOP = re.compile(r"(?<![\w-])STOP(?![\w-])")  # what ends messages by SMS, in any language
 
 
 class NotSent(ValueError):
@@ -250,10 +250,13 @@ class Letter:
         return one_line(filled(text, self.names))
 
     def sms(self) -> str:
-        """The text of an SMS; one of marketing says how to end these, if it does not by itself."""
-        text, stop = self.line(self.texts.sms), self.tongue.words["stop"]
-        ends = text and self.program.kind == "marketing" and not STOP.search(text)
-        return fit_sms(text, end=stop if ends else "")
+        """The text of an SMS; one of marketing says how to end these, if it does not by itself or was cut there."""
+        text = self.line(self.texts.sms)
+        fitted = fit_sms(text)
+        says = STOP.search(self.texts.sms) and STOP.search(fitted)
+        if not text or says or self.program.kind != "marketing":
+            return fitted
+        return fit_sms(text, end=self.tongue.words["stop"])
 
     @cached_property
     def products(self) -> list[JsonObject]:

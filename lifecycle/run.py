@@ -54,7 +54,7 @@ from serving.store import Store, address
 log = logging.getLogger("osclms.run")
 OWN = "programs"  # the folder in a home with a shop's own
 PATIENCE = 600  # seconds that a load, or another run, may take that is there first
-SAMPLE = 12  # of an audience, whose lists tell how much of them is fill
+SAMPLE, FAR = 30, 0.3  # of an audience, whose lists tell how much of them is fill; from the limit
 CHUNK = 250  # customers decided in one transaction
 USUAL = timedelta(days=28)  # of which runs the usual size of an audience is told
 LATEST = timedelta(days=14)  # the longest gap between runs that is caught up
@@ -308,17 +308,27 @@ def row_of_stopped(made: Run, name: str, why: str) -> Row:
 
 
 def filled(made: Run, own: Sequence[Candidate]) -> float | None:
-    """The share of fill in the lists of SAMPLE of these; None where there are none."""
+    """The share of fill in the lists of SAMPLE of these, or of a third of them where that is far from what stops their
+    program; None where there are none."""
     step, shown = max(len(own) // SAMPLE, 1), list[bool]()
-    for candidate in own[::step][:SAMPLE] if own and own[0].program.shelves else ():
-        try:
-            made_of = drafted(made, candidate, {}, ())
-        except Exception as error:  # what is wrong with one is told when that one is decided
-            log.warning("%s: a sampled list failed: %s", candidate.program.name, type(error).__name__)
-            continue
-        for shelf, held in zip(candidate.program.shelves, made_of.lists, strict=True):
-            shown += [item.filled for item in held.items[: shelf.limit]]
+    sample = list(own[::step][:SAMPLE]) if own and own[0].program.shelves else []
+    for third in (sample[::3], sample[1::3] + sample[2::3]):
+        for candidate in third:
+            shown += fill_of(made, candidate)
+        if shown and abs(float(np.mean(shown)) - own[0].program.breaker.fallback) > FAR:
+            break
     return float(np.mean(shown)) if shown else None
+
+
+def fill_of(made: Run, candidate: Candidate) -> Iterator[bool]:
+    """Of each product that a message would show, whether it is fill."""
+    try:
+        found = drafted(made, candidate, {}, ())
+    except Exception as error:  # what is wrong with one is told when that one is decided
+        log.warning("%s: a sampled list failed: %s", candidate.program.name, type(error).__name__)
+        return
+    for shelf, held in zip(candidate.program.shelves, found.lists, strict=True):
+        yield from (item.filled for item in held.items[: shelf.limit])
 
 
 def drafted(

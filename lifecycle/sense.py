@@ -12,6 +12,7 @@ from liquid.exceptions import LiquidError
 
 from lifecycle.channels import WRITTEN
 from lifecycle.hours import hours
+from lifecycle.lengths import SMS_END, sms_length
 from lifecycle.programs import Policy, Program, Voucher
 from lifecycle.rows import FIELDS
 from lifecycle.texts import fields, parsed
@@ -137,8 +138,19 @@ def unknown_words(program: Program) -> Told:
                 yield f"texts.{locale}.words", f"{name}: there is no {', '.join(sorted(more))}"
 
 
+def unending(program: Program) -> Told:
+    """Words of how to end messages by SMS that say nothing, or leave too little of a message."""
+    for locale, texts in program.texts.items():
+        stop = texts.words.get("stop")
+        if stop is not None and not 0 < sms_length(stop.strip()) <= SMS_END:
+            yield (
+                f"texts.{locale}.words",
+                f"stop: says how to end these in an SMS: 1 to {SMS_END} characters",
+            )
+
+
 CHECKS: tuple[Callable[[Program], Told], ...] = (
-    unwritten, uncarried, templates, between_runs, parts, unknown_words,
+    unwritten, uncarried, templates, between_runs, parts, unknown_words, unending,
 )  # fmt: skip
 
 

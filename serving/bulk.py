@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from serving.engine import Engine
 from serving.schemas import Question, RecommendRequest
 from serving.scores import Scored
+from serving.wire import RequestError
 
 CHUNK = 500  # lists held at once
 ITEM = ("product_id", "title", "price", "url", "image_url", "score", "story")
@@ -76,6 +77,8 @@ def understood(line: bytes, where: str) -> Question:
         raise BulkError(f"{where}: query_id: missing; {expected}")
     if asked.customer_token is not None:
         raise BulkError(f"{where}: customer_token: the service alone opens tokens; {expected}")
+    if asked.explain:
+        raise BulkError(f"{where}: explain: the file has no column for it; {expected}")
     return asked
 
 
@@ -115,7 +118,10 @@ def chunks(questions: Iterable[Asked]) -> Iterator[list[Asked]]:
 
 def answered(engine: Engine, placement: str, question: Asked, key: str, at: datetime) -> Iterator[Row]:
     name, request = question
-    response = engine.recommend(placement, request, at=at)
+    try:
+        response = engine.recommend(placement, request, at=at)
+    except RequestError as error:
+        raise BulkError(f"{key} {name}: {error}") from error
     for rank, item in enumerate(response.items, 1):
         values = {column: getattr(item, column) for column in ITEM}
         yield {key: name, "rank": rank, **values, "recommendation_id": response.recommendation_id}

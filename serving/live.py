@@ -59,7 +59,9 @@ class Person:
     cart: Array = field(default_factory=lambda: NOTHING[0])
     seen: Array = field(default_factory=lambda: NOTHING[0])
     mark: str = ""
-    rankings: dict[str, Any] = field(default_factory=dict, repr=False)  # made of it so far, by placement
+    rankings: dict[str, Any] = field(
+        default_factory=dict, repr=False, compare=False
+    )  # made of it so far, by placement
 
     @property
     def rows(self) -> slice:
@@ -111,7 +113,8 @@ class Live:
 
     Who were two customers to the models, and are one now (`joined`), have the purchases of both.
 
-    Memory: 8 bytes and a slot for each of at most MOST customers, and for each that was erased its tombstone.
+    Memory: 8 bytes and a slot for each of at most MOST customers, for each that was erased its tombstone, and what
+    the last customer with news did, until another is asked for.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class Live:
         self.store, self.catalog, self.history = store, catalog, history
         self.until, self.clock = until, clock
         self.news: set[int] = set()
+        self.latest: tuple[tuple[Any, ...], tuple[Any, ...], Person] | None = None
         self.rename(aliases)
         self.away_until: datetime | None = None
         self.graves: set[str] = set()
@@ -143,9 +147,8 @@ class Live:
             if hash(alias) in self.news:
                 self.news.add(hash(customer))
         apart = self.history.customers.positions(list(aliases)) >= 0
-        self.latest: tuple[tuple[Any, ...], Person, Person] | None = None
         self.joined = {hash(aliases[alias]) for alias, known in zip(aliases, apart, strict=True) if known}
-        self.aliases, self.names = aliases, names
+        self.aliases, self.names, self.latest = aliases, names, None
 
     def over(self, catalog: Catalog) -> "Live":
         """The same by another catalogue over the same bundle (`serving.overlay`). Who has news is known to both."""
@@ -237,9 +240,11 @@ class Live:
 
     def take(self, types: Sequence[str], since: datetime, ends: Mapping[str, int]) -> int:
         """Remember who did something of these types; when the newest of it happened, 0 where there is none."""
-        found = self.store.active(self.ends["events"], ends["events"], types=types, since=since, most=MOST)
-        self.know(name for name, _ in found)
-        return max((at for _, at in found), default=0)
+        newest = 0
+        for page in self.store.active(self.ends["events"], ends["events"], types=types, since=since):
+            newest = max([newest, *(at for _, at in page)])
+            self.know(name for name, _ in page)
+        return newest
 
     def take_late(self, ends: Mapping[str, int]) -> int:
         """The same of purchases that lie before the bundle's end, and that it does not know."""
@@ -271,10 +276,11 @@ class Live:
 
     def once(self, known: Person, customer_id: str, at: datetime) -> Person:
         """`merged`, remembered of the last who was asked for: a message has several lists, all of one moment."""
-        about = (customer_id, at, *self.ends.values(), id(known.pairs))
-        latest = self.latest
+        names, latest = self.names, self.latest
+        about = (customer_id, at, *self.ends.values(), id(known.pairs), id(names))
         if latest is None or latest[0] != about:
-            latest = self.latest = about, known, self.merged(known, customer_id, at)
+            held = known, names  # as long as they are, nothing else has their ids
+            latest = self.latest = about, held, self.merged(known, customer_id, at)
         return latest[2]
 
     def merged(self, known: Person, customer_id: str, at: datetime) -> Person:

@@ -616,20 +616,19 @@ class Store:
         return tuple(found)
 
     def active(
-        self, after: int, upto: int, *, types: Sequence[str], since: datetime, most: int
-    ) -> list[tuple[str, int]]:
-        """(who did something of these types at `since` or later, when last) in the events with after < seq <= upto; of
-        more than `most` customers one more than so many."""
+        self, after: int, upto: int, *, types: Sequence[str], since: datetime
+    ) -> Iterator[list[tuple[str, int]]]:
+        """In pages (who did something of these types at `since` or later, when last), in the events with after < seq
+        <= upto; a customer may be in several."""
         p = self._value
         who = "customer_id || ''"  # an order that an index has would be by customer, through all that ever happened
         sql = (
             f"SELECT {who}, max(occurred_at) FROM events "
             f"WHERE seq > {p} AND seq <= {p} AND occurred_at >= {p} AND customer_id IS NOT NULL "
-            f"AND event_type IN ({', '.join([p] * len(types))}) GROUP BY {who} LIMIT {most + 1}"
+            f"AND event_type IN ({', '.join([p] * len(types))}) GROUP BY {who}"
         )
-        with self._told(), self._engine.connect() as db:
-            found = db.exec_driver_sql(sql, (after, upto, micros(since), *types)).fetchall()
-        return [(name, at) for name, at in found]
+        for found in self._paged(sql, after, upto, micros(since), *types):
+            yield [(name, at) for name, at in found]
 
     def acts(
         self, after: int, upto: int, *, types: Sequence[str], since: datetime, before: datetime
@@ -640,14 +639,16 @@ class Store:
         sql = (
             "SELECT seq, customer_id, occurred_at, order_id FROM events "
             f"WHERE seq > {p} AND seq <= {p} AND occurred_at >= {p} AND occurred_at < {p} "
-            f"AND customer_id IS NOT NULL AND event_type IN ({', '.join([p] * len(types))}) ORDER BY seq LIMIT {PAGE}"
+            f"AND customer_id IS NOT NULL AND event_type IN ({', '.join([p] * len(types))}) ORDER BY seq"
         )
-        while after < upto:
-            with self._told(), self._engine.connect() as db:
-                given = (after, upto, micros(since), micros(before), *types)
-                found = db.exec_driver_sql(sql, given).fetchall()
+        for found in self._paged(sql, after, upto, micros(since), micros(before), *types):
             yield [Act(*row) for row in found]
-            after = found[-1][0] if len(found) == PAGE else upto
+
+    def _paged(self, sql: str, after: int, upto: int, *given: Any) -> Iterator[Sequence[Any]]:
+        """What a question about a stretch of events finds in each PAGE of them, so that no answer takes long."""
+        for first in range(after, upto, PAGE):
+            with self._told(), self._engine.connect() as db:
+                yield db.exec_driver_sql(sql, (first, min(first + PAGE, upto), *given)).fetchall()
 
     def first_since(self, moment: datetime) -> int:
         """The number of an event before all that were received at `moment` or later: by halves, as those that come

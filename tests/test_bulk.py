@@ -14,7 +14,6 @@ from serving import bulk
 from serving.bulk import BulkError, everybody, queries, write_lists
 from serving.engine import Engine
 from serving.schemas import RecommendRequest
-from serving.wire import RequestError
 
 COLUMNS = ["rank", "product_id", "title", "price", "url", "image_url", "score", "story", "recommendation_id"]
 FORMATS = ("parquet", "ndjson")
@@ -128,6 +127,15 @@ def test_a_line_says_all_that_a_request_may(engine: Engine, tmp_path: Path) -> N
     assert not {"butter", "milk"} & {r["product_id"] for r in found if r["query_id"] == "1"}
 
 
+def test_what_the_engine_refuses_is_told_of_its_question(engine: Engine, tmp_path: Path) -> None:
+    rule = {"rule": "exclude", "attribute": "colour", "values": ["red"]}
+    for field, line in (("rules", {"rules": [rule]}), ("at", {"at": "2010-01-01T00:00:00Z"})):
+        path, out = tmp_path / "q.ndjson", tmp_path / "a.ndjson"
+        with pytest.raises(BulkError, match=f"^query_id q2: {field}"):
+            answer(engine, asked(path, {"query_id": 1}, {"query_id": "q2", **line}), out)
+        assert not out.exists()
+
+
 def test_a_byte_order_mark_before_the_first_question_is_passed_over(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "q.ndjson"
     for text in ('{"query_id": 1}\n{"query_id": 2}\n', '\n{"query_id": 1}\n{"query_id": 2}\n'):
@@ -210,6 +218,7 @@ def test_twice_is_the_same_file(engine: Engine, tmp_path: Path) -> None:
         ('{"query_id": 1, "product_ids": "bread"}', "product_ids"),
         ('{"query_id": 1, "product_ids": [1]}', "product_ids.0"),
         ('{"query_id": 1, "customer_token": "x"}', "customer_token: the service alone"),
+        ('{"query_id": 1, "explain": true}', "explain: the file has no column"),
         ('{"query_id": 1, "products": []}', "products: Extra inputs are not permitted"),
         ('{"query_id": 1', "the line: Invalid JSON"),
         ("[1]", "the line"),
@@ -287,7 +296,7 @@ def test_no_questions_make_an_empty_file_with_its_columns(engine: Engine, tmp_pa
 
 
 def test_a_moment_that_the_engine_refuses_writes_nothing(engine: Engine, tmp_path: Path) -> None:
-    with pytest.raises(RequestError):
+    with pytest.raises(BulkError, match="customer_id anna: at: "):
         write_lists(
             engine, "trending", everybody(engine, 1), tmp_path / "a.ndjson", key="customer_id", at=tiny.FIRST
         )

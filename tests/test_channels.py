@@ -35,7 +35,7 @@ from lifecycle.channels import (
     posted,
     refusal,
 )
-from lifecycle.lengths import cut, fit_sms, is_gsm, sms_length, sms_parts
+from lifecycle.lengths import SMS_END, cut, fit_sms, is_gsm, sms_length, sms_parts
 from serving.settings import Settings, SettingsError
 
 LETTER = Parcel(
@@ -277,10 +277,18 @@ def test_the_end_of_an_sms_is_never_cut() -> None:
     assert fit_sms("", end="Reply STOP to end") == "Reply STOP to end"
 
 
-@given(st.text(max_size=400), st.integers(1, 3), st.sampled_from(["", "STOP", "Répondez STOP"]))
+@given(st.text(max_size=400), st.integers(1, 3), st.sampled_from(["", "STOP", "Répondez STOP"]) | st.text())
 def test_a_text_that_was_cut_fits(text: str, parts: int, end: str) -> None:
-    fitted = fit_sms(text, parts, end=end)
-    assert sms_parts(fitted) <= parts and fitted.endswith(end)
+    fitted, end = fit_sms(text, parts, end=end), " ".join(end.split())
+    assert sms_parts(fitted) <= parts
+    assert sms_length(end) > SMS_END or fitted.endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("text", "end"), [("Hi", "я" * 133), ("word " * 60, "a" * 303), ("hi 🎉 " * 60, "a" * 133)]
+)
+def test_an_end_that_leaves_no_room_stands_alone(text: str, end: str) -> None:
+    assert fit_sms(text, end=end) == end
     assert len(cut(text, 50)) <= 50
 
 

@@ -216,19 +216,26 @@ def test_a_list_that_was_told_before_is_told_anew_after_news(engine: Engine, sto
 def test_the_lists_of_one_moment_know_their_customer_once(engine: Engine, store: Store) -> None:
     store.add([bought("rolls", 1, "n1"), bought("rolls", 1, "n0", "bert")])
     first = engine.person("anna", AT)
-    assert engine.person("anna", AT) is first
-    known = listed(engine, "next_best")
-    assert listed(engine, "next_best") == known
+    assert engine.person("anna", AT) is first and engine.live
     assert engine.person("bert", AT).customer >= 0 and engine.person("anna", AT) is not first
     first = engine.person("anna", AT)
     assert engine.person("anna", AT + timedelta(seconds=1)) is not first
-    overlay = Overlay(engine.bundle)
-    overlay.say([{"product_id": "milk", "in_stock": False}])
-    without = engine.over(overlay.bundle(engine.bundle))
-    assert "milk" in names(known) and "milk" not in names(listed(without, "next_best"))
     first = engine.person("anna", AT)
     store.add([bought("gold", 2, "n2")])
     assert engine.person("anna", AT) is not first and len(engine.person("anna", AT).items) > len(first.items)
+    store.add([bought("gold", 2, "n3", "web")])
+    first = engine.person("anna", AT)
+    engine.live.rename({"card": "anna", "web": "anna"})
+    assert len(engine.person("anna", AT).items) > len(first.items)
+
+
+def test_a_catalogue_that_changes_is_seen_by_who_has_news(engine: Engine, store: Store) -> None:
+    store.add([bought("rolls", 1, "n1")])
+    overlay = Overlay(engine.bundle)
+    for there in (False, True):
+        overlay.say([{"product_id": "milk", "in_stock": there}])
+        engine = engine.over(overlay.bundle(engine.bundle))
+        assert ("milk" in names(listed(engine, "next_best"))) is there
 
 
 def test_only_what_happened_before_the_moment_counts(engine: Engine, store: Store) -> None:
@@ -434,7 +441,7 @@ def test_without_the_database_answers_go_on_from_the_bundle(
         raise StoreError("the database shop cannot be used")
 
     with monkeypatch.context() as gone:
-        for name in ("ends", "since", "shown", "read", "acts"):
+        for name in ("ends", "since", "shown", "read", "acts", "active"):
             gone.setattr(engine.live.store, name, away)
         before = missed()
         assert "gold" in own(engine) and engine.is_buried("bert")
@@ -455,6 +462,18 @@ def test_customers_beyond_the_most_are_each_asked_about(
     store.add([bought("gold", 1, "n9")])
     assert engine.live and "gold" not in own(engine)
     assert engine.live.everybody and not engine.live.news
+
+
+def test_of_more_than_the_most_none_is_forgotten_for_those_who_are_one(
+    bundle: Bundle, store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "MOST", 1)
+    for number, who in enumerate(("anna", "card", "emil")):
+        store.add([bought("gold", 1, f"m{number}", who)])
+    engine = over(bundle, store, clock)  # card is anna
+    assert engine.live and engine.live.everybody
+    assert "gold" not in own(engine, customer_id="emil")
+    engine.live.close()
 
 
 def test_the_age_of_news_is_measured_when_they_are_first_seen(engine: Engine, store: Store) -> None:

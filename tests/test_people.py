@@ -100,11 +100,12 @@ def shop(grocer: Path, tmp_path: Path, url: sa.URL) -> Iterator[Shop]:
 
 
 def test_a_challenger_that_cannot_follow_the_catalogue_stops_no_other(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     from serving.service import load
 
     rival = load(Settings(home=shop.home), shop.site.intake, shop.home / "bundles" / "1")
+    request.addfinalizer(rival.drop)
     drawn = Challenge(version="2", champion="1", share=0.5, seed=1, since=datetime(2026, 1, 1, tzinfo=UTC))
     shop.edge.open(shop.site.beside(drawn, rival))
     names = [f"c{n}" for n in range(20)]
@@ -120,8 +121,8 @@ def test_a_challenger_that_cannot_follow_the_catalogue_stops_no_other(
         }
 
     def said(price: float) -> None:
-        assert shop("PUT", "/v1/products", json={"products": [{"product_id": "milk", "price": price}]})
-        assert shop.catch_up()
+        milk = {"product_id": "milk", "price": price}
+        assert shop("PUT", "/v1/products", json={"products": [milk]}).status_code == 200 and shop.catch_up()
 
     said(3.5)
     assert prices() == {(False, 3.5), (True, 3.5)}
@@ -136,7 +137,6 @@ def test_a_challenger_that_cannot_follow_the_catalogue_stops_no_other(
     monkeypatch.undo()
     said(5.5)
     assert prices() == {(False, 5.5), (True, 5.5)}
-    rival.drop()
 
 
 def test_a_product_is_answered_by_what_became_of_it_and_is_in_the_next_lists(shop: Shop) -> None:

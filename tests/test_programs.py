@@ -160,6 +160,8 @@ def test_each_is_written_in_three_languages_and_has_a_brief(name: str) -> None:
         ("body: b", "body: '{% for p in products %}{{ p.titel }}{% endfor %}'", 10, "p.titel: there is no"),
         ("body: b", "body: '{{ products.title }}'", 10, "write products[0].title"),
         ("body: b", "body: '{{ products.first.title }} {{ products.size }}'", None, None),
+        ("body: b", "body: b\n    words: {stop: ' '}", 11, "stop: says how to end these in an SMS"),
+        ("body: b", "body: b\n    words: {stop: Send STOP to 4711}", None, None),
         (
             "  en:",
             "  en: {subject: '{{ voucher.kode }}', title: t, body: b, shelves: [h]}\n  fr:",
