@@ -5,6 +5,7 @@ end everything is counted again from the rows, by other code than the run's own.
 """
 
 import argparse
+import base64
 import json
 import sys
 import time
@@ -34,6 +35,11 @@ from serving.store import DATA, DECISIONS, Store, address
 FED = ("order", "return", "view", "cart", "remove", "rating")
 HANDED = (4, 8, 12)  # hours after a run at which its messages are handed over
 AT_ONCE = 5_000  # events stored in one transaction
+LINKS = {  # what links are made with, so that messages are as long as they would be
+    "OSCLMS_PUBLIC_URL": "https://go.shop.example",
+    "OSCLMS_SHOP_URL": "https://shop.example/",
+    "OSCLMS_SECRET": base64.urlsafe_b64encode(b"replayed".ljust(32)).decode(),
+}
 Told = Callable[[str, int, int | None], None]
 Refit = Callable[[Path, datetime], Any]
 
@@ -109,7 +115,7 @@ def replay(
 def sent(home: Path, done: Replayed, now: datetime) -> None:
     """Send what is due, and count what became of it."""
     hands = dict.fromkeys(("email", "sms", "push"), Hands(done.handed))
-    found = once(home, None, Settings.read({}), hands, now=now, clock=lambda: now)
+    found = once(home, None, Settings.read(LINKS), hands, now=now, clock=lambda: now)
     done.states.update({"sent": found.sent, "dropped": found.dropped, "dead": found.dead})
     done.dropped.update(found.reasons)
 
