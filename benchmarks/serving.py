@@ -494,7 +494,7 @@ def soaked(title: str, of: Told) -> list[Figure]:
     note = f"{of.sent / of.seconds:,.1f}/s for {of.seconds / 60:.1f} minutes; p50 {of.p50_ms:.1f} ms"
     return [
         Figure(f"{title}, sent", of.sent, "requests", note=note),
-        Figure(f"{title}, failed", of.failed, "requests", 0),
+        Figure(f"{title}, failed", of.failed, "requests", 0, note=f"{of.refused:,} of them answered"),
         Figure(f"{title}, p99", of.p99_ms, "ms", note=f"worst {of.worst_ms:,.0f} ms"),
     ]
 

@@ -33,6 +33,7 @@ class Told:
     sent: int
     answered: int
     failed: int  # answered with anything but 200, or not at all
+    refused: int  # of these, those that were answered
     seconds: float
     p50_ms: float
     p99_ms: float
@@ -168,7 +169,8 @@ class Load:
         failed = self.refused + self.sent - len(self.took)
         p50, p99 = np.quantile(took, [0.5, 0.99])
         seconds = self.loop.time() - self.began
-        return Told(self.sent, len(self.took), failed, seconds, float(p50), float(p99), float(took.max()))
+        found = float(p50), float(p99), float(took.max())
+        return Told(self.sent, len(self.took), failed, self.refused, seconds, *found)
 
 
 def steady(url: str, bodies: Sequence[bytes], rate: float, seconds: float, key: str = "") -> Told:

@@ -13,6 +13,7 @@ from serving.wire import RequestError
 
 WAITING = 64  # requests, in a worker; more, as long as all of them are answered soon
 SOON, LATELY = 0.25, 20  # seconds; lists
+BURST, STANDING = 1.0, 1.0  # seconds of lists that may wait in a queue that is younger than so many seconds
 # uvloop takes one new connection in a pass, so a list is paid for by a pass for each PASS seconds that it took
 PASS, PASSES = 0.0005, 64
 T = TypeVar("T")
@@ -23,12 +24,21 @@ class Turns:
 
     def __init__(self, most: int = WAITING) -> None:
         self.most, self.waiting, self.passes = most, 0, 1
+        self.since = 0.0  # when the queue was empty last
         self.takes = SOON  # seconds of a list lately
         self.lock = asyncio.Lock()
 
     async def compute(self, act: Callable[[], T]) -> T:
-        """What `act` gives, in turn. Raises RequestError, 503, where too many wait for it to come soon."""
-        if self.waiting >= self.most and self.waiting * self.takes > SOON:
+        """What `act` gives, in turn. Raises RequestError, 503, where too many wait for it to come soon.
+
+        A queue that has stood for a while is of more than can be answered; one that has just come is what a machine
+        that paused left behind, and is answered a little later.
+        """
+        now = time.perf_counter()
+        if not self.waiting:
+            self.since = now
+        soon = BURST if now - self.since < STANDING else SOON
+        if self.waiting >= self.most and self.waiting * self.takes > soon:
             raise RequestError(
                 "service", "more requests than it can answer: ask again", 503, {"Retry-After": "1"}
             )

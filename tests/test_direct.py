@@ -19,6 +19,8 @@ from web import NOW, Web
 from serving.headers import JSON, NDJSON
 from serving.keys import SECRET
 from serving.schemas import RecommendRequest, RecommendResponse
+from serving.turns import Turns
+from serving.wire import RequestError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
 
@@ -184,6 +186,22 @@ def test_a_crowd_is_refused_in_part_at_once_and_then_it_recovers(
         one.request("POST", "/v1/recommend/trending")
         assert one.getresponse().status == 200
         one.close()
+
+
+@pytest.mark.parametrize(("standing", "least"), [(1.0, 40), (0.0, 12)])
+def test_a_burst_is_answered_and_of_a_queue_that_stands_what_comes_soon(
+    monkeypatch: pytest.MonkeyPatch, standing: float, least: int
+) -> None:
+    monkeypatch.setattr("serving.turns.STANDING", standing)
+    turns = Turns(most=2)
+    turns.takes = 0.02  # so that 12 are answered in a quarter of a second, and 50 in a second
+
+    async def crowd(count: int) -> list[object]:
+        return await asyncio.gather(*(turns.compute(lambda: 1) for _ in range(count)), return_exceptions=True)
+
+    told = asyncio.run(crowd(40))
+    assert least <= told.count(1) <= least + 1
+    assert all(answer == 1 or isinstance(answer, RequestError) for answer in told) and turns.waiting == 0
 
 
 def test_who_reads_slowly_gets_all_of_it(served: tuple[Web, uvicorn.Server, int]) -> None:
