@@ -616,6 +616,7 @@ class Engine:
             for gone in (ask.products, ask.exclude, chosen.items):
                 mask[gone] = False
             self.drop_groups(mask, np.concatenate([ask.products, np.array(chosen.items, np.int64)]))
+            self.drop_full(mask, ask, chosen)
         for rule in (*rules, *(["complements_only"] if ask.complements_only else [])):
             RULES[rule](self, ask, mask)
         for rule in only:
@@ -634,6 +635,13 @@ class Engine:
             left.append(int(np.count_nonzero(self.allowed(names, replace(bare, rules=rules), Chosen()))))
         told = ("asked about or excluded", *(name for name, *_ in asks))
         return {name: before - after for name, before, after in zip(told, left, left[1:], strict=False)}
+
+    def drop_full(self, mask: Mask, ask: Ask, chosen: Chosen) -> None:
+        """What the list holds as many of as a rule allows would only stand in the way of what may still enter it."""
+        for rule in kept(ask.rules, AtMost) if chosen.items else []:
+            code = self.shelf.code(rule.attribute)
+            full, times = np.unique(code[chosen.items], return_counts=True)
+            mask[np.isin(code, full[(times >= rule.count) & (full >= 0)])] = False
 
     def drop_groups(self, mask: Mask, items: Array) -> None:
         """Variants of a style that is asked about or listed are the same thing once more."""
@@ -871,6 +879,7 @@ class Engine:
         if isinstance(model, Candidates):
             return []
         held = ask.products if source.asks == "products" or source.story == "step_up" else self.often(ask)
+        held = held[held != item]  # what they look at may be told, and is no reason for itself
         return [int(held[self.closeness(model, held, item).argmax()])] if len(held) else []
 
     def closeness(self, model: Fitted, held: Array, item: int) -> Scores:

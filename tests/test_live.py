@@ -304,6 +304,14 @@ def test_a_strangers_list_is_about_what_they_look_at(engine: Engine) -> None:
     assert not any(item.story.startswith("Because you buy") for item in found)
 
 
+def test_what_somebody_looked_at_is_no_reason_for_itself(engine: Engine, store: Store) -> None:
+    store.add([happened("view", "rolls", 2.9, "visit-1")])
+    for placement in ("next_best", "discover"):
+        found = listed(engine, placement, customer_id="visit-1")
+        assert "rolls" in names(found)
+        assert all(b.product_id != item.product_id for item in found for b in item.because)
+
+
 def test_a_strangers_list_weighs_what_they_hold_by_its_quantity(engine: Engine) -> None:
     def told(soap: Any, placement: str = "next_best") -> tuple[str, list[float]]:
         asked = RecommendRequest.model_validate({"product_ids": [soap, "milk"], "limit": 8})

@@ -123,6 +123,22 @@ def test_a_boost_moves_what_it_names(shop: Engine) -> None:
     assert last and all(GOODS[item.product_id]["brand"] == "Fine" for item in sunk)
 
 
+def test_a_list_of_at_most_one_of_a_brand_is_as_long_as_there_are_brands(tmp_path: Path) -> None:
+    """Also where hundreds of one brand sell better than all others."""
+    goods: dict[str, dict[str, Any]] = {
+        f"a{n:03}": {"title": f"A {n}", "brand": "A", "price": 1.0} for n in range(400)
+    }
+    goods |= {f"b{n}": {"title": f"B {n}", "brand": f"B{n}", "price": 1.0} for n in range(20)}
+    baskets = [("anna", f"o{n}", n % 50, " ".join(list(goods)[n * 8 : n * 8 + 8])) for n in range(50)]
+    engine = Engine(tiny.bundle(tmp_path / "1", baskets, goods))
+    rule = {"rule": "at_most", "attribute": "brand", "count": 1}
+    for placement in ("trending", "next_best", "similar"):
+        asked = RecommendRequest.model_validate({"product_ids": ["a000"], "limit": 21, "rules": [rule]})
+        found = engine.recommend(placement, asked, at=tiny.UNTIL).items
+        brands = [str(goods[item.product_id]["brand"]) for item in found]
+        assert len(set(brands)) == len(brands) == 21, placement
+
+
 def test_at_most_so_many_of_one_kind(shop: Engine) -> None:
     items = listed(shop, {"rule": "at_most", "attribute": "category", "count": 1})
     paths = [tuple(GOODS[item.product_id]["category"]) for item in items]
