@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -1446,8 +1445,8 @@ def serve(
     check_port(host, port)
     os.environ |= {"OSCLMS_HOME": str(home.resolve()), "OSCLMS_WORKERS": str(workers)}
     if "BENTOML_HOME" not in os.environ:  # counts lie there, and each start wipes them
-        own = Path(tempfile.gettempdir()) / f"osclms-{os.getuid()}-{port}"
-        own.mkdir(mode=0o700, exist_ok=True)
+        own = home.resolve() / "bentoml" / str(port)
+        own.mkdir(parents=True, exist_ok=True)
         os.environ["BENTOML_HOME"] = str(own)
     if as_of:
         os.environ["OSCLMS_AS_OF"] = as_of.isoformat()
