@@ -477,7 +477,7 @@ def test_lists_for_questions(run: Run, engine: Engine, shop_home: Path, tmp_path
     assert both.code == 2
     questions.write_text('{"query_id": 7}\n{"query": 8}\n')
     wrong = run("recommend", "cross_sell", "--queries", questions, "--out", out, "--home", shop_home)
-    assert wrong.code == 1 and f"{questions}, line 2: query_id: Field required" in wrong.err
+    assert wrong.code == 1 and f"{questions}, line 2: query: Extra inputs are not permitted" in wrong.err
     assert len(out.read_text().splitlines()) == 6  # as it was
 
 

@@ -98,7 +98,11 @@ def test_other_channels_are_files_of_json(store: Store, engine: Engine, home: Pa
     )
     assert sending(store, engine, home).sent == 2
     sms, push = (json.loads(path.read_text()) for path in mails(home))
-    assert (sms["text"], sms["parts"], sms["to"]) == ("Hello from Corner", 1, "+1 200 555 0100")
+    assert (sms["text"], sms["parts"], sms["to"]) == (
+        "Hello from Corner Reply STOP to end",
+        1,
+        "+1 200 555 0100",
+    )
     assert sms["unsubscribe_url"].startswith("https://go.shop.example/u/")
     assert (push["title"], push["to"], push["unsubscribe_url"]) == ("Hello", "push-anna", None)
 
