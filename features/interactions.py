@@ -376,9 +376,8 @@ class Lines:
         share = left / np.maximum(self.quantity, 1e-12)
         kept = replace(self, quantity=left, paid=self.paid * share, discount=self.discount * share)
         there = left > 1e-9
-        return replace(
-            kept.where(there), placed=kept.placed and bool(there.all())
-        )  # an order may begin later now
+        # an order that lost a line may begin later now
+        return replace(kept.where(there), placed=kept.placed and bool(there.all()))
 
     def of_order(self) -> NDArray[np.int64]:
         return self.order.astype(np.int64)

@@ -376,10 +376,10 @@ class Case:
             return program, made
         engine, at = office.engine, max(office.now, office.engine.data_until)
         anew = draft(engine, program, None, made.products, {}, exclude=(), at=at, rules=made.rules).lists
-        ids = [
-            {"recommendation_id": held.recommendation_id} for held in made.lists
-        ]  # by which clicks are told
-        lists = tuple(held.model_copy(update=own) for held, own in zip(anew, ids, strict=True))
+        lists = tuple(  # under the ids by which clicks are told
+            new.model_copy(update={"recommendation_id": was.recommendation_id})
+            for new, was in zip(anew, made.lists, strict=True)
+        )
         return program, made.model_copy(update={"lists": lists, "personal": False})
 
     @property

@@ -640,8 +640,7 @@ class Engine:
         """What the list holds as many of as a rule allows would only stand in the way of what may still enter it."""
         for rule in kept(ask.rules, AtMost) if chosen.items else []:
             code = self.shelf.code(rule.attribute)
-            full, times = np.unique(code[chosen.items], return_counts=True)
-            mask[np.isin(code, full[(times >= rule.count) & (full >= 0)])] = False
+            mask[np.isin(code, used_up(code[chosen.items], rule.count))] = False
 
     def drop_groups(self, mask: Mask, items: Array) -> None:
         """Variants of a style that is asked about or listed are the same thing once more."""
@@ -705,8 +704,7 @@ class Engine:
             worth = (1 - by) * scores - by * near
             worth[picked] = -np.inf
             for code, count in limits:
-                full, times = np.unique(code[held], return_counts=True)
-                worth[np.isin(code[items], full[(times >= count) & (full >= 0)])] = -np.inf
+                worth[np.isin(code[items], used_up(code[held], count))] = -np.inf
             if not len(worth) or np.isneginf(worth.max()):
                 break
             best = int(worth.argmax())
@@ -902,9 +900,9 @@ class Engine:
         key = source.story
         if key == "again":  # what is put forward so was bought: see `stored`
             times, last = bought
-            return (
-                written("regular", times=times) if times >= REGULAR else written("again", last=self.day(last))
-            )
+            if times >= REGULAR:
+                return written("regular", times=times)
+            return written("again", last=self.day(last))
         if key == "popular":
             key = self.how_popular(source.model, item)
         if key == "new" and not self.models[source.model].arrays()["bias"][item] > 0:
@@ -1051,6 +1049,12 @@ def movers(ask: Ask) -> list[Mover]:
 def picky(ask: Ask) -> bool:
     """Whether what a list holds already decides what may follow."""
     return bool(kept(ask.rules, AtMost | Diverse))
+
+
+def used_up(codes: Array, count: int) -> Array:
+    """What stands so often among these codes; what has none, −1, is not counted."""
+    found, times = np.unique(codes, return_counts=True)
+    return found[(times >= count) & (found >= 0)]
 
 
 NEED_A_REASON = {key for key, text in STORIES.items() if "{because}" in text}

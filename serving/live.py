@@ -148,7 +148,7 @@ class Live:
                 self.news.add(hash(customer))
         apart = self.history.customers.positions(list(aliases)) >= 0
         self.joined = {hash(aliases[alias]) for alias, known in zip(aliases, apart, strict=True) if known}
-        self.aliases, self.names, self.latest = aliases, names, None
+        self.aliases, self.names = aliases, names
 
     def over(self, catalog: Catalog) -> "Live":
         """The same by another catalogue over the same bundle (`serving.overlay`). Who has news is known to both."""

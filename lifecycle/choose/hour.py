@@ -29,7 +29,7 @@ from lifecycle.choose.learner import Array, Rows
 from lifecycle.choose.policy import picked
 from lifecycle.hours import hours, local
 from lifecycle.ledger import MESSAGE, Names
-from lifecycle.measure.signs import signs
+from lifecycle.measure.signs import acts, signs
 from lifecycle.programs import Policy, Program
 from serving.store import DATA, DECISIONS, Store
 
@@ -188,7 +188,7 @@ def matured(store: Store, history: History, names: Names, at: datetime) -> Click
     when = np.array([seconds(row[2]) for row in rows], np.int64)
     clicked = np.zeros(len(rows))
     if rows:
-        found = signs(store, history, frame, messages, at - LOOK)["clicked"]
+        found = signs(acts(store, history, at - LOOK), frame, messages)["clicked"]
         own = found.owner >= 0
         owner, moment = found.owner[own], found.at[own]
         timely = (moment >= when[owner]) & (moment < when[owner] + int(WITHIN.total_seconds()))

@@ -27,7 +27,7 @@ from lifecycle.measure.lift import (
     ratio,
 )
 from lifecycle.measure.outcomes import Purchases, costs, matured
-from lifecycle.measure.signs import Signs, signs
+from lifecycle.measure.signs import Signs, acts, signs
 from lifecycle.measure.variants import drawn, pairs
 from lifecycle.measure.versions import begun, served, touched
 from lifecycle.programs import Policy, Program, policy, programs
@@ -134,11 +134,17 @@ def by_variant(of: Home, wanted: Wanted) -> tuple[list[Found], list[str]]:
     rows = drawn(of.store, of.names, of.store.graves(), of.rules)
     several = [name for name, program in of.table.items() if program.variants]
     names = several if wanted.only is None else [wanted.only]
-    found: list[Found] = [
-        (one, signs(of.store, of.history, rows[rows["program"] == name], one.customers, moment(int(one.at.min()))))
+    compared = [
+        (name, one)
         for name in names if name in of.table
         for one in pairs(rows, of.table[name], of.rules, since=wanted.since, until=wanted.until)
     ]  # fmt: skip
+    if not compared:
+        return [], names
+    done = acts(of.store, of.history, moment(min(int(one.at.min()) for _, one in compared)))
+    found: list[Found] = [
+        (one, signs(done, rows[rows["program"] == name], one.customers)) for name, one in compared
+    ]
     there = {one.program.partition(".")[0] for one, _ in found}
     return found, [name for name in names if name not in there]
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 from numpy.typing import NDArray
@@ -26,27 +27,34 @@ class Signs(NamedTuple):
     at: Seconds
 
 
-def signs(
-    store: Store, history: History, rows: pd.DataFrame, customers: Sequence[str], since: datetime | None
-) -> dict[str, Signs]:
+class Acts(NamedTuple):
+    """What is on record of messages, read once: the lists that were in them, and opens and clicks."""
+
+    lists: Sequence[tuple[str, str]]  # recommendation_id, message_id
+    events: pa.Table
+
+
+def acts(store: Store, history: History, since: datetime | None) -> Acts:
+    """What was done at `since` or later."""
+    lists = sa.select(LISTS.recommendation_id, LISTS.message_id).where(LISTS.message_id.is_not(None))
+    columns = ("event_type", "occurred_at", "message_id", "recommendation_id")
+    events = history.events(types=tuple(SIGNS.values()), columns=columns, since=since)
+    return Acts([(found, message) for found, message in store.select(lists)], events)
+
+
+def signs(done: Acts, rows: pd.DataFrame, customers: Sequence[str]) -> dict[str, Signs]:
     """Opens and clicks of the messages of these decisions, by the customers written to. A click counts by the message
-    that it names, or by the list, where it came through a link of ours, of which robots' are not on record. What was
-    done before `since` is not read."""
+    that it names, or by the list, where it came through a link of ours, of which robots' are not on record."""
     sent = rows[rows["message_id"].notna() & (rows["outcome"] == MESSAGE)]
     place = {name: at for at, name in enumerate(customers)}
     whose = {
         message: place.get(name, -1)
         for message, name in zip(sent["message_id"], sent["customer"], strict=True)
     }
-    lists = store.select(
-        sa.select(LISTS.recommendation_id, LISTS.message_id).where(LISTS.message_id.is_not(None))
-    )
-    by_list = {found: whose[message] for found, message in lists if message in whose}
-    columns = ("event_type", "occurred_at", "message_id", "recommendation_id")
-    events = history.events(types=tuple(SIGNS.values()), columns=columns, since=since)
+    by_list = {found: whose[message] for found, message in done.lists if message in whose}
     found = dict[str, Signs]()
     for name, kind in SIGNS.items():
-        some = events.filter(pc.equal(events["event_type"].cast("string"), kind))
+        some = done.events.filter(pc.equal(done.events["event_type"].cast("string"), kind))
         ids = zip(some["message_id"].to_pylist(), some["recommendation_id"].to_pylist(), strict=True)
         owner = [whose.get(message, by_list.get(of, -1)) for message, of in ids]
         at = some["occurred_at"].to_numpy().astype("datetime64[s]").astype(np.int64)
