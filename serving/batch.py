@@ -6,7 +6,7 @@ before they have sent everything, and would wait for a service that will not tak
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
@@ -64,32 +64,40 @@ OPERATION = Operation(
 
 Answer = Callable[[Question], RecommendResponse]
 Explain = Callable[[Exception], ErrorBody]
+Keep = Callable[[], Awaitable[None]]  # what must be kept of the answers so far, before they are told
 
 
 class Batch(Response):
     """Takes the questions of a request, and answers them as they are read."""
 
-    def __init__(self, request: Request, turns: Turns, answer: Answer, explain: Explain) -> None:
+    def __init__(self, request: Request, turns: Turns, answer: Answer, explain: Explain, keep: Keep) -> None:
         """Raises RequestError for what is neither JSON nor NDJSON, and for what says that it is too large."""
         super().__init__(media_type=NDJSON)
         del self.headers["content-length"]
         self.request, self.turns, self.answer, self.explain = request, turns, answer, explain
+        self.keep = keep
         self.kind = media_type(request, (JSON, NDJSON))
         announced = request.headers.get("content-length", "")
         if announced.isdigit() and int(announced) > MAX_BATCH:
             raise too_large()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The head of the answer goes first: who hears nothing for a while gives up, and so does a proxy."""
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        """A JSON list is refused as a whole where it is none. Of lines, which may be long on their way, the head of
+        the answer goes first: who hears nothing for a while gives up, and so does a proxy."""
+        with SpooledTemporaryFile(MEMORY) as questions:
+            if self.kind == JSON:
+                await self.lay_aside(questions)
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await self.stream(questions, send)
 
+    async def stream(self, questions: IO[bytes], send: Send) -> None:
         async def say(text: bytes, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": text, "more_body": more})
 
         try:
-            with SpooledTemporaryFile(MEMORY) as questions:
+            if self.kind != JSON:
                 await self.lay_aside(questions)
-                await self.answer_all(questions, say)
+            await self.answer_all(questions, say)
         except ClientDisconnect:
             return
         except Exception as error:
@@ -116,10 +124,12 @@ class Batch(Response):
             failed += told.answer is None
             ready.append(written(told))
             if len(ready) == TOGETHER:
+                await self.keep()
                 await say(b"".join(ready))  # type: ignore[misc]
                 ready.clear()
                 if await self.request.is_disconnected():
                     raise ClientDisconnect
+        await self.keep()
         ready.append(written(BatchEnd(lines=asked, answered=asked - failed, failed=failed)))
         await say(b"".join(ready))  # type: ignore[misc]
 

@@ -79,6 +79,8 @@ def understood(line: bytes, where: str) -> Question:
         raise BulkError(f"{where}: customer_token: the service alone opens tokens; {expected}")
     if asked.explain:
         raise BulkError(f"{where}: explain: the file has no column for it; {expected}")
+    if asked.record:
+        raise BulkError(f"{where}: record: the service's batch puts lists on record; {expected}")
     return asked
 
 

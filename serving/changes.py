@@ -65,7 +65,7 @@ async def answer_products(store: Store, request: Request, *, at: datetime) -> Re
     lines = lines_of(
         *await read_body(request, (JSON, NDJSON)),
         partial(line_of, model=Product, key=PRODUCTS.key[0], what="product", at=at),
-        listed=lambda body: Sent.model_validate_json(body).products, most=MAX_PRODUCTS, what="products",
+        sent=Sent, key=PRODUCTS.key[0], most=MAX_PRODUCTS, what="products",
     )  # fmt: skip
     return answered(await to_thread.run_sync(settled, store, lines))
 

@@ -24,9 +24,13 @@ from serving.schemas import (
     EventsAnswer,
     MessageAnswer,
     NeedsResponse,
+    Placements,
+    Products,
     ProductsAnswer,
     RecommendRequest,
     RecommendResponse,
+    Redeem,
+    Redeemed,
     Stored,
 )
 
@@ -100,7 +104,8 @@ class Client:
     def batch(
         self, placement: str, requests: Iterable[RecommendRequest]
     ) -> Iterator[RecommendResponse | ApiError]:
-        """For each request its list, or what is wrong with it, in their order, by one call: for a mailing of many.
+        """For each request its list, or what is wrong with it, in their order, by one call: for a mailing of many. A
+        `Question` that says `record` puts its list on record as sent.
 
         Raises ApiError for the call as a whole, also where the answer ends too soon. It is not repeated.
         """
@@ -143,6 +148,7 @@ class Client:
         part: Literal["html", "txt"] = "html",
         customer_id: str | None = None,
         product_ids: Sequence[str] = (),
+        exclude: Sequence[str] = (),
         limit: int | None = None,
         at: datetime | None = None,
         locale: str | None = None,
@@ -151,8 +157,8 @@ class Client:
         """A list as a part of a mail, its body empty where there is nothing to show; `record` puts on record that it is
         sent. Raises ApiError."""
         query = {
-            "customer_id": customer_id, "product_ids": ",".join(product_ids), "limit": limit, "at": moment(at),
-            "locale": locale, "record": record or None,
+            "customer_id": customer_id, "product_ids": ",".join(product_ids), "exclude": ",".join(exclude),
+            "limit": limit, "at": moment(at), "locale": locale, "record": record or None,
         }  # fmt: skip
         answer = self.call("GET", f"/v1/fragments/{placement}.{part}", params=given(query))
         about = answer.headers
@@ -167,6 +173,20 @@ class Client:
         """Which needs go with a basket, asked as a list is. Raises ApiError."""
         asked = request or valid(RecommendRequest, fields)
         return read(NeedsResponse, self.post("/v1/needs", asked.model_dump_json(exclude_defaults=True)))
+
+    def placements(self) -> Placements:
+        """What can be asked for. Raises ApiError."""
+        return read(Placements, self.call("GET", "/v1/placements"))
+
+    def search(self, words: str, *, limit: int | None = None) -> Products:
+        """Products that can be had whose title holds all these words, what sells best first. Raises ApiError."""
+        return read(Products, self.call("GET", "/v1/products", params=given({"q": words, "limit": limit})))
+
+    def redeem(self, code: str, *, order_id: str) -> Redeemed:
+        """Use a voucher for an order, once; asked again for the same order it is used all the same. Raises ApiError:
+        404 where there is none, 409 where it was used before, 410 where it has ended."""
+        asked = valid(Redeem, {"code": code, "order_id": order_id})
+        return read(Redeemed, self.post("/v1/vouchers/redeem", asked.model_dump_json()))
 
     def events(self, events: Iterable[Mapping[str, Any]]) -> EventsAnswer:
         """Send rows of the events' contract; what became of each. Raises ApiError.

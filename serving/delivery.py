@@ -24,7 +24,8 @@ from serving.wire import MAX_LIMIT, RequestError, Wire
 
 log = logging.getLogger("osclms.delivery")
 Clicked = Callable[[Mapping[str, Any]], None]  # keeps an event of the contract
-Sent = Callable[[Sequence[Mapping[str, Any]]], None]  # keeps rows of the ledger of what was sent
+Row = Mapping[str, Any]
+Sent = Callable[[Sequence[Row]], None]  # keeps rows of the ledger of what was sent
 MEDIA: Mapping[Part, str] = {"html": HTML, "txt": TEXT}
 NO_PLACEMENT = "none"  # the label where a path or a link names none of ours
 
@@ -82,15 +83,15 @@ OPERATIONS = (
 )
 
 
-async def recorded(
+def sends(
     sent: Sent | None,
     customer_id: str | None,
     lists: Sequence[RecommendResponse],
     *,
     at: datetime,
     now: datetime,
-) -> None:
-    """Put on record that these lists go to a customer by mail. What cannot be kept is counted, and the mail goes out.
+) -> list[Row]:
+    """Rows of the ledger that say these lists go to a customer by mail.
 
     Raises RequestError where nobody is named, or there is no database.
     """
@@ -99,13 +100,19 @@ async def recorded(
     if sent is None:
         raise RequestError("record", "no database: set OSCLMS_HOME or OSCLMS_DATABASE_URL", 503)
     about = {"customer_id": customer_id, "at": at, "channel": "email", "received_at": now}
-    rows = [
+    return [
         about
         | {"placement": of.placement, "recommendation_id": of.recommendation_id}
         | {"product_ids": [item.product_id for item in of.items]}
         for of in lists
         if of.items
     ]
+
+
+async def recorded(sent: Sent | None, rows: Sequence[Row]) -> None:
+    """Put on record what is sent. What cannot be kept is counted, and the mail goes out."""
+    if sent is None or not rows:
+        return
     try:
         await to_thread.run_sync(sent, rows)
     except Exception as error:

@@ -66,6 +66,7 @@ NOT_ASKED = {
     "explain",
     "customer_token",
     "query_id",
+    "record",
 }  # what is no part of a question, or told beside it
 MOST_OF_ONE = 20  # of a product in a cart: no line drowns the rest
 QUARTER = 900  # seconds
@@ -624,7 +625,8 @@ class Engine:
         return mask
 
     def removed(self, row: Placement, ask: Ask) -> dict[str, int]:
-        """How many of the available products each rule takes out of the placement's own list, one after the other."""
+        """How many products of the catalogue cannot be had, and of the others how many each rule takes out of the
+        placement's own list, one after the other."""
         named = [*row.rules, *(["complements_only"] if ask.complements_only else [])]
         asks = [(name, named[: n + 1], ()) for n, name in enumerate(named)]
         only = kept(ask.rules, Filter)
@@ -634,7 +636,8 @@ class Engine:
         for _, names, rules in (("asked about or excluded", [], ()), *asks):
             left.append(int(np.count_nonzero(self.allowed(names, replace(bare, rules=rules), Chosen()))))
         told = ("asked about or excluded", *(name for name, *_ in asks))
-        return {name: before - after for name, before, after in zip(told, left, left[1:], strict=False)}
+        gone = {name: before - after for name, before, after in zip(told, left, left[1:], strict=False)}
+        return {"unavailable": len(self.catalog) - self.n_available} | gone
 
     def drop_full(self, mask: Mask, ask: Ask, chosen: Chosen) -> None:
         """What the list holds as many of as a rule allows would only stand in the way of what may still enter it."""

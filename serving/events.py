@@ -114,7 +114,7 @@ class Intake:
         """
         lines = lines_of(
             *await read_body(request, (JSON, NDJSON)), lambda given: read_event(given, at, told, space),
-            listed=lambda body: Sent.model_validate_json(body).events, most=MAX_EVENTS, what="events",
+            sent=Sent, key="event_id", most=MAX_EVENTS, what="events",
         )  # fmt: skip
         rows = [line.row for line in lines if line.row is not None]
         return answered(lines, await self.stored(rows) if rows else ())

@@ -93,18 +93,30 @@ def wire_model(
 
 
 def lines_of(
-    body: bytes, kind: str, read: Given, *, listed: Callable[[bytes], Sequence[Any]], most: int, what: str
+    body: bytes, kind: str, read: Given, *, sent: type[Wire], key: str, most: int, what: str
 ) -> list[Line]:
-    """The lines of a body: NDJSON, or JSON as `listed` has it.
+    """The lines of a body: NDJSON, or JSON as `sent` has it, or one row alone, known by its `key`.
 
     Raises RequestError, or ValidationError where it is no JSON of such a shape.
     """
     if kind != NDJSON:
-        return [read(given) for given in listed(body or b"{}")]
+        return [read(given) for given in listed(body or b"{}", sent, key, what)]
     lines = [line for line in body.split(b"\n") if line.strip()]
     if len(lines) > most:
         raise RequestError("body", f"more than {most:,} {what}: send them in parts", 413)
     return [read_line(line, read) for line in lines]
+
+
+def listed(body: bytes, sent: type[Wire], key: str, what: str) -> Sequence[Any]:
+    try:
+        given = from_json(body)
+    except ValueError:
+        sent.model_validate_json(body)  # which tells where
+        raise
+    if isinstance(given, dict) and key in given and what not in given:
+        return [given]
+    found: Sequence[Any] = getattr(sent.model_validate(given), what)
+    return found
 
 
 def read_line(line: bytes, read: Given) -> Line:

@@ -188,13 +188,25 @@ class Live:
         return bool(self.graves) and self.store.subject(customer_id) in self.graves
 
     def shown(self, customer_id: str, since: datetime, until: datetime) -> tuple[Array, Array]:
-        """(items that were shown or sent to a customer, when: seconds)."""
-        found = self.asked(lambda: self.store.shown(customer_id, since, until), None)
-        if found is None:
-            return NOTHING[0], NOTHING[0]
-        items = [self.places(ids) for ids in found["product_ids"]]
-        when = [np.full(len(of), at // 1_000_000) for of, at in zip(items, found["at"], strict=True)]
-        return np.concatenate([NOTHING[0], *items]), np.concatenate([NOTHING[0], *when])
+        """(items that a customer was sent, or had in view on a page, when: seconds)."""
+        names = (customer_id, *self.names.get(customer_id, ()))
+        return self.asked(lambda: self.had_in_view(names, since, until), NOTHING)
+
+    def had_in_view(self, names: Sequence[str], since: datetime, until: datetime) -> tuple[Array, Array]:
+        ids, when = list[str](), list[int]()
+        for name in names:
+            sent = self.store.shown(name, since, until)
+            for at, listed in zip(sent["at"], sent["product_ids"], strict=True):
+                ids += listed
+                when += [at] * len(listed)
+            seen = self.store.since(name, since, until, types=("impression",))
+            rows = zip(seen["product_id"], seen["occurred_at"], strict=True)
+            named = [(product, at) for product, at in rows if product is not None]
+            ids += [product for product, _ in named]
+            when += [at for _, at in named]
+        items = self.catalog.items.positions(ids)
+        known = items >= 0
+        return items[known].astype(np.int64), np.array(when, np.int64)[known] // 1_000_000
 
     def asked(self, read: Callable[[], T], otherwise: T) -> T:
         """What the database gives; `otherwise` where it is away, and for REST it is then left alone."""

@@ -168,7 +168,7 @@ async def put_customers(store: Store, history: History | None, request: Request,
     lines = lines_of(
         *await read_body(request, (JSON, NDJSON)),
         partial(line_of, model=CustomerRow, key=CUSTOMERS.key[0], what="customer", at=at),
-        listed=lambda body: Sent.model_validate_json(body).customers, most=MAX_CUSTOMERS, what="customers",
+        sent=Sent, key=CUSTOMERS.key[0], most=MAX_CUSTOMERS, what="customers",
     )  # fmt: skip
     told = await asked(take_all, store, history, lines, at, caller(request).key_id or None)
     return answer(told, 207 if told.rejected else 200)

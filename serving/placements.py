@@ -7,7 +7,7 @@ by step with one growing exclude-set.
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +19,9 @@ from serving.wire import MAX_LIMIT, RequestError
 
 STRICT = ConfigDict(extra="forbid")
 Asks = Literal["customer", "products", "nobody"]
+Fault = tuple[
+    tuple[str | int, ...], str
+]  # where in the file, as (placement, key, number, key …), and what is wrong
 FILE = "placements.toml"  # in a shop's home
 HABIT_ORDERS = 2  # for one need that make a habit
 PRICE_STEP = (1.10, 4.0)  # how much dearer a step up may be
@@ -224,7 +227,7 @@ def models_in_use(placements: Mapping[str, Placement]) -> set[str]:
 
 
 class PlacementsError(ValueError):
-    """A file of placements that is not understood: names the file, the line and the way out."""
+    """A file of placements that is not understood: names the file, and of each fault the line and the way out."""
 
 
 def read_placements(path: Path, base: Mapping[str, Placement]) -> Mapping[str, Placement]:
@@ -239,54 +242,75 @@ def read_placements(path: Path, base: Mapping[str, Placement]) -> Mapping[str, P
         given = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PlacementsError(f"{path}: {error}") from error
-    found = dict(base)
+    found, faults = dict(base), list[Fault]()
     for name, keys in given.items():
-        found[name] = changed(path, text, name, keys, found)
+        made, wrong = changed(name, keys, found)
+        faults += [((name, *place), says) for place, says in wrong]
+        if made:
+            found[name] = made
+    refuse(path, text, faults)
     return found
 
 
-def changed(path: Path, text: str, name: str, keys: object, known: Mapping[str, Placement]) -> Placement:
-    def fault(place: Sequence[str | int], says: str) -> PlacementsError:
-        steps = [step for step in (name, *place) if isinstance(step, str)]
-        return PlacementsError(f"{path}, line {line_of(text, (name, *place))}: {'.'.join(steps)}: {says}")
-
+def changed(name: str, keys: object, known: Mapping[str, Placement]) -> tuple[Placement | None, list[Fault]]:
+    """The placement that these keys make of a known one, and all that is wrong with them. Where what it is like is
+    told, there is one in either case, so that others may be like it."""
     if not isinstance(keys, dict):
-        raise fault((), f"write a table, [{name}], with keys under it")
+        return None, [((), f"write a table, [{name}], with keys under it")]
     if not NAME.fullmatch(name):
-        raise fault((), "a name is lower-case letters, digits and _, as it stands in a path")
-    like = keys.get("like", known[name].like if name in known else None)
-    if name not in known and like not in known:
-        raise fault((), f"a new placement is `like` a known one: {', '.join(known)}")
-    start = vars(known[name if name in known else str(like)])
+        return None, [((), "a name is lower-case letters, digits and _, as it stands in a path")]
+    like = keys.get("like", known[name].like if name in known else "")
+    if like not in known and (like or name not in known):
+        return None, [(("like",), f"a new placement is `like` a known one: {', '.join(known)}")]
+    start = known[name if name in known else str(like)]
     try:
-        made = PLACEMENT.validate_python({**start, **keys, "name": name, "like": like or ""})
+        made = PLACEMENT.validate_python({**vars(start), **keys, "name": name, "like": like or ""})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise fault(first["loc"], first["msg"]) from error
-    models = set().union(*(p.models for p in known.values()))
-    for source in made.asked:
+        return start, [(fault["loc"], fault["msg"]) for fault in error.errors(include_url=False)]
+    faults = list(unknown(made, set().union(*(p.models for p in known.values()))))
+    return (start if faults else made), faults
+
+
+def unknown(row: Placement, models: Set[str]) -> Iterator[Fault]:
+    """What a placement names and nobody knows."""
+    steps = [(("fill", number), step) for number, step in enumerate(row.fill)]
+    sources: list[tuple[tuple[str | int, ...], Source]] = [
+        *((("sources", number), source) for number, source in enumerate(row.sources)),
+        *(((*place, "source"), step.source) for place, step in steps),
+    ]
+    for place, source in sources:
         if source.story not in STORIES:
-            raise fault(("sources",), f"there is no story {source.story!r}; known: {', '.join(STORIES)}")
+            yield (*place, "story"), f"there is no story {source.story!r}; known: {', '.join(STORIES)}"
         if source.model not in models:
-            raise fault(
-                ("sources",), f"there is no model {source.model!r}; known: {', '.join(sorted(models))}"
-            )
-    for rule in (*made.rules, *(rule for step in made.fill for rule in step.rules)):
-        if rule not in ELIGIBLE:
-            raise fault(("rules",), f"there is no rule {rule!r}; known: {', '.join(ELIGIBLE)}")
-    return made
+            yield (*place, "model"), f"there is no model {source.model!r}; known: {', '.join(sorted(models))}"
+    rules = [(("rules",), row.rules), *(((*place, "rules"), step.rules) for place, step in steps)]
+    for where, named in rules:
+        for rule in named:
+            if rule not in ELIGIBLE:
+                yield where, f"there is no rule {rule!r}; known: {', '.join(ELIGIBLE)}"
 
 
 def check_policies(path: Path, placements: Mapping[str, Placement], check: Callable[[str], None]) -> None:
     """Raise PlacementsError where a policy names an attribute for which `check` raises RequestError."""
+    faults = list[Fault]()
     for name, row in placements.items():
         for number, rule in enumerate(row.policy):
             try:
                 if attribute := getattr(rule, "attribute", None):
                     check(attribute)
             except RequestError as error:
-                line = line_of(path.read_text(encoding="utf-8"), (name, "policy", number, "attribute"))
-                raise PlacementsError(f"{path}, line {line}: {name}.policy: {error.message}") from error
+                faults.append(((name, "policy", number, "attribute"), error.message))
+    refuse(path, path.read_text(encoding="utf-8"), faults)
+
+
+def refuse(path: Path, text: str, faults: Sequence[Fault]) -> None:
+    """Raise PlacementsError that tells all faults, each by its line, where there are any."""
+    told = sorted(
+        (line_of(text, place), ".".join(step for step in place if isinstance(step, str)), says)
+        for place, says in faults
+    )
+    if told:
+        raise PlacementsError("\n".join(f"{path}, line {line}: {name}: {says}" for line, name, says in told))
 
 
 def line_of(text: str, place: Sequence[str | int]) -> int:

@@ -129,7 +129,8 @@ def kind(schema: JsonObject) -> str:
     if "enum" in schema:
         return ", ".join(f"`{word}`" for word in schema["enum"])
     if schema.get("type") == "array":
-        return f"list of {kind(schema.get('items', {}))}"
+        most = f" ({schema['maxItems']:,} at most)" if "maxItems" in schema else ""
+        return f"list{most} of {kind(schema.get('items', {}))}"
     if schema.get("type") == "object":
         inside = schema.get("additionalProperties")
         return f"object of {kind(inside if isinstance(inside, dict) else {})}"

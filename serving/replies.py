@@ -17,7 +17,6 @@ from urllib.parse import parse_qsl
 
 import sqlalchemy as sa
 from anyio import to_thread
-from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -31,32 +30,15 @@ from serving.mailed import Kind, Mailed, Rate, Unsubscribe, opened
 from serving.openapi import Operation
 from serving.outgoing import alarm, message_of, open_alert, redeem
 from serving.people import consent_records, consents_now
-from serving.schemas import Id
+from serving.schemas import Redeem, Redeemed
 from serving.store import DATA, Store, StoreError
 from serving.tokens import Expired, TokenError, Tokens
-from serving.wire import RequestError, Wire
+from serving.wire import RequestError
 
 STARS = range(1, 6)
 ONE_CLICK = ("List-Unsubscribe", "One-Click")
 Kept = Callable[[Mapping[str, Any]], None]  # keeps an event of the contract
 log = logging.getLogger("osclms.service")
-
-
-class Redeem(Wire):
-    code: str = Field(min_length=1, max_length=100)
-    order_id: Id | None = Field(None, description="the order that it pays for; it may ask again")
-
-
-class Redeemed(Wire):
-    code: str
-    worth: float
-    currency: str
-    program: str
-    ends: datetime
-    customer_id: str = Field(description="whom it was given to")
-    order_id: str | None
-
-
 GONE = {404: "none of our links", 410: "the link is too old"}
 OPERATIONS = (
     Operation(

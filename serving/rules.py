@@ -233,7 +233,8 @@ class Boost(Wire):
 class Rotate(Wire):
     """Scores of what was shown or sent to the customer in the last days, times this, so that the next list differs.
 
-    What counts is on record (docs/data.md), whatever the placement and the channel; it sinks once, however often.
+    What counts is on record: lists sent, and products that impressions tell of, whatever the placement and the
+    channel; a product sinks once, however often.
     """
 
     rule: Literal["rotate"]

@@ -130,6 +130,9 @@ class Question(RecommendRequest):
     """One of many: a request, and a name for its answer."""
 
     query_id: StrictStr | StrictInt | None = Field(None, description="comes back beside the answer")
+    record: bool = Field(
+        False, strict=True, description="true: the list is sent to the customer, and on record as such"
+    )
 
 
 class Because(Wire):
@@ -161,8 +164,32 @@ class RecommendResponse(Wire):
         0.0, description="share of the list that its placement's own sources did not give"
     )
     removed: dict[str, int] | None = Field(
-        None, description="with explain: how many products each rule took out, one after the other"
+        None,
+        description="with explain: how many products cannot be had, and how many of the others each rule took out, one "
+        "after the other",
     )
+
+
+class PlacementAbout(Wire):
+    name: str
+    about: str
+    asks: tuple[str, ...] = Field(description="what it asks with: customer, products or nobody")
+    limit: int
+
+
+class Placements(Wire):
+    placements: tuple[PlacementAbout, ...]
+
+
+class ProductAbout(Wire):
+    product_id: str
+    title: str
+    price: float | None
+    currency: str
+
+
+class Products(Wire):
+    products: tuple[ProductAbout, ...]
 
 
 class NeedAbout(Wire):
@@ -195,6 +222,21 @@ class MessageAnswer(Wire):
         "pauses on record; null: nobody is named",
     )
     why: str = Field("", description="why, or why not")
+
+
+class Redeem(Wire):
+    code: str = Field(min_length=1, max_length=100)
+    order_id: Id | None = Field(None, description="the order that it pays for; it may ask again")
+
+
+class Redeemed(Wire):
+    code: str
+    worth: float
+    currency: str
+    program: str
+    ends: datetime
+    customer_id: str = Field(description="whom it was given to")
+    order_id: str | None
 
 
 class EventAnswer(Wire):

@@ -67,6 +67,10 @@ from serving.schemas import (
     MessageAnswer,
     Moment,
     NeedsResponse,
+    PlacementAbout,
+    Placements,
+    ProductAbout,
+    Products,
     Question,
     RecommendRequest,
     RecommendResponse,
@@ -90,28 +94,6 @@ FOUND = "osclms.found"  # the list in the answer, in the scope of a request
 NO_ROUTE = "unknown"  # the label where the path names none of ours
 FOLDER = Path(__file__).parent
 log = logging.getLogger("osclms.service")
-
-
-class PlacementAbout(Wire):
-    name: str
-    about: str
-    asks: tuple[str, ...] = Field(description="what it asks with: customer, products or nobody")
-    limit: int
-
-
-class Placements(Wire):
-    placements: tuple[PlacementAbout, ...]
-
-
-class ProductAbout(Wire):
-    product_id: str
-    title: str
-    price: float | None
-    currency: str
-
-
-class Products(Wire):
-    products: tuple[ProductAbout, ...]
 
 
 class Showcase(Wire):
@@ -367,12 +349,22 @@ class Site:
 
     async def recommend_batch(self, request: Request) -> Response:
         placement, at = self.engine.placement(request.path_params["placement"]).name, self.at(None)
+        rows: list[delivery.Row] = []
 
         def listed(question: Question) -> RecommendResponse:
             asked = self.known(self.unsealed(question, request))
-            return self.timed(placement, asked, asked.at or at)[0]
+            when, customer = asked.at or at, asked.customer_id
+            found, _ = self.timed(placement, asked, when)
+            if question.record and not self.engine.is_buried(customer):
+                rows.extend(delivery.sends(self.sent, customer, (found,), at=when, now=self.clock()))
+            return found
 
-        return batch.Batch(request, self.turns, listed, lambda error: told(error)[1])
+        async def recorded() -> None:
+            held = rows.copy()
+            rows.clear()
+            await delivery.recorded(self.sent, held)
+
+        return batch.Batch(request, self.turns, listed, lambda error: told(error)[1], recorded)
 
     async def needs(self, request: Request) -> Response:
         asked = await self.asked(request)
@@ -484,8 +476,8 @@ class Site:
     async def record(
         self, asked: MessageQuery | delivery.FragmentQuery, lists: tuple[RecommendResponse, ...]
     ) -> None:
-        at, now = self.at(asked.at), self.clock()
-        await delivery.recorded(self.sent, asked.customer_id, lists, at=at, now=now)
+        rows = delivery.sends(self.sent, asked.customer_id, lists, at=self.at(asked.at), now=self.clock())
+        await delivery.recorded(self.sent, rows)
 
     async def follow(self, request: Request) -> Response:
         return await delivery.follow_answer(self.engine, self.links, request, self.clicked, now=self.clock())

@@ -184,9 +184,10 @@ class Recommendations extends HTMLElement {
 
   async #ask(known = true) {
     const path = `/v1/recommend/${encodeURIComponent(this.getAttribute("placement") ?? "")}`;
-    const response = await this.#post(path, this.#question(known), { signal: AbortSignal.timeout(PATIENCE) });
+    const question = this.#question(known);
+    const response = await this.#post(path, question, { signal: AbortSignal.timeout(PATIENCE) });
     const body = await response.json();
-    if (response.ok && Array.isArray(body.items)) return body;
+    if (response.ok && Array.isArray(body.items)) return { ...body, customer_token: question.customer_token };
     if (known && body.fields?.[0]?.field === "customer_token") return this.#ask(false); // too old: a stranger's list
     throw new Error(body.error ?? `the service answered ${response.status}`);
   }
@@ -335,10 +336,10 @@ class Recommendations extends HTMLElement {
   #tell(type, item) {
     if (!consent) return;
     if (!this.#told.length) setTimeout(() => this.#send(), GATHERED);
-    const { recommendation_id, placement } = this.#answer;
+    const { recommendation_id, placement, customer_token } = this.#answer;
     this.#told.push({
       event_id: newId(), event_type: type, occurred_at: new Date().toISOString(), product_id: item.product_id,
-      recommendation_id, placement, channel: "web",
+      recommendation_id, placement, channel: "web", ...(customer_token && { customer_token }),
     });
   }
 

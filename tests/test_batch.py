@@ -15,6 +15,7 @@ from serving.client import ApiError, Client
 from serving.headers import NDJSON
 from serving.keys import SECRET
 from serving.schemas import RecommendRequest, RecommendResponse
+from serving.store import StoreError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
 BATCH = "/v1/recommend/next_best/batch"
@@ -106,17 +107,37 @@ def test_nothing_asked_is_nothing_answered(web: Web, body: Any) -> None:
         ("/v1/recommend/nowhere/batch", {"json": []}, 404),
         (BATCH, {"content": b"a=1", "headers": {"Content-Type": "text/plain"}}, 415),
         (BATCH, {"content": b"", "headers": {**LINES, "Content-Length": "9999999999"}}, 413),
+        (BATCH, {"json": {"questions": []}}, 400),
+        (BATCH, {"content": b"[", "headers": {"Content-Type": "application/json"}}, 400),
+        (BATCH, {"json": [" " * 1_000_001]}, 413),
     ],
 )
 def test_what_cannot_be_begun_is_refused(web: Web, path: str, about: dict[str, Any], status: int) -> None:
     assert web.ask("POST", path, kind=SECRET, **about).status_code == status
 
 
-def test_what_is_no_list_ends_without_a_count(web: Web) -> None:
-    bodies: tuple[Any, ...] = ({"questions": []}, [" " * 1_000_001])
-    for body in bodies:
-        [line] = asked(web, body)
-        assert "body" in line["error"] and "lines" not in line
+def test_what_is_sent_is_on_record_before_it_is_told(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    customers = ["anna", "bert"] * 15
+    before = web.store.ends("sends")["sends"]
+    lines = [{"customer_id": customer, "limit": 2, "record": True} for customer in customers]
+    *answers, last = asked(web, [*lines, {"customer_id": "anna"}, {"limit": 2, "record": True}])
+    assert last == {"lines": 32, "answered": 31, "failed": 1}
+    assert answers[31]["error"].startswith("record: of whom?")
+    rows = [row for page in web.store.read("sends", before, 1 << 40) for row in page]
+    assert [row["customer_id"] for row in rows] == customers
+    told = [a["answer"] for a in answers[:30]]
+    lists = [(a["recommendation_id"], [i["product_id"] for i in a["items"]]) for a in told]
+    assert [(row["recommendation_id"], row["product_ids"]) for row in rows] == lists
+    unrecorded, _ = asked(web, [{"customer_id": "anna", "limit": 2}])
+    assert unrecorded["answer"] == told[0]
+
+    def full(*_: Any) -> None:
+        raise StoreError("no room for anna")
+
+    monkeypatch.setattr(web.site, "sent", full)
+    assert asked(web, lines[:1])[-1] == {"lines": 1, "answered": 1, "failed": 0}
+    monkeypatch.setattr(web.site, "sent", None)
+    assert "no database" in asked(web, lines[:1])[0]["error"]
 
 
 def test_questions_that_go_on_for_ever_are_cut(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:

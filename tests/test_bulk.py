@@ -219,6 +219,7 @@ def test_twice_is_the_same_file(engine: Engine, tmp_path: Path) -> None:
         ('{"query_id": 1, "product_ids": [1]}', "product_ids.0"),
         ('{"query_id": 1, "customer_token": "x"}', "customer_token: the service alone"),
         ('{"query_id": 1, "explain": true}', "explain: the file has no column"),
+        ('{"query_id": 1, "record": true}', "record: the service's batch"),
         ('{"query_id": 1, "products": []}', "products: Extra inputs are not permitted"),
         ('{"query_id": 1', "the line: Invalid JSON"),
         ("[1]", "the line"),

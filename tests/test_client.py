@@ -34,6 +34,21 @@ def test_lists(osclms: Client) -> None:
     assert len(next(many).items) == 2
 
 
+def test_what_can_be_asked_for_and_about(osclms: Client) -> None:
+    about = {row.name: row for row in osclms.placements().placements}
+    assert about["cross_sell"].asks == ("products", "customer")
+    [product] = osclms.search("milk", limit=1).products
+    assert "milk" in product.title.casefold()
+    shown = osclms.recommend("similar", product_ids=[product.product_id], limit=2).items
+    left = osclms.fragment(
+        "similar", part="txt", product_ids=[product.product_id], exclude=[shown[0].product_id], limit=1
+    )
+    assert shown[1].title in left.body and shown[0].title not in left.body
+    with pytest.raises(ApiError, match="no such voucher") as refused:
+        osclms.redeem("NONE", order_id="till-1")
+    assert refused.value.status == 404
+
+
 def test_a_message_and_a_fragment_of_it(osclms: Client) -> None:
     message = osclms.message(customer_id=CUSTOMER, agreed=True)
     assert [found.placement for found in message.lists] == ["cross_sell", "next_best"]

@@ -104,6 +104,14 @@ def test_lines_of_ndjson(live: Live) -> None:
     assert answer.json()["events"][1]["error"] == "the line is not JSON"
 
 
+def test_one_event_may_come_alone(live: Live) -> None:
+    def post(given: Any) -> httpx.Response:
+        return httpx.post(f"http://127.0.0.1:{live.port}{PATH}", json=given, timeout=60)
+
+    assert statuses(post(sent("e1"))) == ["accepted"] and statuses(live.post(sent("e1"))) == ["duplicate"]
+    assert statuses(post({"event_id": "e2"})) == ["rejected"]
+
+
 def test_nothing_is_nothing(live: Live) -> None:
     assert statuses(live.post()) == []
 

@@ -407,6 +407,18 @@ def test_what_was_shown_lately_sinks(engine: Engine, store: Store) -> None:
     assert names(listed(engine, "next_best", rules=rule, at=AT + timedelta(days=8))) == names(first)
 
 
+def test_what_was_in_view_on_a_page_sinks_under_every_id(engine: Engine, store: Store) -> None:
+    rule = [{"rule": "rotate", "days": 7, "by": 0.01}]
+    first, second = names(listed(engine, "next_best"))[:2]
+    store.add([
+        happened("impression", first, 0), happened("impression", second, 0.1, "card"),
+        happened("impression", None, 0.1), happened("impression", "unheard of", 0.1),
+    ])  # fmt: skip
+    sunk = listed(engine, "next_best", rules=rule)
+    assert names(sunk)[-2:] == [first, second] or set(names(sunk)[-2:]) == {first, second}
+    assert names(listed(engine, "next_best"))[:2] == [first, second]
+
+
 # --- the erased -----------------------------------------------------------------------------------------
 
 

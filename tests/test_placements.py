@@ -156,16 +156,24 @@ def test_a_shops_own_table_changes_and_adds(tmp_path: Path) -> None:
         (("cache_seconds = 60", "cache_seconds = -1"), 5, "next_best.cache_seconds: .*greater"),
         (("count = 2", "count = 0"), 9, r"next_best.policy.*count"),
         (('values = ["home"]', 'value = ["home"]'), 10, "next_best.policy.*values: Field required"),
-        (('like = "cross_sell"', 'like = "cross"'), 15, "cart: a new placement is `like` a known one: .*upsell"),
+        (('like = "cross_sell"', 'like = "cross"'), 16, "cart.like: a new placement is `like` a known one: .*upsell"),
         (("[cart]", "[Cart!]"), 15, "Expected"),
         (("complements_only = true", "rules = ['nothing']"), 18, "there is no rule 'nothing'; known: not_owned"),
         (
             ("complements_only = true", "sources = [{model = 'mind', asks = 'customer', story = 'again'}]"),
-            18, "cart.sources: there is no model 'mind'; known: als",
+            18, "cart.sources.model: there is no model 'mind'; known: als",
         ),
         (
             ("complements_only = true", "sources = [{model = 'als', asks = 'customer', story = 'tale'}]"),
-            18, "cart.sources: there is no story 'tale'",
+            18, "cart.sources.story: there is no story 'tale'",
+        ),
+        (
+            (
+                "complements_only = true",
+                "\n[[cart.fill]]\nrules = []\nsource = {model = 'als', asks = 'customer', story = 'taste'}\n"
+                "[[cart.fill]]\nsource = {model = 'popular', asks = 'nobody', story = 'popular'}\nrules = ['none']",
+            ),
+            24, "cart.fill.rules: there is no rule 'none'; known: not_owned",
         ),
         (("limit = 6", "limit = "), 4, "Invalid value"),
         (("[cart]", '["Cart!"]'), 15, "a name is lower-case"),
@@ -178,11 +186,41 @@ def test_a_table_that_is_wrong_is_explained_by_its_line(
         read_placements(written(tmp_path, OWN.replace(*change)), PLACEMENTS)
 
 
+def test_the_tables_of_the_readme_are_understood(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    written_there = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    tables = [text for text in written_there if "like =" in text]
+    assert len(tables) == 2
+    found = read_placements(written(tmp_path, "".join(tables)), PLACEMENTS)
+    assert found.keys() == {*PLACEMENTS, "cart", "novelties"} and len(found["novelties"].fill) == 2
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    text = OWN.replace("limit = 6", "limit = 0").replace("count = 2", "count = 0")
+    text = (
+        text.replace("complements_only = true", "rules = ['nothing', 'dearer']") + '[till]\nlike = "cart"\n'
+    )
+    with pytest.raises(PlacementsError) as told:
+        read_placements(written(tmp_path, text), PLACEMENTS)
+    lines = str(told.value).splitlines()
+    assert [re.findall(r"line (\d+): ([\w.]+):", line) for line in lines] == [
+        [("4", "next_best.limit")],
+        [("9", "next_best.policy.at_most.count")],
+        [("18", "cart.rules")],
+    ]
+
+
 def test_a_policy_over_what_the_catalogue_does_not_know_is_explained_by_its_line(tmp_path: Path) -> None:
     bundle(tmp_path / "1", GROCERIES, GROCER)
     for change, said in (
-        ("colour", r"line 8: next_best\.policy: there is no attribute 'colour'; known: brand, category"),
-        ("attributes.store", r"line 8: next_best\.policy: there is no attribute 'attributes\.store'"),
+        (
+            "colour",
+            r"line 8: next_best\.policy\.attribute: there is no attribute 'colour'; known: brand, category",
+        ),
+        (
+            "attributes.store",
+            r"line 8: next_best\.policy\.attribute: there is no attribute 'attributes\.store'",
+        ),
     ):
         path = written(tmp_path, OWN.replace('"brand"', f'"{change}"'))
         with pytest.raises(PlacementsError, match=said):

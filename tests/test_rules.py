@@ -189,6 +189,7 @@ def test_what_each_rule_removed_is_told(shop: Engine) -> None:
     )  # fmt: skip
     answer = shop.recommend("discover", request, at=UNTIL)
     assert answer.removed == {
+        "unavailable": int((~shop.available).sum()),
         "asked about or excluded": 1, "not_owned": 4, "include category=food": 0, "exclude brand=Own": 0,
     }  # fmt: skip
     assert answer.fallback_share == sum(i.filled for i in answer.items) / len(answer.items)

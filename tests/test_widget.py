@@ -481,6 +481,19 @@ def test_consent_that_is_taken_back_ends_it(page: Page, stall: Stall) -> None:
     assert TOKEN not in str(stall.asked)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_told_of_the_customers_own_list_names_them_by_their_token(
+    page: Page, stall: Stall, known: bool
+) -> None:
+    if known:
+        page.add_init_script("window.OSCLMS = { consent: true }")
+    consenting(page, stall, attributes=f'customer-token="{TOKEN}"')
+    with page.expect_response("**" + TOLD):
+        page.clock.run_for(1400)
+    assert [body.get("customer_token") for body in stall.bodies(ASKED)] == [TOKEN if known else None]
+    assert {event.get("customer_token") for event in stall.events()} == {TOKEN if known else None}
+
+
 def test_a_key_goes_into_a_header(page: Page, stall: Stall) -> None:
     visit(page, stall, attributes='key="public-1"', style=LOW)
     said(page)
