@@ -534,7 +534,11 @@ def test_serving_starts_bentoml_on_the_home(
     assert run("serve", *words, "--home", shop_home).code == 0
     assert os.environ["OSCLMS_HOME"] == str(shop_home.resolve())
     assert (os.environ["OSCLMS_AS_OF"], os.environ["OSCLMS_WORKERS"]) == ("2018-01-02T00:00:00+00:00", "3")
-    ((path, command),) = started
+    for port in (4711, 4712):  # as two of one folder would wipe each other's counts
+        monkeypatch.delenv("BENTOML_HOME", raising=False)
+        assert run("serve", "--port", port, "--home", shop_home).code == 0
+        assert os.environ["BENTOML_HOME"] == str(shop_home.resolve() / "bentoml" / str(port))
+    (path, command), *_ = started
     assert path == sys.executable
     assert " ".join(command).startswith(
         f"{path} -m bentoml serve serving.service:Service --host 127.0.0.1 --port 4711"
