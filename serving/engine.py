@@ -369,11 +369,12 @@ class Engine:
             )
 
     def recommendation_id(self, placement: str, request: RecommendRequest, when: datetime, ask: Ask) -> str:
-        """The same question at the same moment has the same id, as long as nothing came in live; nobody reads a
-        customer out of it."""
+        """The same question at the same moment has the same id, as long as nothing came in live and nobody was erased;
+        nobody reads a customer out of it."""
         question = request.model_dump_json(exclude=NOT_ASKED)
         news = f"|{ask.person.mark}|{len(ask.shown[0])}" if ask.person.mark or len(ask.shown[0]) else ""
-        return self.id_of(f"{self.version}|{placement}|{when.timestamp()}|{question}{news}")
+        who = "" if request.customer_id is None or ask.customer >= 0 else "|stranger"
+        return self.id_of(f"{self.version}|{placement}|{when.timestamp()}|{question}{news}{who}")
 
     def id_of(self, told: str) -> str:
         """An id for what is told, which nobody reads it out of."""

@@ -426,8 +426,11 @@ def test_whoever_is_erased_is_a_stranger_at_once(engine: Engine, store: Store) -
     store.add([bought("gold", 1, "n1")])
     sent(engine, store, ("bread",), UNTIL + timedelta(days=2))
     assert engine.person("anna", AT).place == 0 and not engine.is_buried("anna")
+    request = RecommendRequest(customer_id="anna")
+    before = engine.recommend("trending", request, at=UNTIL).recommendation_id
     store.bury("anna", at=AT)
     assert engine.is_buried("anna") and not engine.is_buried("bert")
+    assert engine.recommend("trending", request, at=UNTIL).recommendation_id != before
     rules = [{"rule": "rotate"}]
     for placement in engine.placements:
         assert names(listed(engine, placement, rules=rules)) == names(
