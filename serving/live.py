@@ -265,7 +265,8 @@ class Live:
             self.ends["events"], ends["events"], types=PURCHASES, since=since, before=self.until
         ):
             newest = max([newest, *(act.occurred_at for act in page)])
-            self.know(act.customer_id for act in page if not self.is_learned(act))
+            orders = {(act.customer_id, act.order_id): act for act in page}  # whose lines come one by one
+            self.know(act.customer_id for act in orders.values() if not self.is_learned(act))
         return newest
 
     def is_learned(self, act: Act) -> bool:
