@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import urljoin
 
 from features.history import Store
 from lifecycle.programs import Program
@@ -30,8 +31,8 @@ class Addresses:
         return url and self.tagged(url)
 
     def front(self) -> str | None:
-        """The shop's front page, where that is known."""
-        return self.tagged(self.links.shop_url) if self.links else None
+        """The page of the shop that the program names, else its front page, where the shop's address is known."""
+        return self.tagged(urljoin(self.links.shop_url, self.program.page)) if self.links else None
 
     def tagged(self, url: str) -> str:
         """With tags, unless it has some, or they would make it too long."""

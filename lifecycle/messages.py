@@ -342,9 +342,11 @@ class Letter:
         ]  # fmt: skip
 
     def button_url(self) -> str | None:
-        """Where one product is the matter, that; else the shop; else the first product with an address."""
+        """The page that the program names; where one product is the matter, that; else the shop; else the first product
+        with an address."""
         urls = [said["url"] for rows in (self.products, *self.lists) for said in rows if said["url"]]
-        only = urls[0] if len(self.products) == 1 and self.products[0]["url"] else None
+        alone = len(self.products) == 1 and self.products[0]["url"] and not self.program.page
+        only = urls[0] if alone else None
         return only or self.addresses.front() or next(iter(urls), None)
 
     def why(self) -> str:

@@ -373,6 +373,9 @@ class Program(Strict):
     metric_days: PositiveInt = 28
     template: Template = "lists"
     products: bool = False  # what the occasion is about is shown, before the lists
+    page: Annotated[str, Field(pattern=r"^(/[^/\s].*)?$", max_length=200)] = (
+        ""  # of the shop, where the button leads
+    )
     shelves: tuple[Shelf, ...] = ()
     voucher: Voucher | None = None
     rating: bool = False  # asks for stars

@@ -14,6 +14,7 @@ from chrome import sound_page
 from letters import CASES, EVERY, KNOWN, TEXTS, letter, program
 from liquid.exceptions import LiquidError
 from playwright.sync_api import Browser, Page
+from pydantic import ValidationError
 from running import PUBLIC_URL, SECRET, SHOP_URL
 from test_messages import GOLDEN, kept
 
@@ -423,6 +424,19 @@ def test_sealed_links_name_the_product_and_nobody(shop: Engine) -> None:
 def test_direct_links_tell_the_shops_analytics_where_they_stood(shop: Engine) -> None:
     tags = "utm_source=corner&amp;utm_medium=email&amp;utm_campaign=all_lists"
     assert f'href="https://shop.example/bread?{tags}"' in letter(shop, EVERY["all_lists"]).html
+
+
+def test_the_button_leads_to_the_page_that_the_program_names(shop: Engine) -> None:
+    cart, tags = (
+        program("lists", page="/cart?open=1"),
+        "utm_source=corner&amp;utm_medium=email&amp;utm_campaign=all_lists",
+    )
+    for products in (("bread",), ("bread", "butter")):
+        made = compose(shop, cart, letters.drafted(shop, cart, products), KNOWN, links=LINKS, now=tiny.UNTIL)
+        assert f'href="https://shop.example/cart?open=1&amp;{tags}"' in made.html
+    for elsewhere in ("cart", "//evil.example", "https://evil.example"):
+        with pytest.raises(ValidationError, match="page"):
+            program("lists", page=elsewhere)
 
 
 def test_what_an_unsubscribe_needs_is_with_the_message(shop: Engine) -> None:
