@@ -6,6 +6,7 @@ caller sent reaches a log, and each answer is counted.
 """
 
 import asyncio
+import ctypes
 import gc
 import json
 import logging
@@ -918,11 +919,14 @@ def warm_up(site: Site) -> None:
 
 
 def settle() -> None:
-    """What is loaded stays: the collector need not look at it again. Without this p99 is 200 ms."""
+    """What is loaded stays: the collector need not look at it again. Without this p99 is 200 ms. Memory of what it was
+    loaded in place of goes back to the system, where the C library would keep it (glibc's malloc_trim)."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 1000)
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def ask_for_keys(settings: Settings, intake: events.Intake | None) -> None:
