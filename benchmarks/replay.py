@@ -7,14 +7,17 @@ end everything is counted again from the rows, by other code than the run's own.
 import argparse
 import base64
 import json
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -201,15 +204,49 @@ def unsaid(rows: pd.DataFrame) -> Iterator[str]:
 # --- the command ------------------------------------------------------------------------------------------
 
 
-def quick(home: Path, at: datetime) -> None:
-    """A champion that has learned until a moment, whatever the one before was worth."""
-    from training.publish import Registry
+@dataclass
+class Ahead:
+    """Champions as of moments that are known beforehand: each is learned in a process of its own, behind the days that
+    go by before it, from what was known until its moment."""
+
+    home: Path
+    moments: list[datetime]
+
+    def __enter__(self) -> Self:
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=os.nice, initargs=(5,))
+        self.learn()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def learn(self) -> None:
+        if self.moments:
+            self.learning = self.pool.submit(quick, self.home, self.moments.pop(0))
+
+    def __call__(self, home: Path, at: datetime) -> None:
+        from training.publish import Registry
+
+        version, until = self.learning.result()
+        assert until == at, f"learned until {until}, not {at}"
+        Registry(home).promote(version, force=True)
+        self.learn()
+
+
+def quick(home: Path, at: datetime) -> tuple[str, datetime]:
+    """A version that has learned until a moment, whatever others are worth; and the moment."""
     from training.rank import QUICK
     from training.train import train
 
-    outcome = train(home, until=at, rankings=QUICK, compared=False, unrivalled=True)
-    if not outcome.verdict.promote:
-        Registry(home).promote(outcome.version, force=True)
+    return train(home, until=at, rankings=QUICK, compared=False, unrivalled=True).version, at
+
+
+def played(home: Path, first: date, last: date, *, told: Told = lambda what, done, of: None) -> Replayed:
+    """`replay` of the days from the first to the last, by models of this code."""
+    days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+    moments = [moment_of(home, day.isoformat()) for day in days if day == first or day.day == 1]
+    with Ahead(home, moments) as refit:
+        return replay(home, days, refit=refit, told=told)
 
 
 def main() -> None:
@@ -220,9 +257,8 @@ def main() -> None:
     parser.add_argument("--first", type=date.fromisoformat, required=True)
     parser.add_argument("--last", type=date.fromisoformat, required=True)
     given = parser.parse_args()
-    days = [given.first + timedelta(days=n) for n in range((given.last - given.first).days + 1)]
     with bar() as told:
-        done = replay(given.home, days, refit=quick, told=told)
+        done = played(given.home, given.first, given.last, told=told)
     print(json.dumps(done.as_dict(), indent=2))
     sys.exit(1 if done.faults else 0)
 

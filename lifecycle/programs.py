@@ -33,6 +33,7 @@ from serving.rules import Exclude
 SHIPPED = Path(__file__).parent / "programs"
 POLICY = "policy.yaml"
 NAME = re.compile(r"[a-z][a-z0-9_]{1,39}")
+PAGE = r"^(/([^/\s<>\"\\][^\s<>\"\\]*)?)?$"  # a path, of no other host, that a link may hold
 LOCALE = re.compile(r"[a-z]{2,3}(-[A-Z][A-Za-z]{1,7})?")
 WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 Days = Annotated[float, Field(ge=0, le=400, allow_inf_nan=False)]
@@ -373,9 +374,7 @@ class Program(Strict):
     metric_days: PositiveInt = 28
     template: Template = "lists"
     products: bool = False  # what the occasion is about is shown, before the lists
-    page: Annotated[str, Field(pattern=r"^(/[^/\s].*)?$", max_length=200)] = (
-        ""  # of the shop, where the button leads
-    )
+    page: Annotated[str, Field(pattern=PAGE, max_length=200)] = ""  # of the shop, where the button leads
     shelves: tuple[Shelf, ...] = ()
     voucher: Voucher | None = None
     rating: bool = False  # asks for stars

@@ -106,7 +106,11 @@ class Batch(Response):
 
     async def lay_aside(self, questions: IO[bytes]) -> None:
         if self.kind == JSON:
-            body, _ = await read_body(self.request)
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    body, _ = await read_body(self.request)
+            except TimeoutError:
+                raise too_slow() from None
             questions.writelines(json.dumps(asked).encode() + b"\n" for asked in listed(body))
         else:
             async for chunk in timely(self.request.stream()):
@@ -152,10 +156,14 @@ async def timely(parts: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
             async with asyncio.timeout(PATIENCE):
                 part = await anext(parts, None)
         except TimeoutError:
-            raise RequestError("body", f"nothing came for {PATIENCE} seconds: send it again", 408) from None
+            raise too_slow() from None
         if part is None:
             return
         yield part
+
+
+def too_slow() -> RequestError:
+    return RequestError("body", f"nothing came for {PATIENCE} seconds: send it again", 408)
 
 
 def too_large() -> RequestError:

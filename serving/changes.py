@@ -51,6 +51,7 @@ OPERATION = Operation(
     "Say what is sold: prices, stock, new products; what a change does not say stays",
     answer=ProductsAnswer,
     body=ProductsRequest,
+    row=Product,
     takes=(NDJSON,),
     example={"products": [{"product_id": "voucher-50", "price": 45, "in_stock": False}]},
     statuses={

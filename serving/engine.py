@@ -345,7 +345,7 @@ class Engine:
             "placement": placement,
             "items": items,
             "fallback_share": round(sum(chosen.filled) / max(len(items), 1), 4),
-            "removed": self.removed(row, ask) if request.explain else None,
+            "removed": self.unavailable | self.removed(row, ask) if request.explain else None,
         })  # fmt: skip
 
     def recommend_many(
@@ -626,8 +626,7 @@ class Engine:
         return mask
 
     def removed(self, row: Placement, ask: Ask) -> dict[str, int]:
-        """How many products of the catalogue cannot be had, and of the others how many each rule takes out of the
-        placement's own list, one after the other."""
+        """How many of the available products each rule takes out of the placement's own list, one after the other."""
         named = [*row.rules, *(["complements_only"] if ask.complements_only else [])]
         asks = [(name, named[: n + 1], ()) for n, name in enumerate(named)]
         only = kept(ask.rules, Filter)
@@ -637,8 +636,12 @@ class Engine:
         for _, names, rules in (("asked about or excluded", [], ()), *asks):
             left.append(int(np.count_nonzero(self.allowed(names, replace(bare, rules=rules), Chosen()))))
         told = ("asked about or excluded", *(name for name, *_ in asks))
-        gone = {name: before - after for name, before, after in zip(told, left, left[1:], strict=False)}
-        return {"unavailable": len(self.catalog) - self.n_available} | gone
+        return {name: before - after for name, before, after in zip(told, left, left[1:], strict=False)}
+
+    @property
+    def unavailable(self) -> dict[str, int]:
+        """How many products of the catalogue cannot be had, as `removed` tells of rules."""
+        return {"unavailable": len(self.catalog) - self.n_available}
 
     def drop_full(self, mask: Mask, ask: Ask, chosen: Chosen) -> None:
         """What the list holds as many of as a rule allows would only stand in the way of what may still enter it."""

@@ -61,6 +61,7 @@ OPERATION = Operation(
     "Store what happened; an event is stored once, however often it is sent",
     answer=EventsAnswer,
     body=EventsRequest,
+    row=Event,
     takes=(NDJSON,),
     statuses={
         200: "every event is stored, now or before",

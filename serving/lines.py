@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, NamedTuple
 
@@ -108,14 +109,11 @@ def lines_of(
 
 
 def listed(body: bytes, sent: type[Wire], key: str, what: str) -> Sequence[Any]:
-    try:
+    with suppress(ValueError):  # which is told below, with its place
         given = from_json(body)
-    except ValueError:
-        sent.model_validate_json(body)  # which tells where
-        raise
-    if isinstance(given, dict) and key in given and what not in given:
-        return [given]
-    found: Sequence[Any] = getattr(sent.model_validate(given), what)
+        if isinstance(given, dict) and key in given and what not in given:
+            return [given]
+    found: Sequence[Any] = getattr(sent.model_validate_json(body), what)
     return found
 
 

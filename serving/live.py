@@ -199,11 +199,9 @@ class Live:
             for at, listed in zip(sent["at"], sent["product_ids"], strict=True):
                 ids += listed
                 when += [at] * len(listed)
-            seen = self.store.since(name, since, until, types=("impression",))
-            rows = zip(seen["product_id"], seen["occurred_at"], strict=True)
-            named = [(product, at) for product, at in rows if product is not None]
-            ids += [product for product, _ in named]
-            when += [at for _, at in named]
+            for product, at in self.store.in_view(name, since, until):
+                ids.append(product)
+                when.append(at)
         items = self.catalog.items.positions(ids)
         known = items >= 0
         return items[known].astype(np.int64), np.array(when, np.int64)[known] // 1_000_000

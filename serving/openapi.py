@@ -41,7 +41,7 @@ class Operation:
     own ones mean: of the 200s and redirects with the answer, of others with an error. `example` is a body or a
     query that anyone may send. `scope` is what a key must be good for (serving/keys.py). `answers` is the media
     type of the answer; with `bodies` a list of bodies is sent, or a text for each. `sealed`: who brings a token of ours
-    is never refused for asking too often.
+    is never refused for asking too often. `row`: of the list that a body is, what may come alone.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Operation:
     scope: str = ALL
     answers: str = JSON
     bodies: bool = False
+    row: type[BaseModel] | None = None
     sealed: bool = False
 
     @property
@@ -87,7 +88,7 @@ def paths(operations: tuple[Operation, ...], placements: tuple[str, ...]) -> Jso
 
 
 def schemas(operations: tuple[Operation, ...]) -> JsonObject:
-    models = {model for o in operations for model in (o.answer, o.body) if model} | {ErrorBody}
+    models = {model for o in operations for model in (o.answer, o.body, o.row) if model} | {ErrorBody}
     ordered = sorted(models, key=lambda model: model.__name__)
     _, found = models_json_schema([(model, "validation") for model in ordered], ref_template=REFERENCE)
     definitions: JsonObject = found["$defs"]
@@ -108,6 +109,10 @@ def described(operation: Operation, placements: tuple[str, ...]) -> JsonObject:
         }
     if operation.body:
         content = bodies_of(operation.body) if operation.bodies else json_of(operation.body)
+        if operation.row:
+            content = {
+                JSON: {"schema": {"anyOf": [content[JSON]["schema"], json_of(operation.row)[JSON]["schema"]]}}
+            }
         content |= dict.fromkeys(operation.takes, TEXT)
         content[JSON]["example"] = operation.example
         about["requestBody"] = {"required": False, "content": content}

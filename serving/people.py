@@ -115,6 +115,7 @@ OPERATIONS = (
         "The same of many customers; each is stored as a whole, or not at all",
         answer=CustomersAnswer,
         body=CustomersRequest,
+        row=CustomerRow,
         takes=(NDJSON,),
         example={"customers": [{"customer_id": "web-4711", "region": "North", "identities": ["card-0815"]}]},
         statuses={

@@ -260,14 +260,17 @@ def changed(name: str, keys: object, known: Mapping[str, Placement]) -> tuple[Pl
     if not NAME.fullmatch(name):
         return None, [((), "a name is lower-case letters, digits and _, as it stands in a path")]
     like = keys.get("like", known[name].like if name in known else "")
-    if like not in known and (like or name not in known):
+    if not isinstance(like, str) or (like not in known and (like or name not in known)):
         return None, [(("like",), f"a new placement is `like` a known one: {', '.join(known)}")]
-    start = known[name if name in known else str(like)]
+    start, faults = known[name if name in known else like], list[Fault]()
+    given = {**vars(start), **keys, "name": name, "like": like}
     try:
-        made = PLACEMENT.validate_python({**vars(start), **keys, "name": name, "like": like or ""})
+        made = PLACEMENT.validate_python(given)
     except ValidationError as error:
-        return start, [(fault["loc"], fault["msg"]) for fault in error.errors(include_url=False)]
-    faults = list(unknown(made, set().union(*(p.models for p in known.values()))))
+        faults = [(fault["loc"], fault["msg"]) for fault in error.errors(include_url=False)]
+        wrong = {place[0] for place, _ in faults}  # in their place stands what stood there
+        made = PLACEMENT.validate_python(vars(start) | {k: v for k, v in given.items() if k not in wrong})
+    faults += unknown(made, set().union(*(p.models for p in known.values())))
     return (start if faults else made), faults
 
 
@@ -283,6 +286,8 @@ def unknown(row: Placement, models: Set[str]) -> Iterator[Fault]:
             yield (*place, "story"), f"there is no story {source.story!r}; known: {', '.join(STORIES)}"
         if source.model not in models:
             yield (*place, "model"), f"there is no model {source.model!r}; known: {', '.join(sorted(models))}"
+    if row.needs and row.needs not in models:
+        yield ("needs",), f"there is no model {row.needs!r}; known: {', '.join(sorted(models))}"
     rules = [(("rules",), row.rules), *(((*place, "rules"), step.rules) for place, step in steps)]
     for where, named in rules:
         for rule in named:
@@ -305,12 +310,13 @@ def check_policies(path: Path, placements: Mapping[str, Placement], check: Calla
 
 def refuse(path: Path, text: str, faults: Sequence[Fault]) -> None:
     """Raise PlacementsError that tells all faults, each by its line, where there are any."""
-    told = sorted(
-        (line_of(text, place), ".".join(step for step in place if isinstance(step, str)), says)
-        for place, says in faults
-    )
-    if told:
-        raise PlacementsError("\n".join(f"{path}, line {line}: {name}: {says}" for line, name, says in told))
+    by_line = dict[int, list[str]]()
+    for place, says in faults:
+        name = ".".join(step for step in place if isinstance(step, str))
+        by_line.setdefault(line_of(text, place), []).append(f"{name}: {says}")
+    if by_line:
+        told = (f"{path}, line {line}: {'; '.join(says)}" for line, says in sorted(by_line.items()))
+        raise PlacementsError("\n".join(told))
 
 
 def line_of(text: str, place: Sequence[str | int]) -> int:
@@ -320,6 +326,8 @@ def line_of(text: str, place: Sequence[str | int]) -> int:
     for number, line in enumerate(text.splitlines(), 1):
         if header := HEADER.match(line):
             table = tuple(part.strip().strip("\"'") for part in header[2].split("."))
+            for depth in range(1, len(table)):
+                lines.setdefault(table[:depth], number)
             if header[1] == "[[":
                 lines.setdefault(table, number)
                 table = (*table, sum(known[:-1] == table and isinstance(known[-1], int) for known in lines))

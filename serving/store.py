@@ -577,6 +577,19 @@ class Store:
         lists = (json.loads(ids) if isinstance(ids, str) else ids for ids in found["product_ids"])
         return {**found, "product_ids": tuple(lists)}
 
+    def in_view(self, customer_id: str, moment: datetime, until: datetime) -> Sequence[tuple[str, int]]:
+        """Products that a customer had in view on a page at moment <= time < until, and when last: microseconds."""
+        if "\0" in customer_id:
+            return ()
+        p = self._value
+        sql = (
+            f"SELECT product_id, max(occurred_at) FROM events WHERE customer_id = {p} AND occurred_at >= {p} "
+            f"AND occurred_at < {p} AND event_type = {p} AND product_id IS NOT NULL GROUP BY product_id"
+        )
+        asked = (customer_id, micros(moment), micros(until), "impression")
+        with self._told(), self._engine.connect() as db:
+            return [(product, at) for product, at in db.exec_driver_sql(sql, asked)]
+
     def changes(
         self, after: Mapping[str, int] | None = None, limit: int = PAGE, *, names: Sequence[str] = WATCHED
     ) -> Changes:

@@ -187,7 +187,7 @@ class Recommendations extends HTMLElement {
     const question = this.#question(known);
     const response = await this.#post(path, question, { signal: AbortSignal.timeout(PATIENCE) });
     const body = await response.json();
-    if (response.ok && Array.isArray(body.items)) return { ...body, customer_token: question.customer_token };
+    if (response.ok && Array.isArray(body.items)) return { ...body, known: Boolean(question.customer_token) };
     if (known && body.fields?.[0]?.field === "customer_token") return this.#ask(false); // too old: a stranger's list
     throw new Error(body.error ?? `the service answered ${response.status}`);
   }
@@ -336,7 +336,8 @@ class Recommendations extends HTMLElement {
   #tell(type, item) {
     if (!consent) return;
     if (!this.#told.length) setTimeout(() => this.#send(), GATHERED);
-    const { recommendation_id, placement, customer_token } = this.#answer;
+    const { recommendation_id, placement, known } = this.#answer;
+    const customer_token = known ? this.getAttribute("customer-token") : null; // renewed or gone since, perhaps
     this.#told.push({
       event_id: newId(), event_type: type, occurred_at: new Date().toISOString(), product_id: item.product_id,
       recommendation_id, placement, channel: "web", ...(customer_token && { customer_token }),
@@ -344,9 +345,15 @@ class Recommendations extends HTMLElement {
   }
 
   // fetch with keepalive outlives the page as a beacon does, and unlike one it can leave cookies at home.
-  #send() {
-    const events = this.#told.splice(0);
-    if (events.length && consent) this.#post("/v1/events", { events }, { keepalive: true }).catch(() => {});
+  #send(events = this.#told.splice(0)) {
+    if (events.length && consent) this.#post("/v1/events", { events }, { keepalive: true }).then((answer) => this.#again(events, answer)).catch(() => {});
+  }
+
+  // What was refused for its token, too old by now, is told of nobody.
+  async #again(events, answer) {
+    if (answer.status !== 207) return;
+    const refused = (await answer.json()).events.filter(({ error }) => error?.startsWith("customer_token"));
+    this.#send(refused.map(({ index }) => ({ ...events[index], customer_token: undefined })));
   }
 
   static #pageChanged() {

@@ -130,6 +130,20 @@ def test_what_is_sent_is_on_record_before_it_is_told(web: Web, monkeypatch: pyte
     assert [(row["recommendation_id"], row["product_ids"]) for row in rows] == lists
     unrecorded, _ = asked(web, [{"customer_id": "anna", "limit": 2}])
     assert unrecorded["answer"] == told[0]
+    said, edge = list[str](), web.edge
+
+    async def heard(scope: Any, receive: Any, send: Any) -> None:
+        async def noted(message: Any) -> None:
+            said.extend(f"told {message['body'].count(b'answer')}" for _ in [0] if message.get("body"))
+            await send(message)
+
+        await edge(scope, receive, noted)
+
+    monkeypatch.setattr(web, "edge", heard)
+    monkeypatch.setattr(web.site, "sent", lambda rows: said.append(f"kept {len(rows)}"))
+    asked(web, lines)
+    assert said == ["kept 20", "told 20", "kept 10", "told 11"]  # the last with the count
+    monkeypatch.undo()
 
     def full(*_: Any) -> None:
         raise StoreError("no room for anna")

@@ -162,6 +162,12 @@ def test_a_level_of_a_category_is_not_blank(shop: Shop) -> None:
     assert told.json()["products"][0]["error"] == "category.1: is blank" and not shop.catch_up()
 
 
+def test_one_product_or_customer_may_come_alone(shop: Shop) -> None:
+    assert shop("PUT", "/v1/products", json={"product_id": "milk", "price": 9.5}).json()["accepted"] == 1
+    assert shop("PUT", "/v1/customers", json={"customer_id": "anna", "region": "x"}).json()["accepted"] == 1
+    assert shop("PUT", "/v1/products", json={"price": 9.5}).status_code == 400
+
+
 def test_products_as_lines_and_twice(shop: Shop) -> None:
     lines = "\n".join(
         map(json.dumps, ({"product_id": "milk", "price": 9.5, "attributes": {"stores": ["17"]}}, 7))

@@ -177,6 +177,13 @@ def test_a_shops_own_table_changes_and_adds(tmp_path: Path) -> None:
         ),
         (("limit = 6", "limit = "), 4, "Invalid value"),
         (("[cart]", '["Cart!"]'), 15, "a name is lower-case"),
+        (('like = "cross_sell"', "like = ['x']"), 16, "cart.like: a new placement is `like` a known one"),
+        (("limit = 6", "limit = 6\nneeds = 'mind'"), 5, "next_best.needs: there is no model 'mind'"),
+        (
+            ("[next_best]\nlimit = 6\ncache_seconds = 60\n[[next_best.policy]]\nrule = 'at_most'".replace("'", '"'),
+             "[[next_best.policy]]\nrule = 'sometimes'"),
+            3, "next_best.policy: Input tag 'sometimes'",
+        ),
     ],
 )  # fmt: skip
 def test_a_table_that_is_wrong_is_explained_by_its_line(

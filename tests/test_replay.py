@@ -10,7 +10,7 @@ import pytest
 from conftest import END
 from test_run import PROGRAMS, own_home
 
-from benchmarks.replay import broken_caps, doubles, faults, feed, quick, replay, unsaid, without_consent
+from benchmarks.replay import broken_caps, doubles, faults, feed, played, replay, unsaid, without_consent
 from features.completejourney import load_complete_journey
 from features.history import History
 from features.synthetic import lay_over
@@ -68,7 +68,6 @@ def test_a_year_day_by_day(tmp_path: Path) -> None:
     history = History(tmp_path / "history")
     load_complete_journey(history, rejects_dir=tmp_path / "rejects")
     lay_over(history, seed=7, rejects_dir=tmp_path / "rejects")
-    first, last = date(2017, 3, 2), date(2017, 12, 31)
-    done = replay(tmp_path, [first + timedelta(days=n) for n in range((last - first).days + 1)], refit=quick)
+    done = played(tmp_path, date(2017, 3, 2), date(2017, 12, 31))
     print(done.as_dict())
     assert done.faults == [] and done.messages > 10_000

@@ -56,6 +56,7 @@ class Stall:
     page: str = ""
     answer: Answer = ANSWERS["rendered"]
     asked: list[tuple[str, dict[str, str], str]] = field(default_factory=list)
+    refuses: str = ""  # for which reason, events with a token
 
     def bodies(self, path: str) -> list[Any]:
         return [json.loads(body) for asked, _, body in self.asked if asked == path]
@@ -65,6 +66,12 @@ class Stall:
 
 
 def handler(stall: Stall) -> type[BaseHTTPRequestHandler]:
+    def told(body: str) -> tuple[int, Any]:
+        events = json.loads(body)["events"]
+        if not stall.refuses or not any("customer_token" in event for event in events):
+            return 202, {}
+        return 207, {"events": [{"index": n, "error": stall.refuses} for n in range(len(events))]}
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -76,7 +83,7 @@ def handler(stall: Stall) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
             stall.asked.append((self.path, dict(self.headers.items()), body))
-            wait, status, value = stall.answer if self.path != TOLD else (0, 202, {})
+            wait, status, value = stall.answer if self.path != TOLD else (0, *told(body))
             time.sleep(wait)
             self.say(status, "application/json", b"<oops>" if value is None else json.dumps(value).encode())
 
@@ -480,6 +487,29 @@ def test_consent_that_is_taken_back_ends_it(page: Page, stall: Stall) -> None:
     page.wait_for_function("window.said.length === 2")
     assert stall.events() == []
     assert TOKEN not in str(stall.asked)
+
+
+def test_what_is_refused_for_its_token_is_told_of_nobody(page: Page, stall: Stall) -> None:
+    page.add_init_script("window.OSCLMS = { consent: true }")
+    consenting(page, stall, attributes=f'customer-token="{TOKEN}"')
+    stall.refuses = "customer_token: too old"
+    with page.expect_response(lambda answer: TOLD in answer.url and answer.status == 202):
+        page.clock.run_for(1400)
+    first, again = stall.bodies(TOLD)
+    assert {event.pop("customer_token") for event in first["events"]} == {TOKEN}
+    assert again["events"] == first["events"]
+
+
+def test_a_token_that_is_gone_from_the_page_is_told_no_more(page: Page, stall: Stall) -> None:
+    page.add_init_script("window.OSCLMS = { consent: true }")
+    page.add_init_script(
+        "addEventListener('rendered', (event) => event.target.removeAttribute('customer-token'), true)"
+    )
+    consenting(page, stall, attributes=f'customer-token="{TOKEN}"')
+    assert [body.get("customer_token") for body in stall.bodies(ASKED)] == [TOKEN]
+    with page.expect_response("**" + TOLD):
+        page.clock.run_for(1400)
+    assert not any("customer_token" in event for event in stall.events())
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -208,7 +208,7 @@ def train(
     history: History | None = None,
 ) -> Outcome:
     """Train on everything before `until` (the end of the data) and promote the version if the gate opens. `history` is
-    the home's own where none is given.
+    the home's own where none is given. What is `unrivalled` is held against no champion, and left to be promoted.
 
     Recipes are fitted on the past before the last VALIDATION_DAYS, where they are compared and every
     placement is audited; those that a placement uses are fitted once more on everything: the version.
@@ -246,7 +246,7 @@ def train(
             clock.lap("card")
         outcome = replace(outcome, peak_mb=jobs.peak_mb())
         seal(full, version=outcome.version, metrics=outcome.metrics, **about)
-        publish(registry, full, outcome, about, card_html(card))
+        publish(registry, full, outcome, about, card_html(card), promote=not unrivalled)
         clock.lap("publish")
         shutil.rmtree(work)
         return outcome
@@ -680,8 +680,11 @@ def card_of(
     )  # fmt: skip
 
 
-def publish(registry: "Registry", full: Side, outcome: Outcome, about: Mapping[str, Any], card: str) -> None:
-    """A run for the training and one for each recipe, the bundle as a version, its card, and the alias if it won."""
+def publish(
+    registry: "Registry", full: Side, outcome: Outcome, about: Mapping[str, Any], card: str, *, promote: bool
+) -> None:
+    """A run for the training and one for each recipe, the bundle as a version, its card, and the alias if it won and is
+    to `promote`."""
     from training import plots
 
     tags = {
@@ -713,7 +716,7 @@ def publish(registry: "Registry", full: Side, outcome: Outcome, about: Mapping[s
         full.folder, run_id=run, metrics={PRIMARY[0]: outcome.metrics[".".join(PRIMARY) + ".ndcg"]}, tags=tags
     )
     registry.keep_card(outcome.version, card)
-    if outcome.verdict.promote:
+    if promote and outcome.verdict.promote:
         registry.promote(outcome.version)
     registry.prune()
 

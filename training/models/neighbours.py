@@ -11,7 +11,7 @@ from features.interactions import Floats, Interactions
 from serving.fitted import Candidates, top_k
 from training.models.recipe import blocks, bought
 
-MOST_SEARCHED = 50_000
+MOST_SEARCHED = 10_000
 
 
 class Shortlist:
@@ -64,7 +64,8 @@ class UpCf:
             alike = (ever[rows.start : rows.stop] @ columns).toarray()
             alike /= size[rows, None] ** self.asymmetry * size[others] ** (1 - self.asymmetry)
             forget_self(alike, rows, others)
-            near = nearest(alike**self.locality, self.neighbours - 1)
+            near = nearest(alike, self.neighbours - 1)
+            near.data **= self.locality
             short.add(rows, (near @ theirs + lately[rows.start : rows.stop]).toarray())
         return Candidates(short.matrix())
 
