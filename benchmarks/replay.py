@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
@@ -65,7 +65,8 @@ class Replayed:
     faults: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {
+        counts = {name: dict(of) if isinstance(of, Counter) else of for name, of in vars(self).items()}
+        return counts | {
             "handed": self.handed.total(),
             "seconds": {"median": float(np.median(self.seconds)), "most": max(self.seconds)},
         }

@@ -1,5 +1,6 @@
 """Days replayed one after the other: what a run promises holds over all of them."""
 
+import json
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -28,6 +29,8 @@ def test_days_in_a_row_keep_what_is_promised(home: Path) -> None:
     done = replay(home, days, refit=lambda _, at: refits.append(at), only=tuple(PROGRAMS))
     assert done.faults == [] and done.days == 4 and len(refits) == 1
     assert done.messages > 100 and done.eligible == sum(done.outcomes.values())
+    told = json.loads(json.dumps(done.as_dict()))
+    assert told["outcomes"] == done.outcomes and told["handed"] == done.handed.total()
 
 
 def row(**about: Any) -> dict[str, Any]:
