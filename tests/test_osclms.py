@@ -388,7 +388,11 @@ def test_a_list_is_the_engines(run: Run, engine: Engine, shop_home: Path, as_of:
         customer_id=customer, product_ids=tuple(basket[:2]), exclude=tuple(basket[2:]), limit=4, explain=True
     )
     assert ended.code == 0
-    assert ended.json == engine.recommend(placement, asked, at=engine.data_until).model_dump(mode="json")
+    wanted = engine.recommend(placement, asked, at=engine.data_until).model_dump(mode="json")
+    assert ended.json["removed"].pop("unavailable") >= wanted["removed"].pop(
+        "unavailable"
+    )  # what is sold by now
+    assert ended.json == wanted
 
 
 def test_a_list_for_people_is_a_table(run: Run, engine: Engine, shop_home: Path, as_of: str) -> None:

@@ -196,7 +196,7 @@ ERRORS: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "a form": ("POST", LIST, {"data": {"limit": "3"}}, 415, "content-type"),
     "large": ("POST", LIST, {"content": b" " * 1_000_001, "headers": JSON}, 413, "body"),
     "half an event": ("POST", EVENTS, {"content": '{"events": [{', "headers": JSON}, 400, "not JSON"),
-    "an event without a list": ("POST", EVENTS, {"json": {"event_id": "e1"}}, 400, "event_id"),
+    "an event without a list": ("POST", EVENTS, {"json": {"event_type": "view"}}, 400, "event_type"),
     "too many events": ("POST", EVENTS, {"json": {"events": [{}] * 1001}}, 400, "events"),
     "too many lines": ("POST", EVENTS, {"content": b"{}\n" * 1001, "headers": LINES}, 413, "1,000"),
     "large events": ("POST", EVENTS, {"content": b" " * 1_000_001, "headers": LINES}, 413, "body"),
