@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -41,6 +42,11 @@ SMALL: dict[str, Recipe] = {
 FEW: dict[str, Ranking] = {
     name: replace(ranking, windows=1, rounds=30, least=20, most=200) for name, ranking in RANKINGS.items()
 }
+
+
+def pytest_sessionfinish() -> None:
+    if "running" in sys.modules:
+        sys.modules["running"].stop_all()
 
 
 def pytest_unconfigure() -> None:

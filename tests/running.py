@@ -1,6 +1,5 @@
 """A real server for tests: `bentoml serve` as a process of its own, once a test process."""
 
-import atexit
 import os
 import socket
 import subprocess
@@ -69,9 +68,18 @@ def start(
             start_new_session=True,
         )
     server = Server(f"http://127.0.0.1:{port}", log, process)
-    atexit.register(stop, server)
+    STARTED.append(server)
     wait(server)
     return server
+
+
+STARTED: list[Server] = []
+
+
+def stop_all() -> None:
+    """At the session's end, as who ends a test process gives it no time after that."""
+    while STARTED:
+        stop(STARTED.pop())
 
 
 def stop(server: Server) -> None:
