@@ -205,6 +205,29 @@ def test_a_burst_is_answered_and_of_a_queue_that_stands_what_comes_soon(
     assert all(answer == 1 or isinstance(answer, RequestError) for answer in told) and turns.waiting == 0
 
 
+def test_one_list_that_took_long_says_nothing_of_those_behind_it() -> None:
+    turns = Turns()
+    turns.takes = 0.001
+
+    async def crowd() -> list[object]:
+        await turns.compute(lambda: time.sleep(0.4))  # as where the machine pauses
+        return await asyncio.gather(*(turns.compute(lambda: 1) for _ in range(300)), return_exceptions=True)
+
+    assert asyncio.run(crowd()) == [1] * 300
+
+
+def test_lists_that_all_take_longer_are_soon_known_to() -> None:
+    turns = Turns()
+    turns.takes = 0.0005
+
+    async def slow() -> None:
+        for _ in range(60):
+            await turns.compute(lambda: time.sleep(0.005))
+
+    asyncio.run(slow())
+    assert turns.takes > 0.003
+
+
 def test_who_reads_slowly_gets_all_of_it(served: tuple[Web, uvicorn.Server, int]) -> None:
     _, _, port = served
     with connected(port) as slow:
