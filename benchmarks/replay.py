@@ -92,10 +92,10 @@ def replay(
 ) -> Replayed:  # fmt: skip
     """Run these days in a home whose history holds them; its database is to be empty. `refit` makes a champion as of a
     moment: it is called for the first day and for the first of each month."""
-    done, before = Replayed(), None
+    done, before, fresh = Replayed(), None, refitted(days)
     for number, day in enumerate(days, 1):
         at = moment_of(home, day.isoformat())
-        if before is None or day.day == 1:
+        if day in fresh:
             refit(home, at)
         before = before or read_manifest(champion(home)).data_until
         with Store(address(home, None)) as store:
@@ -114,6 +114,11 @@ def replay(
     if done.messages != done.states.total():
         done.faults.append(f"of {done.messages} messages {done.states.total()} were sent or dropped")
     return done
+
+
+def refitted(days: Sequence[date]) -> list[date]:
+    """Those that begin with a new champion: the first, and the first of each month."""
+    return [day for number, day in enumerate(days) if not number or day.day == 1]
 
 
 def sent(home: Path, done: Replayed, now: datetime) -> None:
@@ -223,29 +228,29 @@ class Ahead:
 
     def learn(self) -> None:
         if self.moments:
-            self.learning = self.pool.submit(quick, self.home, self.moments.pop(0))
+            self.until = self.moments.pop(0)
+            self.learning = self.pool.submit(quick, self.home, self.until)
 
     def __call__(self, home: Path, at: datetime) -> None:
         from training.publish import Registry
 
-        version, until = self.learning.result()
-        assert until == at, f"learned until {until}, not {at}"
-        Registry(home).promote(version, force=True)
+        assert self.until == at, f"learned until {self.until}, not {at}"
+        Registry(home).promote(self.learning.result(), force=True)
         self.learn()
 
 
-def quick(home: Path, at: datetime) -> tuple[str, datetime]:
-    """A version that has learned until a moment, whatever others are worth; and the moment."""
+def quick(home: Path, at: datetime) -> str:
+    """A version that has learned until a moment, whatever others are worth."""
     from training.rank import QUICK
     from training.train import train
 
-    return train(home, until=at, rankings=QUICK, compared=False, unrivalled=True).version, at
+    return train(home, until=at, rankings=QUICK, compared=False, unrivalled=True).version
 
 
 def played(home: Path, first: date, last: date, *, told: Told = lambda what, done, of: None) -> Replayed:
     """`replay` of the days from the first to the last, by models of this code."""
     days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
-    moments = [moment_of(home, day.isoformat()) for day in days if day == first or day.day == 1]
+    moments = [moment_of(home, day.isoformat()) for day in refitted(days)]
     with Ahead(home, moments) as refit:
         return replay(home, days, refit=refit, told=told)
 

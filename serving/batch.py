@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serving.body import media_type, read_body
+from serving.body import media_type, read_timely
 from serving.headers import JSON, NDJSON
 from serving.keys import ALL
 from serving.openapi import Operation
@@ -106,12 +106,8 @@ class Batch(Response):
 
     async def lay_aside(self, questions: IO[bytes]) -> None:
         if self.kind == JSON:
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    body, _ = await read_body(self.request)
-            except TimeoutError:
-                raise too_slow() from None
-            questions.writelines(json.dumps(asked).encode() + b"\n" for asked in listed(body))
+            asked = listed(await read_timely(self.request))
+            questions.writelines(json.dumps(one).encode() + b"\n" for one in asked)
         else:
             async for chunk in timely(self.request.stream()):
                 questions.write(chunk)
@@ -156,14 +152,10 @@ async def timely(parts: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
             async with asyncio.timeout(PATIENCE):
                 part = await anext(parts, None)
         except TimeoutError:
-            raise too_slow() from None
+            raise RequestError("body", f"nothing came for {PATIENCE} seconds: send it again", 408) from None
         if part is None:
             return
         yield part
-
-
-def too_slow() -> RequestError:
-    return RequestError("body", f"nothing came for {PATIENCE} seconds: send it again", 408)
 
 
 def too_large() -> RequestError:

@@ -1,11 +1,12 @@
 """The body of a request, bounded while it arrives."""
 
+import asyncio
 from collections.abc import Collection
 
 from starlette.requests import Request
 
 from serving.headers import JSON
-from serving.wire import RequestError
+from serving.wire import PATIENCE, RequestError
 
 MAX_BODY = 1_000_000
 
@@ -27,6 +28,18 @@ async def read_body(request: Request, kinds: Collection[str] = (JSON,)) -> tuple
     body = await read_all(request)
     first, *_ = kinds
     return body, media_type(request, kinds) if body else first
+
+
+async def read_timely(request: Request) -> bytes:
+    """The body, of JSON. Raises RequestError, 408, for one that is too long on its way."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            body, _ = await read_body(request)
+    except TimeoutError as error:
+        raise RequestError(
+            "body", f"it did not come within {PATIENCE} seconds: send it again", 408
+        ) from error
+    return body
 
 
 async def read_all(request: Request) -> bytes:

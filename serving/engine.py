@@ -345,7 +345,7 @@ class Engine:
             "placement": placement,
             "items": items,
             "fallback_share": round(sum(chosen.filled) / max(len(items), 1), 4),
-            "removed": self.unavailable | self.removed(row, ask) if request.explain else None,
+            "removed": self.explained(row, ask) if request.explain else None,
         })  # fmt: skip
 
     def recommend_many(
@@ -638,10 +638,9 @@ class Engine:
         told = ("asked about or excluded", *(name for name, *_ in asks))
         return {name: before - after for name, before, after in zip(told, left, left[1:], strict=False)}
 
-    @property
-    def unavailable(self) -> dict[str, int]:
-        """How many products of the catalogue cannot be had, as `removed` tells of rules."""
-        return {"unavailable": len(self.catalog) - self.n_available}
+    def explained(self, row: Placement, ask: Ask) -> dict[str, int]:
+        """How many products of the catalogue cannot be had, before what the rules took out."""
+        return {"unavailable": len(self.catalog) - self.n_available} | self.removed(row, ask)
 
     def drop_full(self, mask: Mask, ask: Ask, chosen: Chosen) -> None:
         """What the list holds as many of as a rule allows would only stand in the way of what may still enter it."""

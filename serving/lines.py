@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, NamedTuple
 
@@ -109,12 +108,15 @@ def lines_of(
 
 
 def listed(body: bytes, sent: type[Wire], key: str, what: str) -> Sequence[Any]:
-    with suppress(ValueError):  # which is told below, with its place
+    try:
         given = from_json(body)
         if isinstance(given, dict) and key in given and what not in given:
             return [given]
-    found: Sequence[Any] = getattr(sent.model_validate_json(body), what)
-    return found
+        found = sent.model_validate(given)
+    except ValueError:
+        found = sent.model_validate_json(body)  # which says in JSON's words what is wrong
+    rows: Sequence[Any] = getattr(found, what)
+    return rows
 
 
 def read_line(line: bytes, read: Given) -> Line:

@@ -238,8 +238,7 @@ def read_placements(path: Path, base: Mapping[str, Placement]) -> Mapping[str, P
     if not path.exists():
         return base
     try:
-        text = path.read_text(encoding="utf-8")
-        given = tomllib.loads(text)
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PlacementsError(f"{path}: {error}") from error
     found, faults = dict(base), list[Fault]()
@@ -248,7 +247,7 @@ def read_placements(path: Path, base: Mapping[str, Placement]) -> Mapping[str, P
         faults += [((name, *place), says) for place, says in wrong]
         if made:
             found[name] = made
-    refuse(path, text, faults)
+    refuse(path, faults)
     return found
 
 
@@ -305,18 +304,19 @@ def check_policies(path: Path, placements: Mapping[str, Placement], check: Calla
                     check(attribute)
             except RequestError as error:
                 faults.append(((name, "policy", number, "attribute"), error.message))
-    refuse(path, path.read_text(encoding="utf-8"), faults)
+    refuse(path, faults)
 
 
-def refuse(path: Path, text: str, faults: Sequence[Fault]) -> None:
+def refuse(path: Path, faults: Sequence[Fault]) -> None:
     """Raise PlacementsError that tells all faults, each by its line, where there are any."""
-    by_line = dict[int, list[str]]()
+    if not faults:
+        return
+    text, by_line = path.read_text(encoding="utf-8"), dict[int, list[str]]()
     for place, says in faults:
         name = ".".join(step for step in place if isinstance(step, str))
         by_line.setdefault(line_of(text, place), []).append(f"{name}: {says}")
-    if by_line:
-        told = (f"{path}, line {line}: {'; '.join(says)}" for line, says in sorted(by_line.items()))
-        raise PlacementsError("\n".join(told))
+    told = (f"{path}, line {line}: {'; '.join(says)}" for line, says in sorted(by_line.items()))
+    raise PlacementsError("\n".join(told))
 
 
 def line_of(text: str, place: Sequence[str | int]) -> int:

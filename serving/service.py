@@ -48,7 +48,7 @@ from lifecycle.programs import Policy, Program, policy
 from lifecycle.programs import programs as programs_in
 from lifecycle.yamls import FileError
 from serving import batch, changes, delivery, events, leaving, logs, metrics, overlay, people, replies
-from serving.body import read_body
+from serving.body import read_timely
 from serving.bundle import BundleError, Edition, edition
 from serving.challenge import Beside, Challenge, answering
 from serving.delivery import NO_PLACEMENT
@@ -361,9 +361,8 @@ class Site:
             return found
 
         async def recorded() -> None:
-            held = rows.copy()
+            await delivery.recorded(self.sent, rows)
             rows.clear()
-            await delivery.recorded(self.sent, held)
 
         return batch.Batch(request, self.turns, listed, lambda error: told(error)[1], recorded)
 
@@ -670,15 +669,8 @@ def query(request: Request) -> dict[str, str]:
 
 
 async def read_json(request: Request) -> bytes:
-    """The body, `{}` where there is none. Raises RequestError, 408, for one that is too long on its way."""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            body, _ = await read_body(request)
-    except TimeoutError as error:
-        raise RequestError(
-            "body", f"it did not come within {PATIENCE} seconds: send it again", 408
-        ) from error
-    return body or b"{}"
+    """The body, `{}` where there is none."""
+    return await read_timely(request) or b"{}"
 
 
 def invalid(error: ValidationError) -> tuple[int, ErrorBody]:
