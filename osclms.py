@@ -1445,9 +1445,9 @@ def serve(
     check_port(host, port)
     os.environ |= {"OSCLMS_HOME": str(home.resolve()), "OSCLMS_WORKERS": str(workers)}
     if "BENTOML_HOME" not in os.environ:  # counts lie there, and each start wipes them
-        own = home.resolve() / "bentoml" / str(port)
-        own.mkdir(parents=True, exist_ok=True)
-        os.environ["BENTOML_HOME"] = str(own)
+        from serving.metrics import counts_folder
+
+        os.environ["BENTOML_HOME"] = str(counts_folder(home.resolve(), port))
     if as_of:
         os.environ["OSCLMS_AS_OF"] = as_of.isoformat()
     here = str(Path(__file__).parent)

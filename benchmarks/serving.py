@@ -40,6 +40,7 @@ from serving.bundle import BundleError, champion
 from serving.door import now
 from serving.engine import Engine
 from serving.keys import SECRET, make
+from serving.metrics import counts_folder
 from serving.schemas import RecommendRequest
 from serving.store import Store, address
 from training.train import revision
@@ -106,9 +107,8 @@ class Shop:
             "HOME": str(self.home), "WORKERS": str(workers), "ASK_KEYS": "yes", "DRAIN": "0",
             "RATE_SECRET": "1000000/second",
         }  # fmt: skip
-        bento = tempfile.mkdtemp(prefix="bentoml-", dir=self.home)
         answer = {ANSWER: str(self.home / "answer.json")} if (self.home / "answer.json").exists() else {}
-        others = {**THREADS, **answer, "BENTOML_HOME": bento, "BENTOML_DO_NOT_TRACK": "True"}
+        others = {**THREADS, **answer, "BENTOML_DO_NOT_TRACK": "True"}
         return kept | {f"OSCLMS_{name}": text for name, text in ours.items()} | others
 
     def headers(self, media_type: str = "application/json") -> dict[str, str]:
@@ -187,11 +187,13 @@ def bought(engine: Engine, customer: str, rng: np.random.Generator) -> dict[str,
 def up(shop: Shop, command: Sequence[str], workers: int) -> Iterator[tuple[str, int]]:
     """The address of a running server and its process id; it is stopped with all that it started."""
     port = free_port()
+    counts = counts_folder(shop.home, port)
+    environ = {**shop.environ(workers), "BENTOML_HOME": str(counts)}
     log = shop.home / f"log-{port}"
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=ROOT, env=shop.environ(workers), stdout=out, stderr=out,
+            cwd=ROOT, env=environ, stdout=out, stderr=out,
         )  # fmt: skip
     try:
         url, until = f"http://127.0.0.1:{port}", time.monotonic() + START
@@ -202,6 +204,7 @@ def up(shop: Shop, command: Sequence[str], workers: int) -> Iterator[tuple[str, 
         yield url, process.pid
     finally:
         stop(process)
+        shutil.rmtree(counts)
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:

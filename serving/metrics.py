@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, lru_cache
+from hashlib import sha256
 from math import log
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # BentoML sets it before a worker sta
 LABELS = ("route", "placement", "status")
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 DAY = 86_400
+MEMORY = Path("/dev/shm")  # noqa: S108 -- files that never wait for a disk, where there is such a place
 REGISTRY = CollectorRegistry()
 REQUESTS = Counter("osclms_requests", "Requests answered", LABELS, registry=REGISTRY)
 SECONDS = Histogram(
@@ -119,6 +121,22 @@ def removed(placement: str, rules: Mapping[str, int]) -> None:
     for label, count in rules.items():
         kind = label if label == ASKED else label.split()[0]
         REMOVED.labels(placement, kind).observe(count)
+
+
+def counts_folder(home: Path, port: int) -> Path:
+    """Where the workers of a server keep their counts: its own folder, in memory where that can be had.
+
+    Workers write them through mapped files, and such a write waits for as long as a busy disk is writing that page.
+    """
+    own = MEMORY / f"osclms-{os.getuid()}-{sha256(os.fsencode(home)).hexdigest()[:16]}-{port}"
+    try:
+        own.mkdir(mode=0o700, exist_ok=True)
+        if own.is_symlink() or own.stat().st_uid != os.getuid():
+            raise PermissionError(f"{own} is somebody else's")
+    except OSError:  # as where there is no such place
+        own = home / "bentoml" / str(port)
+        own.mkdir(parents=True, exist_ok=True)
+    return own
 
 
 @cache

@@ -15,7 +15,7 @@ WAITING = 64  # requests, in a worker; more, as long as all of them are answered
 SOON, LATELY = 0.25, 20  # seconds; lists
 # one list counts as so many usual ones at most: of a machine that paused it says nothing of those behind it
 USUAL = 4
-BURST, STANDING = 1.0, 1.0  # seconds of lists that may wait in a queue that is younger than so many seconds
+BURST, STANDING = 1.0, 10.0  # seconds of lists that may wait in a queue that is younger than so many seconds
 # uvloop takes one new connection in a pass, so a list is paid for by a pass for each PASS seconds that it took
 PASS, PASSES = 0.0005, 64
 T = TypeVar("T")

@@ -439,6 +439,25 @@ def test_lists_are_measured(web: Web) -> None:
     assert "osclms_champion_age_days" in text
 
 
+def test_counts_lie_in_memory_where_they_may_and_in_the_home_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, memory, other = (tmp_path / name for name in ("home", "memory", "other"))
+    for made in (home, memory, other):
+        made.mkdir()
+    monkeypatch.setattr(metrics, "MEMORY", memory)
+    own = metrics.counts_folder(home, 3000)
+    assert own.parent == memory and own.stat().st_mode & 0o077 == 0
+    assert len({own, metrics.counts_folder(home, 3001), metrics.counts_folder(other, 3000)}) == 3
+    assert metrics.counts_folder(home, 3000) == own, "as before, and a start wipes it"
+    at_home = home / "bentoml" / "3000"
+    own.rmdir()
+    own.symlink_to(other)  # somebody was there first
+    assert metrics.counts_folder(home, 3000) == at_home and at_home.is_dir()
+    monkeypatch.setattr(metrics, "MEMORY", tmp_path / "none")
+    assert metrics.counts_folder(home, 3000) == at_home
+
+
 def test_what_workers_have_shown_is_one_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(metrics.MULTIPROCESS, str(tmp_path))
     name = b"cart".hex()
