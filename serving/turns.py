@@ -7,15 +7,18 @@ those before it, and what is cheap (probes, metrics, the widget) never waits for
 import asyncio
 import time
 from collections.abc import Callable
+from math import exp, inf
 from typing import TypeVar
 
 from serving.wire import RequestError
 
 WAITING = 64  # requests, in a worker; more, as long as all of them are answered soon
-SOON, LATELY = 0.25, 20  # seconds; lists
+SOON = 0.25  # seconds
+LATELY = 2.0  # seconds of work that say what a list takes
 # one list counts as so many usual ones at most: of a machine that paused it says nothing of those behind it
-USUAL = 4
+USUAL = 10
 BURST, STANDING = 1.0, 10.0  # seconds of lists that may wait in a queue that is younger than so many seconds
+LONGEST = 5.0  # seconds after which nobody waits for a list any more
 # uvloop takes one new connection in a pass, so a list is paid for by a pass for each PASS seconds that it took
 PASS, PASSES = 0.0005, 64
 T = TypeVar("T")
@@ -27,8 +30,19 @@ class Turns:
     def __init__(self, most: int = WAITING) -> None:
         self.most, self.waiting, self.passes = most, 0, 1
         self.since = 0.0  # when the queue was empty last
-        self.takes = SOON  # seconds of a list lately
         self.lock = asyncio.Lock()
+        self.work, self.lists = 0.0, 0.0  # seconds of work lately, and lists that came of them
+
+    @property
+    def takes(self) -> float:
+        """Seconds of a list lately."""
+        return self.work / self.lists if self.lists else SOON
+
+    def took(self, spent: float) -> None:
+        """Count a list of so many seconds; older ones fade as work is done, so that a slow moment counts as such."""
+        counted = min(spent, USUAL * self.takes)
+        fades = exp(-counted / LATELY)
+        self.work, self.lists = self.work * fades + counted, self.lists * fades + 1
 
     async def compute(self, act: Callable[[], T]) -> T:
         """What `act` gives, in turn. Raises RequestError, 503, where too many wait for it to come soon.
@@ -41,24 +55,29 @@ class Turns:
             self.since = now
         soon = BURST if now - self.since < STANDING else SOON
         if self.waiting >= self.most and self.waiting * self.takes > soon:
-            raise RequestError(
-                "service", "more requests than it can answer: ask again", 503, {"Retry-After": "1"}
-            )
+            raise too_many()
         self.waiting += 1
         try:
-            return await self.patiently(act)
+            return await self.patiently(act, until=now + LONGEST)
         finally:
             self.waiting -= 1
 
-    async def patiently(self, act: Callable[[], T]) -> T:
-        """The same for who would rather wait, behind those that are here."""
+    async def patiently(self, act: Callable[[], T], until: float = inf) -> T:
+        """The same for who would rather wait, behind those that are here. Raises RequestError, 503, where its turn
+        comes after `until`."""
         async with self.lock:
             for _ in range(self.passes):
                 await asyncio.sleep(0)  # the lock is held: what has come is read, and queues
             started = time.perf_counter()
+            if started > until:
+                raise too_many()
             try:
                 return act()
             finally:
                 spent = time.perf_counter() - started
                 self.passes = 1 + min(int(spent / PASS), PASSES)
-                self.takes += (min(spent, USUAL * self.takes) - self.takes) / LATELY
+                self.took(spent)
+
+
+def too_many() -> RequestError:
+    return RequestError("service", "more requests than it can answer: ask again", 503, {"Retry-After": "1"})

@@ -166,6 +166,7 @@ def test_a_crowd_is_refused_in_part_at_once_and_then_it_recovers(
 ) -> None:
     web, _, port = served
     web.turns.most = 4
+    web.turns.work, web.turns.lists = 2.0, 8.0  # a quarter of a second each
     recommend = web.site.engine.recommend
 
     all_are_here = Event()
@@ -195,7 +196,10 @@ def test_a_burst_is_answered_and_of_a_queue_that_stands_what_comes_soon(
 ) -> None:
     monkeypatch.setattr("serving.turns.STANDING", standing)
     turns = Turns(most=2)
-    turns.takes = 0.02  # so that 12 are answered in a quarter of a second, and 50 in a second
+    turns.work, turns.lists = (
+        2.0,
+        100.0,
+    )  # so that 12 are answered in a quarter of a second, and 50 in a second
 
     async def crowd(count: int) -> list[object]:
         return await asyncio.gather(*(turns.compute(lambda: 1) for _ in range(count)), return_exceptions=True)
@@ -205,9 +209,16 @@ def test_a_burst_is_answered_and_of_a_queue_that_stands_what_comes_soon(
     assert all(answer == 1 or isinstance(answer, RequestError) for answer in told) and turns.waiting == 0
 
 
-def test_one_list_that_took_long_says_nothing_of_those_behind_it() -> None:
+def used_to(takes: float) -> Turns:
     turns = Turns()
-    turns.takes = 0.001
+    for _ in range(int(4 / takes)):
+        turns.took(takes)
+    assert turns.takes == pytest.approx(takes)
+    return turns
+
+
+def test_one_list_that_took_long_says_nothing_of_those_behind_it() -> None:
+    turns = used_to(0.001)
 
     async def crowd() -> list[object]:
         await turns.compute(lambda: time.sleep(0.4))  # as where the machine pauses
@@ -216,16 +227,31 @@ def test_one_list_that_took_long_says_nothing_of_those_behind_it() -> None:
     assert asyncio.run(crowd()) == [1] * 300
 
 
-def test_lists_that_all_take_longer_are_soon_known_to() -> None:
-    turns = Turns()
-    turns.takes = 0.0005
+def test_a_slow_moment_is_one_and_what_lasts_is_soon_known() -> None:
+    turns = used_to(0.001)
+    for _ in range(40):  # 0.4 s
+        turns.took(0.01)
+    assert turns.takes < 0.0015
+    for _ in range(360):
+        turns.took(0.01)
+    assert turns.takes > 0.005
 
-    async def slow() -> None:
-        for _ in range(60):
-            await turns.compute(lambda: time.sleep(0.005))
 
-    asyncio.run(slow())
-    assert turns.takes > 0.003
+def test_who_waited_too_long_is_told_so_and_costs_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.turns.LONGEST", 0.1)
+    turns, made = used_to(0.001), list[int]()
+
+    async def crowd() -> list[object]:
+        slow = asyncio.create_task(turns.compute(lambda: time.sleep(0.3)))
+        await asyncio.sleep(0)
+        late = [turns.compute(lambda: made.append(1)) for _ in range(20)]
+        found = await asyncio.gather(*late, return_exceptions=True)
+        await slow
+        return [*found, await turns.compute(lambda: "on time")]
+
+    *late, on_time = asyncio.run(crowd())
+    assert on_time == "on time" and not made and turns.waiting == 0
+    assert {getattr(error, "status", None) for error in late} == {503}
 
 
 def test_who_reads_slowly_gets_all_of_it(served: tuple[Web, uvicorn.Server, int]) -> None:

@@ -357,7 +357,7 @@ def test_workers_share_a_rate() -> None:
 
 def test_a_queue_of_what_takes_no_time_may_be_longer(made: Callable[..., Web]) -> None:
     web = made(waiting=8)
-    web.turns.takes = 0.0005
+    web.turns.took(0.0005)
 
     async def crowd() -> list[int]:
         async with web.client() as http:
