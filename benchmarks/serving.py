@@ -495,9 +495,10 @@ def soak(shop: Shop, minutes: float, workers: int) -> list[Figure]:
 
 def soaked(title: str, of: Told) -> list[Figure]:
     note = f"{of.sent / of.seconds:,.1f}/s for {of.seconds / 60:.1f} minutes; p50 {of.p50_ms:.1f} ms"
+    answers = "; ".join(f"{count:,} answered {status}" for status, count in of.refused.items())
     return [
         Figure(f"{title}, sent", of.sent, "requests", note=note),
-        Figure(f"{title}, failed", of.failed, "requests", 0, note=f"{of.refused:,} of them answered"),
+        Figure(f"{title}, failed", of.failed, "requests", 0, note=answers),
         Figure(f"{title}, p99", of.p99_ms, "ms", note=f"worst {of.worst_ms:,.0f} ms"),
     ]
 

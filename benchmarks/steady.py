@@ -9,7 +9,7 @@ library would cost more than the service.
 import argparse
 import asyncio
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ class Told:
     sent: int
     answered: int
     failed: int  # answered with anything but 200, or not at all
-    refused: int  # of these, those that were answered
+    refused: dict[str, int]  # of these, those that were answered, by status
     seconds: float
     p50_ms: float
     p99_ms: float
@@ -59,7 +59,7 @@ class Line(asyncio.Protocol):
         self.held += data
         if self.busy and whole(self.held):
             self.busy = False
-            self.load.done(self, ok=self.held[9:12] == b"200")
+            self.load.done(self, self.held[9:12])
 
     def connection_lost(self, error: Exception | None) -> None:
         self.load.lost(self)
@@ -91,7 +91,8 @@ class Load:
         self.lines: list[Line] = []  # open
         self.waiting: deque[tuple[float, bytes]] = deque()
         self.took: list[float] = []
-        self.open, self.sent, self.refused, self.gone = 0, 0, 0, 0
+        self.open, self.sent, self.gone = 0, 0, 0
+        self.refused = Counter[str]()  # by status
 
     def request(self, number: int) -> bytes:
         body = self.bodies[number % len(self.bodies)].replace(NUMBER, str(number).encode())
@@ -145,9 +146,10 @@ class Load:
             line.since = self.loop.time()
             self.idle.append(line)
 
-    def done(self, line: Line, *, ok: bool) -> None:
+    def done(self, line: Line, status: bytes) -> None:
         self.took.append(self.loop.time() - line.due)
-        self.refused += not ok
+        if status != b"200":
+            self.refused[status.decode()] += 1
         self.free(line)
 
     def lost(self, line: Line) -> None:
@@ -166,11 +168,11 @@ class Load:
 
     def told(self) -> Told:
         took = 1000 * np.array(self.took or [np.nan])
-        failed = self.refused + self.sent - len(self.took)
+        failed = self.refused.total() + self.sent - len(self.took)
         p50, p99 = np.quantile(took, [0.5, 0.99])
         seconds = self.loop.time() - self.began
         found = float(p50), float(p99), float(took.max())
-        return Told(self.sent, len(self.took), failed, self.refused, seconds, *found)
+        return Told(self.sent, len(self.took), failed, dict(self.refused), seconds, *found)
 
 
 def steady(url: str, bodies: Sequence[bytes], rate: float, seconds: float, key: str = "") -> Told:

@@ -17,7 +17,10 @@ SOON = 0.25  # seconds
 LATELY = 2.0  # seconds of work that say what a list takes
 # one list counts as so many usual ones at most: of a machine that paused it says nothing of those behind it
 USUAL = 10
-BURST, STANDING = 1.0, 10.0  # seconds of lists that may wait in a queue that is younger than so many seconds
+BURST, STANDING = (
+    1.0,
+    10.0,
+)  # seconds of lists that may wait in a queue that has been full for less than so many
 LONGEST = 5.0  # seconds after which nobody waits for a list any more
 # uvloop takes one new connection in a pass, so a list is paid for by a pass for each PASS seconds that it took
 PASS, PASSES = 0.0005, 64
@@ -29,7 +32,7 @@ class Turns:
 
     def __init__(self, most: int = WAITING) -> None:
         self.most, self.waiting, self.passes = most, 0, 1
-        self.since = 0.0  # when the queue was empty last
+        self.since = 0.0  # when fewer than `most` waited last
         self.lock = asyncio.Lock()
         self.work, self.lists = 0.0, 0.0  # seconds of work lately, and lists that came of them
 
@@ -47,11 +50,11 @@ class Turns:
     async def compute(self, act: Callable[[], T]) -> T:
         """What `act` gives, in turn. Raises RequestError, 503, where too many wait for it to come soon.
 
-        A queue that has stood for a while is of more than can be answered; one that has just come is what a machine
-        that paused left behind, and is answered a little later.
+        A queue that has been full for a while is of more than can be answered; one that has just filled is what a
+        machine that paused left behind, and is answered a little later.
         """
         now = time.perf_counter()
-        if not self.waiting:
+        if self.waiting < self.most:
             self.since = now
         soon = BURST if now - self.since < STANDING else SOON
         if self.waiting >= self.most and self.waiting * self.takes > soon:
