@@ -242,11 +242,10 @@ def test_who_waited_too_long_is_told_so_and_costs_no_list(monkeypatch: pytest.Mo
     turns, made = used_to(0.001), list[int]()
 
     async def crowd() -> list[object]:
-        slow = asyncio.create_task(turns.compute(lambda: time.sleep(0.3)))
-        await asyncio.sleep(0)
-        late = [turns.compute(lambda: made.append(1)) for _ in range(20)]
-        found = await asyncio.gather(*late, return_exceptions=True)
-        await slow
+        late = (turns.compute(lambda: made.append(1)) for _ in range(20))
+        _, *found = await asyncio.gather(
+            turns.compute(lambda: time.sleep(0.3)), *late, return_exceptions=True
+        )
         return [*found, await turns.compute(lambda: "on time")]
 
     *late, on_time = asyncio.run(crowd())
