@@ -42,9 +42,12 @@ class Check:
     reason: str
 
 
-# DuckDB works out both sides of an AND, and refuses to tell the type of what is no JSON
+# DuckDB works out both sides of an AND, and refuses to tell the type of what is no JSON. It takes a comma before a
+# bracket, and nan and inf for numbers: these are sought outside of quotes
 AN_OBJECT = Check(
-    "CASE WHEN json_valid(attributes) THEN json_type(attributes) = 'OBJECT' ELSE attributes IS NULL END",
+    "CASE WHEN json_valid(attributes) THEN json_type(attributes) = 'OBJECT' AND NOT regexp_matches("
+    r"""regexp_replace(attributes, '"(\\.|[^"\\])*"', '""', 'g'), '(?i),\s*[]}]|nan|inf') """
+    "ELSE attributes IS NULL END",
     "attributes is not a JSON object",
 )
 

@@ -87,7 +87,7 @@ def answering(engine: Engine, placements: Collection[str]) -> Engine:
         raise BundleError(
             f"version {engine.version} does not answer {', '.join(missing)}: it cannot stand in"
         )
-    asked = engine.sample().asked
+    asked, *_ = engine.sample().questions
     for placement in placements:
         try:
             engine.recommend(placement, asked, at=engine.data_until)

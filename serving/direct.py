@@ -5,8 +5,12 @@ They cost more than a list does. Starting, ending, readiness and all that is not
 
 import asyncio
 import logging
+from array import array
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from fcntl import ioctl
+from termios import TIOCOUTQ
+from typing import Any
 
 from _bentoml_sdk import Service
 from starlette.exceptions import HTTPException
@@ -14,19 +18,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.wire import PATIENCE, SHORT
+from serving.wire import SHORT
 
+TAKING = 60  # seconds in which who reads an answer takes some of it
 log = logging.getLogger("osclms.direct")
 
 
 class Front:
     """An ASGI app: `edge` for what goes the short way, BentoML's own app for the rest.
 
-    On the short way, where no layer bounds it, no part of an answer waits for longer than `patience` seconds to be
-    taken: who reads nothing is hung up on.
+    On the short way, where no layer bounds it, who takes nothing of an answer for `patience` seconds is hung up on.
     """
 
-    def __init__(self, bento: ASGIApp, edge: ASGIApp, patience: float = PATIENCE) -> None:
+    def __init__(self, bento: ASGIApp, edge: ASGIApp, patience: float = TAKING) -> None:
         self.bento, self.edge, self.patience = bento, edge, patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -35,12 +39,17 @@ class Front:
             return
 
         async def sent(message: Message) -> None:
-            try:
-                async with asyncio.timeout(self.patience) if waits(send) else nullcontext():
-                    await send(message)
-            except TimeoutError:
-                await hang_up(send)
-                raise ClientDisconnect from None
+            left = untaken(send) if waits(send) else 0
+            while True:
+                try:
+                    async with asyncio.timeout(self.patience) if waits(send) else nullcontext():
+                        await send(message)  # which writes nothing of it before it may
+                    return
+                except TimeoutError:
+                    before, left = left, untaken(send)
+                    if left >= before:
+                        await hang_up(send)
+                        raise ClientDisconnect from None
 
         await self.edge(scope, receive, sent)
 
@@ -51,10 +60,26 @@ def waits(send: Send) -> bool:
     return flow is None or bool(flow.write_paused)
 
 
+def untaken(send: Send) -> int:
+    """Bytes that were written and not taken yet. Those that the system holds count, where it tells of them: it asks
+    for more only when a good part of its megabytes has gone, which takes a steady but slow reader a while."""
+    if (transport := transport_of(send)) is None:
+        return 0
+    held = array("i", [0])
+    with suppress(OSError, AttributeError):
+        ioctl(transport.get_extra_info("socket").fileno(), TIOCOUTQ, held)
+    return int(transport.get_write_buffer_size()) + held[0]
+
+
+def transport_of(send: Send) -> Any:
+    """What uvicorn writes to; None of another server."""
+    return getattr(getattr(send, "__self__", None), "transport", None)
+
+
 async def hang_up(send: Send) -> None:
     """Cut the connection that an answer goes to: closed, it would wait until what was written is read."""
     cycle = getattr(send, "__self__", None)
-    if (transport := getattr(cycle, "transport", None)) is None:
+    if (transport := transport_of(send)) is None:
         return
     log.warning("a client took nothing of its answer for too long, and was hung up on")
     transport.abort()

@@ -6,7 +6,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
-from itertools import islice
+from itertools import islice, zip_longest
 from math import ceil, isnan
 from pathlib import Path
 from typing import Any
@@ -113,10 +113,13 @@ class Sample:
     products: tuple[Product, ...]
 
     @property
-    def asked(self) -> RecommendRequest:
-        """A question that every placement answers: the first of both."""
-        first = tuple(product.product_id for product in self.products[:1])
-        return RecommendRequest(customer_id=next(iter(self.customers), None), product_ids=first)
+    def questions(self) -> tuple[RecommendRequest, ...]:
+        """Questions that every placement answers: of each customer, about a product; one at least."""
+        of = zip_longest(self.customers, self.products[: max(len(self.customers), 1)])
+        return tuple(
+            RecommendRequest(customer_id=who, product_ids=(what.product_id,) if what else ())
+            for who, what in of
+        ) or (RecommendRequest(),)
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,9 @@ class Ask:
     at: int = 0  # seconds
     lead: Lead = field(default_factory=Lead)
     shown: tuple[Array, Array] = NOTHING
+    eligible: dict[tuple[str, ...], Mask] = field(
+        default_factory=dict, repr=False, compare=False
+    )  # worked out so far, by the names of rules
 
     @property
     def owned(self) -> Array:
@@ -449,11 +455,16 @@ class Engine:
     def choose(self, row: Placement, ask: Ask, *, explain: bool = False) -> Chosen:
         """The placement's list, with the places in it that rules reserve."""
         chosen = self.gather(row, ask, Chosen(), explain=explain)
+        promised = list[tuple[Mask, int]]()  # what is reserved so far, and how many of it there must be
         for rule in kept(ask.rules, Reserve):
-            inside = self.shelf.where(rule.attribute, rule.values)
-            missing = ceil(rule.share * ask.limit) - int(inside[chosen.items].sum())
-            for place in np.flatnonzero(~inside[chosen.items])[::-1][: max(missing, 0)].tolist():
-                chosen.drop(place)
+            inside, least = self.shelf.where(rule.attribute, rule.values), ceil(rule.share * ask.limit)
+            missing = least - int(inside[chosen.items].sum())
+            for place in np.flatnonzero(~inside[chosen.items])[::-1].tolist():
+                item = chosen.items[place]
+                if missing > 0 and not any(of[item] and of[chosen.items].sum() <= n for of, n in promised):
+                    chosen.drop(place)
+                    missing -= 1
+            promised.append((inside, least))
             there = Include(rule="include", attribute=rule.attribute, values=rule.values)
             for rules in ((*ask.rules, there), ask.rules):  # what finds no such product is given back
                 self.gather(row, replace(ask, rules=rules), chosen, explain=explain)
@@ -576,6 +587,7 @@ class Engine:
         """The customer's ranking made now, whatever else is asked."""
         none = ask.products[:0]
         ask = replace(ask, products=none, exclude=none, complements_only=False, limit=PUBLISHED, rules=())
+        ask = replace(ask, eligible={})  # which hangs on the products
         return self.standing(row.sources, self.allowed(row.rules, ask, Chosen()), ask, row)
 
     def is_past(self, ask: Ask) -> bool:
@@ -619,11 +631,20 @@ class Engine:
                 mask[gone] = False
             self.drop_groups(mask, np.concatenate([ask.products, np.array(chosen.items, np.int64)]))
             self.drop_full(mask, ask, chosen)
-        for rule in (*rules, *(["complements_only"] if ask.complements_only else [])):
-            RULES[rule](self, ask, mask)
+        if named := (*rules, *(["complements_only"] if ask.complements_only else [])):
+            mask &= self.eligible(named, ask)
         for rule in only:
             mask &= rule.keeps(self.shelf, ask, Purchases(self, ask))
         return mask
+
+    def eligible(self, rules: tuple[str, ...], ask: Ask) -> Mask:
+        """What rules of these names let through, worked out once for a request, however many steps fill its list."""
+        found = ask.eligible.get(rules)
+        if found is None:
+            found = ask.eligible[rules] = np.ones(len(self.available), bool)
+            for rule in rules:
+                RULES[rule](self, ask, found)
+        return found
 
     def removed(self, row: Placement, ask: Ask) -> dict[str, int]:
         """How many of the available products each rule takes out of the placement's own list, one after the other."""
@@ -672,7 +693,9 @@ class Engine:
             total = ranker.probability(self.signals(row, ask, items, scores), best)
             parts = shared(total, parts, lead)
         for rule in moves:
-            by = np.where(rule.moves(self.shelf, ask)[items], np.float32(rule.by), 1)
+            by = np.where(
+                rule.moves(self.shelf, ask)[items], rule.by, 1.0
+            )  # float64: twenty of them stay finite
             total, parts = total * by, parts * by
         more = any(len(p) >= s.take > 0 for s, p in zip(sources, proposed, strict=True))
         return Standing(items, total, lead, parts.T, more).at(top_k(total, len(total)))

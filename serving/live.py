@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from threading import Lock
 from typing import Any, TypeVar
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -49,8 +50,8 @@ log = logging.getLogger("osclms.live")
 @dataclass(frozen=True)
 class Person:
     """Who asks. customer: where the models know them, −1: nowhere. Their purchases are the rows of `place` in
-    `pairs.data`, −1: none. cart, seen: what lies in their cart and what they looked at, lately. mark: how much of
-    it came in live, empty where nothing did. All of one moment.
+    `pairs.data`, −1: none. cart, seen: what lies in their cart and what they looked at, lately. mark: differs with
+    what came in live, empty where nothing did. All of one moment.
     """
 
     customer: int
@@ -300,7 +301,11 @@ class Live:
         places = [place for name in names if (place := self.position(name)) >= 0]
         new = self.unlearned(places, bought)
         cart, seen = self.visit(self.events(names, VISITS, at - VISIT, at), bought)
-        mark = f"{len(new)}.{len(cart)}.{len(seen)}" if new or len(cart) or len(seen) else ""
+        mark = (
+            f"{len(new)}.{crc32(cart.tobytes())}.{crc32(seen.tobytes())}"
+            if new or len(cart) or len(seen)
+            else ""
+        )
         if len(places) > 1 or (places and known.customer < 0):
             mark = f"{mark}.{len(places)}"
         elif not new:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from features.catalog import PATH_SEPARATOR, Catalog, codes
 from features.interactions import DAY, Ints
@@ -19,7 +19,7 @@ Key = TypeVar("Key")
 Found = TypeVar("Found")
 PLAIN = ("brand", "category", "need", "size", "group_id")
 OTHER = "attributes."
-MOST_RULES = 20
+MOST_RULES, MOST_RESERVES = 20, 5
 KEPT = 256  # masks that are kept for the next request with the same values
 
 Attribute = Annotated[
@@ -97,7 +97,7 @@ class Shelf:
         """All of them by name. As large as what is said: a name that few products have costs no more than these."""
         found: dict[str, dict[int, set[str]]] = {}
         for item, text in enumerate(self.catalog.table["attributes"].to_pylist()):
-            for name, value in json.loads(text).items() if text else ():
+            for name, value in read(text).items() if text else ():
                 held = found.setdefault(name, {})
                 if value != []:
                     held[item] = set(map(as_text, value if isinstance(value, list) else [value]))
@@ -111,6 +111,15 @@ def kept_in(kept: dict[Key, Found], key: Key, make: Callable[[], Found]) -> Foun
         if len(kept) >= KEPT:
             kept.clear()
         found = kept[key] = make()
+    return found
+
+
+def read(text: str) -> dict[str, Any]:
+    """Attributes as they are kept; none of a text that a laxer reader than this one let in."""
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return {}
     return found
 
 
@@ -278,7 +287,15 @@ class Diverse(Wire):
 Filter = Include | Exclude | Price | Repeat
 Mover = Boost | Rotate
 Rule = Annotated[Filter | Mover | AtMost | Reserve | Diverse, Field(discriminator="rule")]
-Rules = Annotated[tuple[Rule, ...], Field(max_length=MOST_RULES)]
+
+
+def few(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    if len(kept(rules, Reserve)) > MOST_RESERVES:
+        raise ValueError(f"more than {MOST_RESERVES} rules that reserve: a list is filled anew for each")
+    return rules
+
+
+Rules = Annotated[tuple[Rule, ...], Field(max_length=MOST_RULES), AfterValidator(few)]
 
 
 def kept(rules: Sequence[Rule], kind: Any) -> list[Any]:

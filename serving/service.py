@@ -285,7 +285,7 @@ class Site:
         if engine:
             site.engine, site.model = engine, copy(self.model)
             site.model.available = engine.n_available
-            warm_up(site)
+            warm_up(site, 1)
         return site
 
     def beside(self, challenge: Challenge | None, rival: "Site | None") -> "Site":
@@ -743,10 +743,13 @@ class Edge:
         self.router: Callable[[Scope, Receive, Send], Awaitable[None]] = unready
 
     def open(self, site: Site) -> None:
-        """Answer by this site from the next request on; one that has begun ends by the site that it began with.
+        """Answer by this site from the next request on; one that has begun ends by the site that it began with. Who
+        waits for either waits in one queue, which knows what lists take.
 
         The routes are made once: a router holds itself, and with it would hold every site that it was made for.
         """
+        if self.site is not None:
+            site.turns = self.site.turns
         self.site = site
         if self.router is unready:
             made = ((o, self.guarded(o, self.handler(o.name))) for o in OPERATIONS)
@@ -901,11 +904,12 @@ def close_traces(settings: Settings) -> None:
         traces.close()
 
 
-def warm_up(site: Site) -> None:
-    """One answer from every placement, so that the first caller does not pay for first uses."""
-    asked = site.engine.sample().asked
-    for placement in site.engine.placements:
-        site.engine.recommend(placement, asked, at=site.at(None))
+def warm_up(site: Site, most: int | None = None) -> None:
+    """Answers from every placement to customers as there are, `most` of them, so that the first callers do not pay for
+    first uses."""
+    for asked in site.engine.sample().questions[:most]:
+        for placement in site.engine.placements:
+            site.engine.recommend(placement, asked, at=site.at(None))
     for name in LAYOUTS:
         layout(name)
 

@@ -13,14 +13,11 @@ from typing import TypeVar
 from serving.wire import RequestError
 
 WAITING = 64  # requests, in a worker; more, as long as all of them are answered soon
-SOON = 0.25  # seconds
 LATELY = 2.0  # seconds of work that say what a list takes
 # one list counts as so many usual ones at most: of a machine that paused it says nothing of those behind it
 USUAL = 10
-BURST, STANDING = (
-    1.0,
-    10.0,
-)  # seconds of lists that may wait in a queue that has been full for less than so many
+# seconds of lists that may wait: in a queue that has just filled, and in one that has been full for STANDING seconds
+BURST, SOON, STANDING = 2.5, 0.25, 10.0
 LONGEST = 5.0  # seconds after which nobody waits for a list any more
 # uvloop takes one new connection in a pass, so a list is paid for by a pass for each PASS seconds that it took
 PASS, PASSES = 0.0005, 64
@@ -38,8 +35,8 @@ class Turns:
 
     @property
     def takes(self) -> float:
-        """Seconds of a list lately."""
-        return self.work / self.lists if self.lists else SOON
+        """Seconds of a list lately; before the first, as long as is waited."""
+        return self.work / self.lists if self.lists else BURST
 
     def took(self, spent: float) -> None:
         """Count a list of so many seconds; older ones fade as work is done, so that a slow moment counts as such."""

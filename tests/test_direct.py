@@ -62,9 +62,7 @@ def test_the_service_is_put_together_so() -> None:
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from serving import service
-
-    monkeypatch.setattr(service, "PATIENCE", 0.01)
+    monkeypatch.setattr("serving.body.PATIENCE", 0.01)
     web = Web(tmp_path)
 
     async def slow() -> AsyncIterator[bytes]:
@@ -141,6 +139,24 @@ def test_who_reads_nothing_is_hung_up_on_and_others_are_answered(
     assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == []
 
 
+def test_who_reads_slowly_but_steadily_gets_all_of_it(
+    served: tuple[Web, uvicorn.Server, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By buffers as they come, megabytes, of which the system asks for more only when a good part has gone."""
+    web, _, port = served
+    fixed = web.site.engine.recommend("trending", RecommendRequest(), at=NOW)
+    monkeypatch.setattr(web.site.engine, "recommend", lambda *_, **__: fixed)
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as slow:
+        slow.sendall(request("trending/batch", b"{}\n" * 8_000, NDJSON))
+        end, taken = b"", 0
+        while not end.endswith(b"0\r\n\r\n"):
+            part = slow.recv(150_000)
+            assert part, f"hung up on after {taken:,} bytes"
+            taken, end = taken + len(part), end[-10:] + part
+            time.sleep(0.05)
+    assert b'{"lines":8000,"answered":8000,"failed":0}' in end and taken > 5_000_000
+
+
 def test_nothing_is_made_any_more_for_who_hangs_up(
     served: tuple[Web, uvicorn.Server, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,7 +182,7 @@ def test_a_crowd_is_refused_in_part_at_once_and_then_it_recovers(
 ) -> None:
     web, _, port = served
     web.turns.most = 4
-    web.turns.work, web.turns.lists = 2.0, 8.0  # a quarter of a second each
+    web.turns.work, web.turns.lists = 4.0, 2.0  # two seconds each
     recommend = web.site.engine.recommend
 
     all_are_here = Event()
@@ -199,7 +215,7 @@ def test_a_burst_is_answered_and_of_a_queue_that_stands_what_comes_soon(
     turns.work, turns.lists = (
         2.0,
         100.0,
-    )  # so that 12 are answered in a quarter of a second, and 50 in a second
+    )  # so that 12 are answered in a quarter of a second, and 125 in two and a half
 
     async def crowd(count: int) -> list[object]:
         return await asyncio.gather(*(turns.compute(lambda: 1) for _ in range(count)), return_exceptions=True)

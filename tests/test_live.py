@@ -174,6 +174,16 @@ def test_a_list_is_that_of_an_engine_whose_history_holds_the_purchases(
             ]
 
 
+def test_another_cart_of_as_many_is_another_list(engine: Engine, store: Store) -> None:
+    ids = set()
+    for news in ("butter",), ("towel", "bread"):
+        store.add([happened("remove", "butter", 2.5), *(happened("cart", p, 2.6) for p in news[:1])])
+        request = RecommendRequest(customer_id="anna")
+        ids.add(engine.recommend("cross_sell", request, at=AT).recommendation_id)
+        store.add([happened("remove", news[0], 2.7)])
+    assert len(ids) == 2
+
+
 def test_a_purchase_sent_now_changes_the_next_answer(engine: Engine, store: Store) -> None:
     assert "gold" in own(engine) and "gold" in names(listed(engine))
     before = engine.recommend("discover", RecommendRequest(customer_id="anna"), at=AT).recommendation_id

@@ -7,6 +7,7 @@ import shutil
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -27,8 +28,10 @@ from serving.challenge import Challenge
 from serving.compact import compact
 from serving.engine import Engine
 from serving.people import consents_now
+from serving.schemas import RecommendRequest
 from serving.settings import Settings
 from serving.store import Store, address
+from serving.turns import Turns
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
 ANNA = "/v1/customers/anna"
@@ -94,6 +97,33 @@ def shop(grocer: Path, tmp_path: Path, url: sa.URL) -> Iterator[Shop]:
     opened = Shop(home, url)
     yield opened
     opened.site.close()
+
+
+def test_before_it_is_ready_every_placement_has_answered_customers_as_there_are(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serving.service import load
+
+    asked, recommend = set[tuple[str, str | None]](), Engine.recommend
+
+    def noted(engine: Engine, placement: str, request: RecommendRequest, **about: Any) -> Any:
+        asked.add((placement, request.customer_id))
+        return recommend(engine, placement, request, **about)
+
+    monkeypatch.setattr(Engine, "recommend", noted)
+    site = load(Settings(home=shop.home), shop.site.intake, shop.home / "bundles" / "1")
+    customers = site.engine.sample().customers
+    site.drop()
+    assert len(customers) > 1
+    assert asked >= {(placement, who) for placement in site.engine.placements for who in customers}
+
+
+def test_who_answers_next_knows_what_lists_take(shop: Shop) -> None:
+    shop.site.turns.took(0.001)
+    site = copy(shop.site)
+    site.turns = Turns()
+    shop.edge.open(site)
+    assert site.turns is shop.site.turns
 
 
 # --- products ---------------------------------------------------------------------------------------------

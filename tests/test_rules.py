@@ -162,6 +162,42 @@ def test_places_are_reserved_and_given_back(shop: Engine, explain: bool) -> None
     assert len(items) == 6 and "spelt" in names(items)
 
 
+def test_what_one_rule_reserved_another_leaves_there(tmp_path: Path) -> None:
+    goods: dict[str, dict[str, Any]] = {
+        f"p{n:02}": {"title": f"P {n}", "brand": "A" if n < 3 else "B" if n < 6 else f"X{n}", "price": 1.0}
+        for n in range(30)
+    }
+    baskets = [("anna", f"o{n}", n, " ".join(list(goods)[6 + n % 20 : 10 + n % 20])) for n in range(40)]
+    baskets += [("bert", f"p{n}", n, " ".join(list(goods)[n % 28 : n % 28 + 2])) for n in range(40)]
+    engine = Engine(tiny.bundle(tmp_path / "1", baskets, goods))
+    two = [{"rule": "reserve", "attribute": "brand", "values": [brand], "share": 0.2} for brand in "AB"]
+    for rules in (two, two[::-1]):
+        asked = RecommendRequest.model_validate({"limit": 10, "rules": rules})
+        found = engine.recommend("next_best", asked, at=tiny.UNTIL).items
+        held = Counter(str(goods[item.product_id]["brand"]) for item in found)
+        assert len(found) == 10 and min(held["A"], held["B"]) >= 2
+
+
+def test_a_list_is_filled_anew_for_few_rules_alone() -> None:
+    about = {"rule": "reserve", "attribute": "brand", "values": ["Fine"], "share": 0.1}
+    assert RecommendRequest.model_validate({"rules": [about] * 5}).rules
+    with pytest.raises(ValidationError, match="more than 5 rules that reserve"):
+        RecommendRequest.model_validate({"rules": [about] * 6})
+
+
+def test_boosts_together_take_nothing_away(shop: Engine) -> None:
+    boost = {"rule": "boost", "attribute": "brand", "values": ["Own"], "by": 1_000}
+    items = listed(shop, *[boost] * 20)
+    assert names(items) == set(GOODS) and GOODS[items[0].product_id]["brand"] == "Own"
+    assert all(np.isfinite(item.score) for item in items)
+
+
+def test_attributes_that_cannot_be_read_are_none() -> None:
+    from serving.rules import read
+
+    assert read('{"colour": "red"}') == {"colour": "red"} and read('{"colour": "red",}') == {}
+
+
 def test_variety_spreads_a_list_over_what_is_alike(shop: Engine) -> None:
     first = listed(shop, limit=2)[0]
     for by in (0.0, 1.0):
@@ -314,3 +350,13 @@ def test_no_list_ever_breaks_a_rule(real: Engine, data: st.DataObject) -> None:
     assert not counts or max(held.values(), default=0) <= min(counts)
     fits = len({brands[i] for i in np.flatnonzero(allowed)}) if counts else int(allowed.sum())
     assert len(found) >= min(limit, fits)
+    others, asked = [rule for rule in rules if rule["rule"] != "reserve"], 0
+    for rule in rules:
+        if rule["rule"] == "reserve" and (asked := asked + (least := ceil(rule["share"] * limit))) <= limit:
+            alone = [*others, {"rule": "include", "attribute": "brand", "values": rule["values"]}]
+            there = real.recommend(
+                placement,
+                RecommendRequest.model_validate({**request.model_dump(mode="json"), "rules": alone}),
+                at=real.data_until,
+            ).items
+            assert sum(brands[i] in rule["values"] for i in found) >= min(least, len(there))

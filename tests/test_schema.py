@@ -79,6 +79,12 @@ def test_text_that_repeats_comes_as_a_dictionary() -> None:
         ("[1]", False),
         ('"x"', False),
         ('{"a": 1}', True),
+        ('{"a": 1,}', False),
+        ('{"a": [1, ]}', False),
+        ('{"a": nan}', False),
+        (r'{"a": "nan, \", ]"}', True),
+        ('{"inf": {}}', True),
+        ('{"a": ["b", "c"]}', True),
         (None, True),
     ],
 )
