@@ -21,7 +21,7 @@ from features.history import Store
 from features.interactions import DAY, Ints, is_in, moment, seconds, sorted_set
 from features.pairs import GAP, Pairs
 from serving.bundle import Bundle, BundleError
-from serving.fitted import NOTHING, Array, Candidates, Fitted, Neighbors, Vectors, row_of, top_k
+from serving.fitted import NOTHING, Array, Candidates, Fitted, Neighbors, Vectors, column_of, row_of, top_k
 from serving.index import ItemIndex, unit
 from serving.live import Live, Person, stranger
 from serving.needs import Needs
@@ -912,8 +912,7 @@ class Engine:
     def closeness(self, model: Fitted, held: Array, item: int) -> Scores:
         """How strongly each of the held products leads to `item`."""
         if isinstance(model, Neighbors):
-            row = np.array([item])
-            return np.array([looked_up(*row_of(model.items, int(h)), row)[0] for h in held])
+            return column_of(model.items, held, item)
         assert isinstance(model, Vectors)
         near = unit(model.items[held]) @ unit(model.items[[item]])[0]
         return near + 2 * (self.catalog.need[held] == self.catalog.need[item])

@@ -129,6 +129,18 @@ def row_of(matrix: sparse.csr_array, row: int) -> tuple[Array, NDArray[np.float3
     return matrix.indices[cells], matrix.data[cells]
 
 
+def column_of(matrix: sparse.csr_array, rows: Array, column: int) -> NDArray[np.float32]:
+    """The values of one column in these rows, 0 where a row has none."""
+    begin = matrix.indptr[rows].astype(np.int64)
+    length = matrix.indptr[rows + 1] - begin
+    end = np.cumsum(length)
+    cells = np.arange(end[-1] if len(end) else 0) + np.repeat(begin - (end - length), length)
+    there = np.flatnonzero(matrix.indices[cells] == column)
+    found = np.zeros(len(rows), np.float32)
+    found[np.searchsorted(end, there, side="right")] = matrix.data[cells[there]]
+    return found
+
+
 def summed(matrix: sparse.csr_array, rows: Array) -> tuple[Array, NDArray[np.float32]]:
     """(columns, values) of the sum of these rows."""
     parts = [row_of(matrix, int(row)) for row in rows]

@@ -14,6 +14,7 @@ from serving.fitted import (
     Fitted,
     Neighbors,
     Vectors,
+    column_of,
     held_by,
     load_fitted,
     row_of,
@@ -155,6 +156,14 @@ def test_what_items_suggest_together_is_the_dense_sum(n: int, held: list[int], s
     assert len(set(items.tolist())) == len(items)
     assert items.tolist() == np.flatnonzero(expected).tolist()
     assert scores.tolist() == expected[items].tolist()
+
+
+@given(st.lists(st.integers(0, 29), max_size=12), st.integers(0, 19), st.integers(0, 5))
+def test_a_column_of_some_rows(rows: list[int], column: int, seed: int) -> None:
+    cells = sparse.random_array((30, 20), density=0.2, rng=np.random.default_rng(seed), dtype=np.float32)
+    matrix = sparse.csr_array(cells)
+    found = column_of(matrix, np.array(rows, np.int64), column)
+    np.testing.assert_array_equal(found, matrix.toarray()[rows, column])
 
 
 def test_row_of_nobody_is_nothing() -> None:
