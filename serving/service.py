@@ -353,10 +353,11 @@ class Site:
         rows: list[delivery.Row] = []
 
         def listed(question: Question) -> RecommendResponse:
-            asked = self.known(self.unsealed(question, request))
+            site = self.as_now(request)
+            asked = site.known(site.unsealed(question, request))
             when, customer = asked.at or at, asked.customer_id
-            found, _ = self.timed(placement, asked, when)
-            if question.record and not self.engine.is_buried(customer):
+            found, _ = site.timed(placement, asked, when)
+            if question.record and not site.engine.is_buried(customer):
                 rows.extend(delivery.sends(self.sent, customer, (found,), at=when, now=self.clock()))
             return found
 
@@ -365,6 +366,12 @@ class Site:
             rows.clear()
 
         return batch.Batch(request, self.turns, listed, lambda error: told(error)[1], recorded)
+
+    def as_now(self, request: Request) -> "Site":
+        """What is served by now, with what the catalogue is by now, where it is still of this version: all lists of a
+        batch are of one, however long they take."""
+        site: Site | None = getattr(request.scope.get("app"), "site", None)
+        return site if site and site.engine.version == self.engine.version else self
 
     async def needs(self, request: Request) -> Response:
         asked = await self.asked(request)

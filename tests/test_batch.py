@@ -4,6 +4,8 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,6 +16,7 @@ from serving.batch import MAX_LINE
 from serving.client import ApiError, Client
 from serving.headers import NDJSON
 from serving.keys import SECRET
+from serving.overlay import Overlay
 from serving.schemas import RecommendRequest, RecommendResponse
 from serving.store import StoreError
 
@@ -62,6 +65,35 @@ def test_the_lists_are_those_of_single_requests(web: Web) -> None:
         first = 3 if sent is apart else 1  # blank lines count, as they do for who looks into the file
         assert [a["line"] for a in answers] == list(range(first, first + 5 * places, places))
         assert last == {"lines": 5, "answered": 5, "failed": 0}
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_batch_is_of_one_version_and_of_the_catalogue_as_it_is(
+    web: Web, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    """What can be had changes while the first of its lists is made."""
+    site, engine = web.site, web.site.engine
+    now = copy(site)
+    overlay = Overlay(engine.bundle)
+    overlay.say([{"product_id": "bread", "in_stock": False}])
+    bundle = overlay.bundle(engine.bundle)
+    version = "1" if same else "2"
+    now.engine = engine.over(
+        replace(bundle, manifest=bundle.manifest.model_copy(update={"version": version}))
+    )
+    assert engine.version == "1"
+    recommend = engine.recommend
+
+    def first(*args: Any, **about: Any) -> RecommendResponse:
+        web.edge.open(now)
+        return recommend(*args, **about)
+
+    monkeypatch.setattr(engine, "recommend", first)
+    told = [a["answer"] for a in asked(web, [{"customer_id": "anna", "limit": 8}] * 3)[:3]]
+    web.edge.open(site)
+    assert {answer["model_version"] for answer in told} == {"1"}
+    held = ["bread" in [item["product_id"] for item in answer["items"]] for answer in told]
+    assert held == [True, not same, not same]
 
 
 def test_a_customers_id_stands_for_a_question(web: Web) -> None:
