@@ -311,7 +311,9 @@ def test_no_list_ever_breaks_a_rule(real: Engine, data: st.DataObject) -> None:
                 path.map(lambda v: {"rule": "include", "attribute": "category", "values": [v]}),
                 st.floats(0.5, 20).map(lambda p: {"rule": "price", "most": p}),
                 st.integers(1, 3).map(lambda n: {"rule": "at_most", "attribute": "brand", "count": n}),
+                st.floats(0.5, 2).map(lambda p: {"rule": "price", "most": p, "relative": True}),
                 st.just({"rule": "repeat", "after": "never"}),
+                st.integers(1, 400).map(lambda n: {"rule": "repeat", "after": n}),
                 few.map(lambda v: {"rule": "boost", "attribute": "brand", "values": v, "by": 3.0}),
                 st.floats(0, 1).map(lambda by: {"rule": "diverse", "by": by}),
                 few.map(lambda v: {"rule": "reserve", "attribute": "brand", "values": v, "share": 0.3}),
@@ -333,7 +335,7 @@ def test_no_list_ever_breaks_a_rule(real: Engine, data: st.DataObject) -> None:
     )
     items = real.recommend(placement, request, at=real.data_until).items
     found = real.catalog.items.positions([i.product_id for i in items])
-    allowed = np.asarray(real.available).copy()
+    allowed, end = np.asarray(real.available).copy(), real.data_until.timestamp()
     allowed[real.catalog.items.positions(request.product_ids)] = False
     for rule in rules:
         if rule["rule"] == "exclude":
@@ -341,18 +343,26 @@ def test_no_list_ever_breaks_a_rule(real: Engine, data: st.DataObject) -> None:
         if rule["rule"] == "include":
             allowed &= np.array([(p or "").split(" > ")[0] in rule["values"] for p in paths])
         if rule["rule"] == "price":
-            allowed &= real.catalog.price <= np.float32(rule["most"])
+            asked = real.catalog.price[real.catalog.items.positions(request.product_ids)]
+            unit = np.nanmax(asked, initial=-np.inf) if rule.get("relative") else 1.0
+            if np.isfinite(unit):
+                allowed &= real.catalog.price <= np.float32(rule["most"] * unit)
         if rule["rule"] == "repeat" and customer:
-            allowed[real.history.item[real.history.rows(real.position(customer))]] = False
+            rows = real.history.rows(real.position(customer))
+            since = 0 if rule["after"] == "never" else end - rule["after"] * 86_400
+            allowed[real.history.item[rows][real.history.at[rows] > since]] = False
     assert len(set(found)) == len(found) <= limit and allowed[found].all()
     counts = [rule["count"] for rule in rules if rule["rule"] == "at_most"]
     held = Counter(brands[i] for i in found if brands[i] is not None)
     assert not counts or max(held.values(), default=0) <= min(counts)
     fits = len({brands[i] for i in np.flatnonzero(allowed)}) if counts else int(allowed.sum())
     assert len(found) >= min(limit, fits)
-    others, asked = [rule for rule in rules if rule["rule"] != "reserve"], 0
+    others, promised = [rule for rule in rules if rule["rule"] != "reserve"], 0
     for rule in rules:
-        if rule["rule"] == "reserve" and (asked := asked + (least := ceil(rule["share"] * limit))) <= limit:
+        if (
+            rule["rule"] == "reserve"
+            and (promised := promised + (least := ceil(rule["share"] * limit))) <= limit
+        ):
             alone = [*others, {"rule": "include", "attribute": "brand", "values": rule["values"]}]
             there = real.recommend(
                 placement,
