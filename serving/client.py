@@ -35,6 +35,7 @@ from serving.schemas import (
 )
 
 TIMEOUT = 10.0  # seconds
+STILL = 120.0  # seconds between two parts of a batch
 RETRIES = 2
 PAUSE = 0.2  # seconds before the first repetition; each further one waits twice as long
 TRY_AGAIN = (429, 502, 503, 504)  # answers of what is busy, or stands in front of what is gone
@@ -107,12 +108,13 @@ class Client:
         """For each request its list, or what is wrong with it, in their order, by one call: for a mailing of many. A
         `Question` that says `record` puts its list on record as sent.
 
-        Raises ApiError for the call as a whole, also where the answer ends too soon. It is not repeated.
+        Raises ApiError for the call as a whole, also where the answer ends too soon, or nothing comes of it for STILL
+        seconds. It is not repeated.
         """
         lines = (asked.model_dump_json(exclude_defaults=True).encode() + b"\n" for asked in requests)
         path, about = f"/v1/recommend/{placement}/batch", {"Content-Type": "application/x-ndjson"}
         try:
-            with self.http.stream("POST", path, content=lines, headers=about, timeout=None) as answer:
+            with self.http.stream("POST", path, content=lines, headers=about, timeout=STILL) as answer:
                 if not answer.is_success:
                     answer.read()
                     raise refusal(answer)
@@ -213,9 +215,10 @@ class Client:
         rows = [dated(customer) for customer in customers]
         return read(CustomersAnswer, self.call("PUT", "/v1/customers", json={"customers": rows}))
 
-    def customer(self, customer_id: str) -> CustomerAbout:
-        """All that is held of a customer. Raises ApiError."""
-        return read(CustomerAbout, self.call("GET", customer_path(customer_id)))
+    def customer(self, customer_id: str, *, at: datetime | None = None) -> CustomerAbout:
+        """All that is held of a customer, as of `at` (missing: now). Raises ApiError."""
+        query = given({"at": moment(at)})
+        return read(CustomerAbout, self.call("GET", customer_path(customer_id), params=query))
 
     def erase(self, customer_id: str) -> Erased:
         """Make a customer a stranger, by all their ids. Raises ApiError."""

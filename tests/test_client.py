@@ -1,12 +1,14 @@
 """The client: against the real service, and against answers that services give on bad days."""
 
+import socket
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from conftest import CUSTOMER
+from conftest import CUSTOMER, END
 from running import Server, shop
 
 from serving.client import PAUSE, ApiError, Client
@@ -84,6 +86,8 @@ def test_a_customer_by_an_id_of_any_letters(osclms: Client) -> None:
     )
     assert [line.status for line in many.customers] == ["accepted", "rejected"]
     assert osclms.customer(who).facts == {"region": "South"}
+    early, now = osclms.customer(CUSTOMER, at=END - timedelta(days=200)), osclms.customer(CUSTOMER)
+    assert 0 < len(early.orders) < len(now.orders)
     assert osclms.erase("client-card").erased == 2
     assert osclms.customer(who).facts == {}
 
@@ -173,6 +177,15 @@ def test_a_key_goes_along() -> None:
     flaky = Flaky(200)
     flaky.client(key="k").recommend("trending")
     assert flaky.asked[0].headers["authorization"] == "Bearer k"
+
+
+def test_a_batch_of_which_nothing_comes_any_more_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.client.STILL", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as still:  # takes all, and answers nothing
+        client = Client(f"http://127.0.0.1:{still.getsockname()[1]}")
+        with pytest.raises(ApiError, match="no answer"):
+            list(client.batch("trending", [RecommendRequest()]))
+        client.close()
 
 
 def test_an_answer_of_something_else_is_an_error() -> None:
