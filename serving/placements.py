@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -19,12 +19,12 @@ from serving.wire import MAX_LIMIT, RequestError
 
 STRICT = ConfigDict(extra="forbid")
 Asks = Literal["customer", "products", "nobody"]
-Fault = tuple[
-    tuple[str | int, ...], str
-]  # where in the file, as (placement, key, number, key …), and what is wrong
+Place = tuple[str | int, ...]  # in the file: (placement, key, number, key …)
+Fault = tuple[Place, str]  # where, and what is wrong
 FILE = "placements.toml"  # in a shop's home
 HABIT_ORDERS = 2  # for one need that make a habit
 PRICE_STEP = (1.10, 4.0)  # how much dearer a step up may be
+MAX_WEIGHT = 1e6
 ELIGIBLE = (
     "not_owned",
     "owned",
@@ -48,8 +48,8 @@ class Source:
     model: str
     asks: Asks
     story: str
-    weight: float = 1.0
-    take: int = 80
+    weight: Annotated[float, Field(gt=0, le=MAX_WEIGHT, allow_inf_nan=False)] = 1.0
+    take: Annotated[int, Field(ge=0)] = 80
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Placement:
 
     name: str
     about: str
-    asks: tuple[Asks, ...]
-    sources: tuple[Source, ...]
+    asks: Annotated[tuple[Asks, ...], Field(min_length=1)]
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     rules: tuple[str, ...] = ()
     fill: tuple[Step, ...] = ()
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 10
@@ -88,7 +88,7 @@ class Placement:
     policy: Rules = ()
     cache_seconds: Annotated[int, Field(ge=0)] = 0
     like: str = ""
-    worth: float | None = None
+    worth: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     needs: str = ""
 
     @property
@@ -121,6 +121,46 @@ STORIES: Mapping[str, str] = {
     "first": "Be the first to try it",
     "new": "New, and already liked",
     "known": "You have bought it before",
+}
+
+CUSTOMER: tuple[Asks, ...] = ("customer",)
+BOTH: tuple[Asks, ...] = ("customer", "products")
+NOBODY: tuple[Asks, ...] = ("nobody",)
+ANSWERS: Mapping[str, tuple[Asks, ...]] = {  # by model: what it can be asked with, as a source of products
+    **dict.fromkeys(("popular", "newest"), NOBODY),
+    **dict.fromkeys(("habit", "rhythm", "ease", "tifu", "upcf"), CUSTOMER),
+    **dict.fromkeys(("als", "content"), BOTH),
+    **dict.fromkeys(("bpr", "hybrid"), (*BOTH, *NOBODY)),
+    **dict.fromkeys(("copurchase", "complements", "alternatives"), BOTH),
+    **dict.fromkeys(("ease_baskets", "item_knn", "popular_in"), BOTH),
+}
+OF_NEEDS = ("ease_needs",)  # models that know needs, not products
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Of which sources a story is true: of those that ask so, by these models; of all others where this rule holds."""
+
+    asks: tuple[Asks, ...] = get_args(Asks)
+    models: Set[str] = frozenset(ANSWERS)
+    rule: str = ""
+
+    def holds(self, source: Source, rules: Set[str]) -> bool:
+        return self.rule in rules or (source.asks in self.asks and source.model in self.models)
+
+
+TRUTHS: Mapping[str, Truth] = {  # a story that is not here is told by the engine alone, in place of another
+    "again": Truth(models={"habit", "rhythm"}, rule="owned"),
+    "taste": Truth(CUSTOMER),
+    "like_you": Truth(CUSTOMER),
+    "goes_with": Truth(BOTH),
+    "step_up": Truth((), rule="dearer"),
+    "similar": Truth(BOTH, {"als", "bpr", "hybrid", "content", "alternatives", "item_knn"}),
+    "same_need": Truth(),
+    "popular": Truth(models={"popular"}),
+    "bought": Truth(models=ANSWERS.keys() - {"popular", "als", "bpr", "hybrid", "content"}),
+    "new": Truth(models={"newest"}),
+    "known": Truth((), rule="owned"),
 }
 
 POPULAR = Source("popular", "nobody", "popular")
@@ -273,25 +313,54 @@ def changed(name: str, keys: object, known: Mapping[str, Placement]) -> tuple[Pl
     return (start if faults else made), faults
 
 
+def ruled(row: Placement) -> Iterator[tuple[Place, Source, Set[str]]]:
+    """Every source of a placement: where it stands, and the rules that hold for what it gives. After a step that is
+    out of all that was never bought, what is left was."""
+    for number, source in enumerate(row.sources):
+        yield ("sources", number), source, set(row.rules)
+    spent = set[str]()
+    for number, step in enumerate(row.fill):
+        left = {"owned"} if step.source.model in spent else set()
+        yield ("fill", number, "source"), step.source, {*step.rules, *left}
+        if step.rules == ("not_owned",):
+            spent.add(step.source.model)
+
+
 def unknown(row: Placement, models: Set[str]) -> Iterator[Fault]:
-    """What a placement names and nobody knows."""
-    steps = [(("fill", number), step) for number, step in enumerate(row.fill)]
-    sources: list[tuple[tuple[str | int, ...], Source]] = [
-        *((("sources", number), source) for number, source in enumerate(row.sources)),
-        *(((*place, "source"), step.source) for place, step in steps),
-    ]
-    for place, source in sources:
-        if source.story not in STORIES:
-            yield (*place, "story"), f"there is no story {source.story!r}; known: {', '.join(STORIES)}"
-        if source.model not in models:
-            yield (*place, "model"), f"there is no model {source.model!r}; known: {', '.join(sorted(models))}"
-    if row.needs and row.needs not in models:
-        yield ("needs",), f"there is no model {row.needs!r}; known: {', '.join(sorted(models))}"
-    rules = [(("rules",), row.rules), *(((*place, "rules"), step.rules) for place, step in steps)]
-    for where, named in rules:
+    """What a placement names and nobody knows, asks and no model answers, or tells and would not be true."""
+    for place, source, rules in ruled(row):
+        yield from (((*place, key), says) for key, says in wrong_with(source, rules, models))
+        if place[0] == "fill" and not source.take:
+            yield (*place, "take"), "a step that takes 0 adds nothing: let it take more"
+    if not any(source.take for source in row.sources):
+        yield ("sources",), "they propose nothing: let one of them `take` more than 0"
+    if row.needs and row.needs not in (known := models & set(OF_NEEDS)):
+        yield ("needs",), f"there is no model {row.needs!r} of needs; known: {', '.join(sorted(known))}"
+    steps = ((("fill", number, "rules"), step.rules) for number, step in enumerate(row.fill))
+    for where, named in ((("rules",), row.rules), *steps):
         for rule in named:
             if rule not in ELIGIBLE:
                 yield where, f"there is no rule {rule!r}; known: {', '.join(ELIGIBLE)}"
+
+
+def wrong_with(source: Source, rules: Set[str], models: Set[str]) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong with it) of a source under these rules."""
+    if source.story not in STORIES:
+        yield "story", f"there is no story {source.story!r}; known: {', '.join(STORIES)}"
+    if source.model not in (known := models & ANSWERS.keys()):
+        yield "model", f"there is no model {source.model!r}; known: {', '.join(sorted(known))}"
+    elif source.asks not in (asks := ANSWERS[source.model]):
+        yield "asks", f"{source.model} is not asked with {source.asks!r}; it is with: {', '.join(asks)}"
+    elif source.story in STORIES and not is_true(source.story, source, rules):
+        true = ", ".join(story for story in STORIES if is_true(story, source, rules))
+        rule = TRUTHS[source.story].rule if source.story in TRUTHS else ""
+        unless = f" unless under the rule {rule!r}" if rule else ""
+        says = f"{source.story!r} would not be true of {source.model} asked with {source.asks!r}{unless}"
+        yield "story", f"{says}; true are: {true}"
+
+
+def is_true(story: str, source: Source, rules: Set[str]) -> bool:
+    return story in TRUTHS and TRUTHS[story].holds(source, rules)
 
 
 def check_policies(path: Path, placements: Mapping[str, Placement], check: Callable[[str], None]) -> None:

@@ -9,17 +9,24 @@ import pytest
 from tiny import GROCER, GROCERIES, bundle
 
 from serving.engine import RULES, Engine
+from serving.fitted import Candidates, Fitted, Neighbors, Vectors
 from serving.placements import (
+    ANSWERS,
+    OF_NEEDS,
     PLACEMENTS,
     POPULAR,
     STORIES,
+    TRUTHS,
+    Asks,
     Placement,
     PlacementsError,
     Source,
     Step,
     models_in_use,
     read_placements,
+    unknown,
 )
+from serving.schemas import RecommendRequest
 from serving.wire import MAX_LIMIT
 from training.models import RECIPES
 from training.models.copurchase import CoPurchase
@@ -28,7 +35,6 @@ from training.split import AUDITS
 
 COMPARED_ALONE = {"bpr", "habit", "hybrid", "item_knn", "popular_in"}  # fitted to be held against the others
 SLOTS = {"times", "last", "because", "category"}
-ASKS = {"popular": {"nobody"}, "newest": {"nobody"}, "rhythm": {"customer"}, "copurchase": {"products"}}
 ROWS = pytest.mark.parametrize("row", PLACEMENTS.values(), ids=list(PLACEMENTS))
 
 
@@ -53,21 +59,40 @@ def test_a_row_names_what_there_is(row: Placement) -> None:
 
 
 @ROWS
-def test_a_source_is_asked_as_its_model_can_answer(row: Placement) -> None:
-    for source in sources(row):
-        assert source.asks in ASKS.get(source.model, {"customer", "products"}), source
+def test_a_source_is_asked_as_its_model_can_answer_and_tells_what_is_true(row: Placement) -> None:
+    assert list(unknown(row, set(RECIPES))) == []
+
+
+def able(model: Fitted) -> set[Asks]:
+    """What a model can be asked with, by what it is made of."""
+    if isinstance(model, Vectors):
+        both: set[Asks] = {"customer", "products"} if model.items.shape[1] else set()
+        return both | ({"nobody"} if model.bias.any() else set())
+    return {"customer"} if isinstance(model, Candidates) else {"customer", "products"}
+
+
+def test_what_a_model_can_be_asked_with_is_what_it_answers(tmp_path: Path) -> None:
+    assert {*ANSWERS, *OF_NEEDS} == set(RECIPES)
+    stories: dict[Asks, str] = {"customer": "like_you", "products": "goes_with", "nobody": "same_need"}
+    rows = {
+        f"{model}_{asks}": Placement(f"{model}_{asks}", "", (asks,), (Source(model, asks, stories[asks]),))
+        for model, answers in ANSWERS.items()
+        for asks in answers
+    }
+    engine = Engine(bundle(tmp_path / "1", GROCERIES, GROCER, placements={**PLACEMENTS, **rows}))
+    assert {name: able(model) for name, model in engine.models.items() if name in ANSWERS} == {
+        name: set(answers) for name, answers in ANSWERS.items()
+    }
+    assert all(isinstance(engine.models[name], Neighbors) for name in OF_NEEDS)
+    for row in rows.values():
+        for customer in ("anna", None):
+            asked = RecommendRequest(customer_id=customer, product_ids=("bread",))
+            engine.recommend(row.name, asked, at=engine.data_until)
 
 
 @ROWS
 def test_a_row_asks_with_what_its_sources_need(row: Placement) -> None:
     assert {source.asks for source in row.sources} <= {*row.asks, "nobody"}
-
-
-@ROWS
-def test_something_is_proposed_and_weighs(row: Placement) -> None:
-    assert any(source.take > 0 for source in row.sources)
-    assert all(source.weight > 0 and source.take >= 0 for source in sources(row))
-    assert all(step.source.take > 0 for step in row.fill)
 
 
 @ROWS
@@ -83,6 +108,7 @@ def test_every_placement_is_audited(row: Placement) -> None:
 
 @pytest.mark.parametrize(("key", "text"), STORIES.items(), ids=list(STORIES))
 def test_a_story_is_a_line_for_people_with_slots_that_are_filled(key: str, text: str) -> None:
+    assert key in TRUTHS or key in {"regular", "first"}, "who may tell it"
     assert set(re.findall(r"{(\w+)}", text)) <= SLOTS
     assert text[0].isupper() and "\n" not in text and not text.endswith(".")
 
@@ -175,6 +201,10 @@ def test_a_shops_own_table_changes_and_adds(tmp_path: Path) -> None:
             ),
             24, "cart.fill.rules: there is no rule 'none'; known: not_owned",
         ),
+        (("limit = 6", "sources = []"), 4, "next_best.sources: .*at least 1 item"),
+        (("limit = 6", "asks = []"), 4, "next_best.asks: .*at least 1 item"),
+        (("limit = 6", "worth = nan"), 4, "next_best.worth: .*finite"),
+        (("limit = 6", "needs = 'als'"), 4, "there is no model 'als' of needs; known: ease_needs"),
         (("limit = 6", "limit = "), 4, "Invalid value"),
         (("[cart]", '["Cart!"]'), 15, "a name is lower-case"),
         (('like = "cross_sell"', "like = ['x']"), 16, "cart.like: a new placement is `like` a known one"),
@@ -191,6 +221,72 @@ def test_a_table_that_is_wrong_is_explained_by_its_line(
 ) -> None:
     with pytest.raises(PlacementsError, match=rf"(line {line}\b.*({said}))|(({said}).*line {line}\b)"):
         read_placements(written(tmp_path, OWN.replace(*change)), PLACEMENTS)
+
+
+def source(about: str) -> str:
+    """A source that is right but for what is said about it."""
+    usual = {"model": "'als'", "asks": "'customer'", "story": "'taste'"}
+    told = dict(part.split(" = ") for part in about.split(", "))
+    return f"{{{', '.join(f'{key} = {value}' for key, value in (usual | told).items())}}}"
+
+
+UNTRUE = "would not be true of"
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ("take = -5", "take: .*greater than or equal to 0"),
+        ("take = 0", ": they propose nothing"),
+        ("weight = nan", "weight: .*finite"),
+        ("weight = inf", "weight: .*finite"),
+        ("weight = 0", "weight: .*greater than 0"),
+        ("model = 'popular'", "asks: popular is not asked with 'customer'; it is with: nobody"),
+        (
+            "model = 'copurchase', asks = 'nobody'",
+            "asks: copurchase is not .* 'nobody'; it is with: customer, products",
+        ),
+        ("model = 'rhythm', asks = 'products'", "asks: rhythm is not .* 'products'; it is with: customer"),
+        ("model = 'ease_needs'", "model: there is no model 'ease_needs'; known: als, .*copurchase"),
+        (
+            "story = 'regular'",
+            f"story: 'regular' {UNTRUE} als asked with 'customer'; true are: taste, like_you",
+        ),
+        ("story = 'again'", f"story: 'again' {UNTRUE} als .* unless under the rule 'owned'"),
+        ("asks = 'products'", f"story: 'taste' {UNTRUE} als .* 'products'; true are: goes_with, similar"),
+        ("story = 'popular'", f"story: 'popular' {UNTRUE} als"),
+        ("story = 'step_up'", f"story: 'step_up' {UNTRUE} als .* unless under the rule 'dearer'"),
+    ],
+)
+def test_a_source_is_one_that_can_be_answered_and_tells_what_is_true(
+    tmp_path: Path, about: str, said: str
+) -> None:
+    read_placements(written(tmp_path, f"[next_best]\nsources = [{source('weight = 0.5')}]"), PLACEMENTS)
+    with pytest.raises(PlacementsError, match=rf"line 2: next_best\.sources.*{said}"):
+        read_placements(written(tmp_path, f"[next_best]\nsources = [{source(about)}]"), PLACEMENTS)
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ("story = 'known'", f"story: 'known' {UNTRUE} popular .* unless under the rule 'owned'"),
+        ("story = 'popular', take = 0", "take: a step that takes 0 adds nothing"),
+    ],
+)
+def test_a_step_of_a_fill_is_one_that_can_be_answered(tmp_path: Path, about: str, said: str) -> None:
+    step = source(f"model = 'popular', asks = 'nobody', {about}")
+    text = f"[next_best]\n[[next_best.fill]]\nsource = {step}\n"
+    with pytest.raises(PlacementsError, match=rf"line 3: next_best\.fill\.source\.{said}"):
+        read_placements(written(tmp_path, text), PLACEMENTS)
+
+
+def test_a_story_holds_under_a_rule(tmp_path: Path) -> None:
+    again, dearer = source("story = 'again'"), source("story = 'step_up'")
+    text = f"[next_best]\nsources = [{again}]\nrules = ['owned']\n"
+    text += f"[steps]\nlike = 'upsell'\nsources = [{dearer}]\nrules = ['dearer']\n"
+    assert read_placements(written(tmp_path, text), PLACEMENTS)["steps"].rules == ("dearer",)
+    with pytest.raises(PlacementsError, match=r"line 1: upsell\.sources\.story: 'step_up' would not be true"):
+        read_placements(written(tmp_path, "[upsell]\nrules = ['not_owned']\n"), PLACEMENTS)
 
 
 def test_the_tables_of_the_readme_are_understood(tmp_path: Path) -> None:
