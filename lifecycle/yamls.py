@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from serving.misread import Misread
+
 Model = TypeVar("Model", bound=BaseModel)
 Lines = dict[tuple[Any, ...], int]
 
@@ -35,12 +37,12 @@ Loader.add_implicit_resolver(
 )
 
 
-class FileError(ValueError):
+class FileError(Misread):
     """A file is not understood; `faults` are (line, what is wrong), in the order of the lines."""
 
     def __init__(self, path: Path, faults: list[tuple[int, str]]) -> None:
-        self.path, self.faults = path, sorted(set(faults))
-        super().__init__("\n".join(f"{path.name}:{line}: {says}" for line, says in self.faults))
+        self.faults = sorted(set(faults))
+        super().__init__(path, "\n".join(f"{path.name}:{line}: {says}" for line, says in self.faults))
 
 
 def read(path: Path, kind: type[Model]) -> Model:

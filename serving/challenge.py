@@ -20,10 +20,9 @@ from serving import metrics
 from serving.bundle import CHAMPION, BundleError, Edition, edition
 from serving.engine import Engine
 from serving.overlay import Follower
-from serving.placements import PlacementsError
 from serving.schemas import Moment
 from serving.store import Store, StoreError
-from serving.swap import Rewritten, made_of
+from serving.swap import Refusal, Rewritten, made_of, told
 
 FILE, CHAMPIONS = "challenges.jsonl", "champions.jsonl"
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -117,23 +116,21 @@ class Beside(Generic[Made]):
         """`use` takes (None, None) where nothing is to be served beside any more."""
         self.home, self.make, self.use, self.drop = home, make, use, drop
         self.served: Named | None = None
-        self.refused: Named | None = None
+        self.refusal = Refusal(None, None)
 
     def named(self) -> Named | None:
         found = running(self.home) if self.home else None
         return Named(found, edition(self.home / "bundles" / found.version)) if found and self.home else None
 
     def look(self) -> None:
-        """Serve what is named now. One that cannot be served is tried once, logged, and counted."""
+        """Serve what is named now. One that cannot be served is logged, counted, and not tried again before it is
+        another, or the shop's own file that is at fault is written anew."""
         try:
             found = self.named()
         except (BundleError, OSError) as error:
-            log.error(
-                "no challenger is served: %s",
-                error if isinstance(error, BundleError) else type(error).__name__,
-            )
+            log.error("no challenger is served: %s", told(error))
             return self.leave()
-        if found == self.served or (found is not None and found == self.refused):
+        if found == self.served or (found is not None and self.refusal.stands(found)):
             return None
         self.leave()
         if found is None:
@@ -148,10 +145,10 @@ class Beside(Generic[Made]):
         except (StoreError, Rewritten):
             return None  # the database is away, which is not its fault; or it is another by now
         except Exception as error:
-            self.refused = found
+            self.refusal = Refusal.of(found, error)
             metrics.CHALLENGER_REFUSED.inc()
-            told = str(error) if isinstance(error, BundleError) else type(error).__name__
-            log.error("version %s is not served beside the champion: %s", found.challenge.version, told)
+            names = found.challenge.version
+            log.error("version %s is not served beside the champion: %s", names, told(error))
             return None
         self.served = found
         log.info("version %s is served to %g of customers", found.challenge.version, found.challenge.share)
@@ -190,9 +187,8 @@ def challenger(
             )
             return None
         return Challenger(found, followed(answering(engine, champion.placements), home, store, clock))
-    except Exception as error:  # whatever is wrong with it; another's message may hold what was sent
-        told = str(error) if isinstance(error, BundleError | PlacementsError) else type(error).__name__
-        log.error("no challenger is asked, the champion answers all: %s", told)
+    except Exception as error:  # whatever is wrong with it
+        log.error("no challenger is asked, the champion answers all: %s", told(error))
         return None
 
 

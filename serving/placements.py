@@ -14,6 +14,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from serving.misread import Misread
 from serving.rules import Rules
 from serving.wire import MAX_LIMIT, RequestError
 
@@ -266,7 +267,7 @@ def models_in_use(placements: Mapping[str, Placement]) -> set[str]:
 # --- a shop's own table ------------------------------------------------------------------------------------
 
 
-class PlacementsError(ValueError):
+class PlacementsError(Misread):
     """A file of placements that is not understood: names the file, and of each fault the line and the way out."""
 
 
@@ -280,7 +281,7 @@ def read_placements(path: Path, base: Mapping[str, Placement]) -> Mapping[str, P
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PlacementsError(f"{path}: {error}") from error
+        raise PlacementsError(path, f"{path}: {error}") from error
     found, faults = dict(base), list[Fault]()
     for name, keys in given.items():
         made, wrong = changed(name, keys, found)
@@ -385,7 +386,7 @@ def refuse(path: Path, faults: Sequence[Fault]) -> None:
         name = ".".join(step for step in place if isinstance(step, str))
         by_line.setdefault(line_of(text, place), []).append(f"{name}: {says}")
     told = (f"{path}, line {line}: {'; '.join(says)}" for line, says in sorted(by_line.items()))
-    raise PlacementsError("\n".join(told))
+    raise PlacementsError(path, "\n".join(told))
 
 
 def line_of(text: str, place: Sequence[str | int]) -> int:

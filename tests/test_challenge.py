@@ -17,7 +17,7 @@ from test_earned import START, of
 from test_osclms import Run
 from test_osclms import run as run
 from test_run import AT, with_programs
-from test_swap import WITHIN, another, promoted
+from test_swap import FILES, WITHIN, another, promoted
 
 from features.history import History
 from lifecycle import run as run_module
@@ -179,6 +179,27 @@ def test_there_are_never_more_than_two(tmp_path: Path) -> None:
     (tmp_path / "champion").write_text("5\n")
     beside.look()
     assert not there
+
+
+@FILES
+def test_a_challenger_that_is_refused_for_a_file_is_tried_again_when_that_is_written_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, wrong: str, right: str, why: str, read: Any
+) -> None:
+    (tmp_path / "champion").write_text("1\n")
+    written(tmp_path, challenge("2"))
+    tried, used = list[str](), list[object]()
+
+    def make(folder: Path) -> object:
+        tried.append(folder.name)
+        return read(tmp_path)
+
+    beside = Beside[object](tmp_path, make=make, use=lambda _, made: used.append(made), drop=print)
+    for text in (wrong, None, right, None):
+        if text:
+            (tmp_path / name).write_text(text)
+        beside.look()
+    assert tried == ["2", "2"] and len(used) == 1
+    assert why in caplog.text
 
 
 def test_a_run_says_which_version_made_each_message(

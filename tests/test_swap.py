@@ -7,13 +7,16 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, Thread, Timer
+from typing import Any
 
 import httpx
 import pytest
 from running import AS_OF, start, stop
 
+from lifecycle.programs import policy
 from serving import swap
 from serving.bundle import BundleError, Edition, edition
+from serving.placements import PLACEMENTS, read_placements
 from serving.store import StoreError
 
 WITHIN = 20.0  # seconds, with room for a busy machine; two looks and a load take a few
@@ -125,6 +128,50 @@ def test_an_error_of_anothers_is_logged_without_its_words(caplog: pytest.LogCapt
     swap.watch(Edition(Path("1")), find=lambda: Path("2"), make=make, use=print, ended=ended, every=0.001)
     assert "version 2 is not served" in caplog.text and "ValueError" in caplog.text
     assert "4711" not in caplog.text
+
+
+def placed(home: Path) -> object:
+    return read_placements(home / "placements.toml", PLACEMENTS)
+
+
+FILES = pytest.mark.parametrize(
+    ("name", "wrong", "right", "why", "read"),
+    [
+        (
+            "placements.toml", "[next_best]\nlimit = 0\n", "[next_best]\nlimit = 1\n",
+            "placements.toml, line 2: next_best.limit: Input should be greater", placed,
+        ),
+        ("policy.yaml", "sede: 4\n", "seed: 4\n", "policy.yaml:1: sede: Extra inputs", policy),
+    ],
+    ids=["placements", "policy"],
+)  # fmt: skip
+
+
+@FILES
+def test_what_is_refused_for_a_file_is_tried_again_when_that_is_written_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, wrong: str, right: str, why: str, read: Any
+) -> None:
+    looks, tried, used, ended = list[int](), list[str](), list[object](), Event()
+
+    def find() -> Path:
+        looks.append(1)
+        if len(looks) in (1, 3, 5):
+            (tmp_path / name).write_text(wrong + "\n" * len(looks) if len(looks) < 5 else right)
+        return Path("2")
+
+    def make(folder: Path) -> object:
+        tried.append(folder.name)
+        return read(tmp_path)
+
+    def use(made: object) -> None:
+        used.append(made)
+        ended.set()
+
+    swap.watch(Edition(Path("1")), find=find, make=make, use=use, ended=ended, every=0.001)
+    assert tried == ["2"] * 3 and len(looks) == 5 and len(used) == 1, "once for each writing of the file"
+    assert [why in record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        True
+    ] * 2
 
 
 def test_a_champion_waits_for_the_database() -> None:
