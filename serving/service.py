@@ -91,6 +91,7 @@ MAX_FAULTS = 20
 BROWSER_EVENTS = ("view", "impression", "click")  # what a publishable key may tell
 BASKET = "cross_sell"  # the placement that knows which needs go with a basket
 VARY = "Vary"
+NOT_KEPT = "no-store"
 FOUND = "osclms.found"  # the list in the answer, in the scope of a request
 NO_ROUTE = "unknown"  # the label where the path names none of ours
 FOLDER = Path(__file__).parent
@@ -332,7 +333,8 @@ class Site:
         at = self.at(asked.at)
         response, spent = await self.turns.compute(lambda: self.timed(row.name, asked, at, remember=True))
         request.scope[FOUND] = response
-        return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}", "Cache-Control": kept_for(row)})
+        kept = kept_for(row, asked.customer_id)
+        return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}", "Cache-Control": kept})
 
     def timed(
         self, placement: str, asked: RecommendRequest, at: datetime, *, remember: bool = False
@@ -478,6 +480,8 @@ class Site:
         )
         if asked.record and not self.engine.is_buried(asked.customer_id):
             await self.record(asked, (found,))
+        row = self.engine.placement(placement)
+        answer.headers["Cache-Control"] = NOT_KEPT if asked.record else kept_for(row, asked.customer_id)
         return answer
 
     async def record(
@@ -601,8 +605,10 @@ class Site:
         return asset("script")
 
 
-def kept_for(row: Placement) -> str:
-    return f"private, max-age={row.cache_seconds}" if row.cache_seconds else "no-store"
+def kept_for(row: Placement, customer_id: str | None) -> str:
+    """How long a list may be kept: a customer's own by who asked alone, one of nobody's by all between."""
+    whose = "public" if customer_id is None else "private"
+    return f"{whose}, max-age={row.cache_seconds}" if row.cache_seconds else NOT_KEPT
 
 
 def listed(products: Any) -> tuple[ProductAbout, ...]:

@@ -22,6 +22,7 @@ const BELOW = SIZES.indexOf("margin-block-end");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const present = new Set(); // elements in the document
 const moving = new Set(); // elements that take or give room at the moment
+const kept = new Map(); // answers by their questions, for as long as the service says and no longer than the page
 let consent = window.OSCLMS?.consent === true; // as given before this script came
 
 const SHEET = new CSSStyleSheet();
@@ -107,6 +108,13 @@ function follows(element) {
   return next ? next.getBoundingClientRect().top : element.parentElement?.getBoundingClientRect().bottom ?? 0;
 }
 
+// No browser keeps the answer to a POST by itself.
+function keep(asked, answer, header) {
+  for (const [question, { until }] of kept) if (until <= Date.now()) kept.delete(question);
+  const seconds = Number(/max-age=(\d+)/.exec(header)?.[1] ?? 0);
+  if (seconds) kept.set(asked, { answer, until: Date.now() + seconds * 1000 });
+}
+
 // --- the element ------------------------------------------------------------------------------------
 
 class Recommendations extends HTMLElement {
@@ -115,6 +123,7 @@ class Recommendations extends HTMLElement {
   // Whether the customer agreed: true lets lists know the customer and tells what is looked at and clicked.
   static setConsent(given) {
     consent = given === true;
+    kept.clear();
     for (const element of present) element.#watch();
   }
 
@@ -134,7 +143,7 @@ class Recommendations extends HTMLElement {
     this.#wait();
     if (before !== null) this.#grow(before);
     if (this.hasAttribute("lazy")) this.#whenNear();
-    else this.refresh();
+    else this.#list();
   }
 
   disconnectedCallback() {
@@ -146,15 +155,17 @@ class Recommendations extends HTMLElement {
   }
 
   attributeChangedCallback(_, before, now) {
-    if (this.isConnected && this.#round && before !== now) this.refresh();
+    if (this.isConnected && this.#round && before !== now) this.#list();
   }
 
   // Ask for the list anew. Ends in one of the events rendered, empty, error; none where asked again meanwhile.
-  async refresh() {
+  refresh() { return this.#list(true); }
+
+  async #list(anew = false) {
     const round = ++this.#round;
     await null; // attributes that are set one after the other are one question
     if (round !== this.#round) return;
-    const answer = await this.#ask().catch((fault) => fault);
+    const answer = await this.#ask(anew).catch((fault) => fault);
     if (round !== this.#round) return;
     const failed = answer instanceof Error;
     const items = failed ? [] : answer.items;
@@ -182,13 +193,19 @@ class Recommendations extends HTMLElement {
     return { product_ids: ids, ...(limit && { limit }), ...(token && { customer_token: token }) };
   }
 
-  async #ask(known = true) {
+  async #ask(anew, known = true) {
     const path = `/v1/recommend/${encodeURIComponent(this.getAttribute("placement") ?? "")}`;
     const question = this.#question(known);
+    const asked = JSON.stringify([this.#endpoint, path, this.getAttribute("key"), question]);
+    if (!anew && kept.get(asked)?.until > Date.now()) return kept.get(asked).answer;
     const response = await this.#post(path, question, { signal: AbortSignal.timeout(PATIENCE) });
     const body = await response.json();
-    if (response.ok && Array.isArray(body.items)) return { ...body, known: Boolean(question.customer_token) };
-    if (known && body.fields?.[0]?.field === "customer_token") return this.#ask(false); // too old: a stranger's list
+    if (response.ok && Array.isArray(body.items)) {
+      const answer = { ...body, known: Boolean(question.customer_token) };
+      keep(asked, answer, response.headers.get("Cache-Control"));
+      return answer;
+    }
+    if (known && body.fields?.[0]?.field === "customer_token") return this.#ask(anew, false); // too old: a stranger's list
     throw new Error(body.error ?? `the service answered ${response.status}`);
   }
 
@@ -196,7 +213,7 @@ class Recommendations extends HTMLElement {
     this.#near = new IntersectionObserver((entries) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
       this.#near.disconnect();
-      this.refresh();
+      this.#list();
     }, { rootMargin: NEAR });
     this.#near.observe(this);
   }

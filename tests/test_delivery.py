@@ -4,7 +4,7 @@ import asyncio
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -258,19 +258,19 @@ class Web:
     def get(self, path: str, headers: Mapping[str, str] = BROWSER) -> httpx.Response:
         return self.request("GET", path, headers)
 
-    def request(self, method: str, path: str, headers: Mapping[str, str]) -> httpx.Response:
+    def request(self, method: str, path: str, headers: Mapping[str, str], **about: Any) -> httpx.Response:
         from serving.service import Edge, Site
 
         edge = Edge()
         edge.open(
             Site(self.engine, as_of=None, history=None, tokens=TOKENS, links=LINKS, clicked=self.clicked,
-                 clock=lambda: self.now)
+                 sent=lambda _: None, clock=lambda: self.now)
         )  # fmt: skip
 
         async def answer() -> httpx.Response:
             transport = httpx.ASGITransport(app=edge)
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-                return await http.request(method, path, headers=headers)
+                return await http.request(method, path, headers=headers, **about)
 
         return asyncio.run(answer())
 
@@ -352,6 +352,31 @@ def test_an_empty_list_is_an_empty_answer_that_says_so(grocer: Callable[..., Eng
     assert (response.status_code, response.content) == (200, b"")
     assert (response.headers["osclms-items"], response.headers["osclms-filled"]) == ("0", "0")
     assert metrics.REGISTRY.get_sample_value("osclms_empty_fragments_total", labels) == before + 1
+
+
+def test_how_long_a_list_may_be_kept_is_told(grocer: Callable[..., Engine]) -> None:
+    """By all between where it is nobody's; a customer's own by who asked; one that is put on record by nobody."""
+    engine = grocer()
+    row = PLACEMENTS["next_best"]
+    engine.placements = {**PLACEMENTS, "next_best": replace(row, cache_seconds=60)}
+    http, at = Web(engine, None), "at=2026-03-02"
+
+    def told(path: str, method: str = "GET", **asked: Any) -> str:
+        response = http.request(method, path, BROWSER, **asked)
+        assert response.status_code == 200
+        return str(response.headers["cache-control"])
+
+    for part in ("html", "txt"):
+        kept = f"/v1/fragments/next_best.{part}?{at}"
+        assert (told(kept), told(kept + "&customer_id=anna")) == ("public, max-age=60", "private, max-age=60")
+        assert told(kept + "&customer_id=anna&record=true") == "no-store"
+        assert told(f"/v1/fragments/trending.{part}?{at}") == "no-store"
+    asked = {"at": "2026-03-02T00:00:00Z"}
+    for placement, customer, says in (
+        ("next_best", {"customer_id": "anna"}, "private, max-age=60"), ("next_best", {}, "public, max-age=60"),
+        ("trending", {}, "no-store"),
+    ):  # fmt: skip
+        assert told(f"/v1/recommend/{placement}", "POST", json={**asked, **customer}) == says
 
 
 def test_every_placement_has_fragments(grocer: Callable[..., Engine]) -> None:

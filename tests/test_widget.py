@@ -57,6 +57,7 @@ class Stall:
     answer: Answer = ANSWERS["rendered"]
     asked: list[tuple[str, dict[str, str], str]] = field(default_factory=list)
     refuses: str = ""  # for which reason, events with a token
+    keeps: str = "no-store"  # how long answers may be kept
 
     def bodies(self, path: str) -> list[Any]:
         return [json.loads(body) for asked, _, body in self.asked if asked == path]
@@ -91,6 +92,7 @@ def handler(stall: Stall) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             self.send_header("Content-Type", f"{kind}; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("Cache-Control", stall.keeps)
             self.send_header("Set-Cookie", "who=somebody; Max-Age=60")
             self.end_headers()
             self.wfile.write(body)
@@ -256,6 +258,44 @@ def test_only_the_last_of_several_questions_is_told_of(page: Page, stall: Stall)
     page.evaluate(f"[3, 4].forEach((n) => document.querySelector('{ELEMENT}').setAttribute('limit', n))")
     assert said(page) == ["rendered"]
     assert [body.get("limit") for body in stall.bodies(ASKED)] == [None, 4]
+
+
+def test_a_list_is_kept_within_the_page_for_as_long_as_the_service_says(page: Page, stall: Stall) -> None:
+    page.clock.install()
+    stall.keeps = "private, max-age=60"
+    visit(page, stall)
+    again = (
+        f"document.querySelector('{ELEMENT}').replaceWith(document.querySelector('{ELEMENT}').cloneNode())"
+    )
+    other = f"document.querySelector('{ELEMENT}').setAttribute('product-ids', 7)"
+    asked = []
+    for number, act in enumerate(
+        (
+            "",
+            again,
+            f"document.querySelector('{ELEMENT}').refresh()",
+            other,
+            "OSCLMS.setConsent(true);" + again,
+        ),
+        1,
+    ):
+        page.evaluate(act)
+        page.wait_for_function(f"window.said.length === {number}")
+        asked.append(len(stall.bodies(ASKED)))
+    assert asked == [1, 1, 2, 3, 4]
+    page.clock.fast_forward(61_000)
+    page.evaluate(again)
+    page.wait_for_function("window.said.length === 6")
+    assert len(stall.bodies(ASKED)) == 5
+    assert set(page.evaluate("window.said")) == {"rendered"}
+
+
+def test_a_list_that_may_not_be_kept_is_asked_for_each_time(page: Page, stall: Stall) -> None:
+    visit(page, stall)
+    said(page)
+    page.evaluate(f"document.body.append(document.querySelector('{ELEMENT}').cloneNode())")
+    page.wait_for_function("window.said.length === 2")
+    assert len(stall.bodies(ASKED)) == 2
 
 
 def test_a_lazy_list_asks_when_it_comes_near(page: Page, stall: Stall) -> None:
