@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from copy import copy
 from datetime import datetime
-from functools import cache, partial, wraps
+from functools import cache, lru_cache, partial, wraps
 from http import HTTPStatus
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -592,8 +592,7 @@ class Site:
         return Response(text, media_type=media_type)
 
     async def openapi(self, _: Request) -> Response:
-        described = document("OSCLMS", WIRE, OPERATIONS, tuple(self.engine.placements))
-        return Response(json.dumps(described), media_type=JSON)
+        return Response(described(tuple(self.engine.placements)), media_type=JSON)
 
     async def page(self, _: Request) -> Response:
         return asset("page")
@@ -669,6 +668,12 @@ def weighed(kind: str, wanted: Mapping[str, tuple[float, int]]) -> tuple[float, 
 def asset(name: str) -> Response:
     file, media_type, headers = ASSETS[name]
     return Response((FOLDER / file).read_bytes(), media_type=media_type, headers=headers)
+
+
+@lru_cache(maxsize=2)
+def described(placements: tuple[str, ...]) -> bytes:
+    """The OpenAPI document, made once: that takes a while, and who asks for it needs no key."""
+    return json.dumps(document("OSCLMS", WIRE, OPERATIONS, placements)).encode()
 
 
 def query(request: Request) -> dict[str, str]:

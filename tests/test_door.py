@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from web import NOW, OTHER, SHOP, TOKEN, TOKENS, Web
 
-from serving import logs, metrics
+from serving import logs, metrics, openapi
 from serving.door import is_loopback
 from serving.keys import OPEN, PUBLISHABLE, SECRET, end, make, read
 from serving.mailed import UNSUBSCRIBE_AGE, Rate, Unsubscribe
@@ -91,6 +91,26 @@ def test_what_is_open_or_for_pages_is_written_down_here(web: Web) -> None:
         LIST, "/v1/needs", "/v1/placements", "/v1/products", EVENTS,
     }  # fmt: skip
     assert by_scope["all"] >= 8
+
+
+def test_the_document_that_anybody_may_ask_for_is_made_once(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serving import service
+
+    made = list[tuple[str, ...]]()
+
+    def document(*about: Any) -> Any:
+        made.append(about[-1])
+        return openapi.document(*about)
+
+    monkeypatch.setattr(service, "document", document)
+    service.described.cache_clear()
+    first, again = web.ask("GET", "/openapi.json"), web.ask("GET", "/openapi.json")
+    assert made == [tuple(web.site.engine.placements)]
+    whole = openapi.document("OSCLMS", service.WIRE, service.OPERATIONS, made[0])
+    assert first.content == again.content == json.dumps(whole).encode()
+    assert first.headers == again.headers
 
 
 AS_JSON = {"Accept": "application/json"}  # a person's pages answer people
