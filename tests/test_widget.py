@@ -58,6 +58,8 @@ class Stall:
     asked: list[tuple[str, dict[str, str], str]] = field(default_factory=list)
     refuses: str = ""  # for which reason, events with a token
     keeps: str = "no-store"  # how long answers may be kept
+    script: str = "comes"  # or fails, or hangs
+    comes: threading.Event = field(default_factory=threading.Event)  # a script that hangs
 
     def bodies(self, path: str) -> list[Any]:
         return [json.loads(body) for asked, _, body in self.asked if asked == path]
@@ -79,7 +81,10 @@ def handler(stall: Stall) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             served = {"/": (stall.page, "text/html"), "/v1/widget.js": (SCRIPT, "text/javascript")}
             text, kind = served.get(self.path, ("<title>p</title>", "text/html"))
-            self.say(200, kind, text.encode())
+            hampered = self.path == "/v1/widget.js" and stall.script
+            if hampered == "hangs":
+                stall.comes.wait(30)
+            self.say(503 if hampered == "fails" else 200, kind, text.encode())
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
@@ -111,6 +116,7 @@ def stall() -> Iterator[Stall]:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield stall
+        stall.comes.set()
         server.shutdown()
         thread.join()
 
@@ -304,6 +310,73 @@ def test_a_lazy_list_asks_when_it_comes_near(page: Page, stall: Stall) -> None:
     assert stall.asked == []
     page.evaluate("scrollTo(0, 1500)")
     assert said(page) == ["rendered"]
+    assert page.evaluate("window.shifts") == []
+
+
+# --- without the service -------------------------------------------------------------------------------
+
+HOST = "https://recommend.shop.example/"
+BARE, ROOMY = re.findall(
+    r"```html\n(.*?<script .*?</script>)",
+    (ROOT / "docs" / "widget.md").read_text(encoding="utf-8"),
+    re.DOTALL,
+)
+PAGES = pytest.mark.parametrize("head", [BARE, ROOMY], ids=["bare", "roomy"])
+
+
+def opened(page: Page, stall: Stall, head: str, script: str) -> None:
+    """A page as docs/widget.md recommends it, once it is there for people and for its own scripts."""
+    plain = '<script src="/v1/widget.js" ></script>'
+    assert HOST in head and plain in html()
+    stall.script, stall.page = script, html().replace(plain, head.replace(HOST, stall.url))
+    page.goto(stall.url, wait_until="domcontentloaded", timeout=10_000)
+    expect(page.get_by_text("What follows.")).to_be_visible()
+
+
+def closes(page: Page, by: str) -> None:
+    """Go to where an animation leaves the room."""
+    there = f"document.getAnimations().filter((of) => of.animationName === '{by}')"
+    page.wait_for_function(f"{there}.length === 1")
+    page.evaluate(f"{there}[0].finish()")
+
+
+@PAGES
+@pytest.mark.parametrize("answer", ["rendered", "empty"])
+def test_a_page_as_recommended_shifts_nothing(page: Page, stall: Stall, head: str, answer: str) -> None:
+    stall.answer = ANSWERS[answer]
+    opened(page, stall, head, "comes")
+    assert said(page) == [answer]
+    wanted = "> 300" if answer == "rendered" else "=== 0"
+    page.wait_for_function(f"document.querySelector('{ELEMENT}').offsetHeight {wanted}")
+    assert page.evaluate("window.shifts") == []
+    if head == ROOMY:
+        closes(page, "osclms-room")
+        assert (height(page) > 300) == (answer == "rendered"), "what is there stays"
+    assert 'widget.js" async>' in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@PAGES
+@pytest.mark.parametrize(("script", "by"), [("fails", "osclms-no-room"), ("hangs", "osclms-room")])
+def test_a_page_whose_script_does_not_come_waits_for_nothing_and_has_no_hole(
+    page: Page, stall: Stall, head: str, script: str, by: str
+) -> None:
+    opened(page, stall, head, script)
+    if head == ROOMY:
+        assert height(page) > 300
+        closes(page, by)
+    assert height(page) == 0
+    assert page.evaluate("window.said") == []
+
+
+def test_a_script_that_comes_while_its_room_closes_shifts_nothing(page: Page, stall: Stall) -> None:
+    opened(page, stall, ROOMY, "hangs")
+    page.evaluate("document.getAnimations().forEach((of) => (of.pause(), of.currentTime = 12_500))")
+    assert 150 < height(page) < 250
+    page.wait_for_timeout(150)  # until the browser has noted what the test itself moved
+    page.evaluate("window.shifts.length = 0")
+    stall.comes.set()
+    assert said(page) == ["rendered"]
+    page.wait_for_function(f"document.querySelector('{ELEMENT}').offsetHeight > 300")
     assert page.evaluate("window.shifts") == []
 
 
