@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +15,14 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from chrome import sound_page
+from conftest import CUSTOMER
+from cryptography.fernet import Fernet
 from playwright.sync_api import Browser, Page, expect
-from running import ROOT, Server, shop
+from running import ROOT, Server, shop, start, stop
+
+from serving.keys import PUBLISHABLE, make
+from serving.store import Store, address
+from serving.tokens import CustomerToken, Tokens
 
 SCRIPT = (ROOT / "serving" / "widget.js").read_text(encoding="utf-8")
 ELEMENT = "osclms-recommendations"
@@ -676,3 +683,39 @@ def test_it_works_on_a_page_of_another_origin(page: Page, server: Server, stall:
     assert said(page) == ["rendered"]
     expect(page.locator(f"{ELEMENT} [role=list] li")).to_have_count(2)
     assert stall.asked == []
+
+
+def test_a_page_of_another_origin_with_a_key_of_its_own(
+    page: Page, stall: Stall, shop_home: Path, tmp_path: Path
+) -> None:
+    """The real service, which asks for keys: the list is the customer's, and what was seen is stored as theirs."""
+    home, secret = tmp_path / "home", Fernet.generate_key().decode()
+    shutil.copytree(shop_home, home)
+    origin, now = stall.url.rstrip("/"), datetime.now(UTC)
+    with Store(address(home, None)) as store:
+        key = make(store, PUBLISHABLE, at=now, origins=[origin])
+    (tmp_path / "bentoml").mkdir()
+    asked = {"home": str(home), "ask_keys": "yes", "secret": secret}
+    service = start("serving.service:Service", tmp_path / "bentoml", asked)
+    try:
+        token = Tokens([secret]).seal(CustomerToken(customer_id=CUSTOMER), at=now)
+        page.add_init_script("window.OSCLMS = { consent: true }")
+        stall.page = (
+            html(f'key="{key}" customer-token="{token}" product-ids="1082185"')
+            .replace('placement="cart"', 'placement="cross_sell"')
+            .replace('src="/v1/widget.js"', f'src="{service.url}/v1/widget.js"')
+        )
+        page.goto(stall.url)
+        assert said(page) == ["rendered"] and page.evaluate("window.shifts") == []
+        assert page.locator(f"{ELEMENT} [role=list] li").count() > 2
+        with page.expect_response("**" + TOLD) as told:
+            page.wait_for_timeout(1_200)
+        assert told.value.status == 200 and told.value.json()["rejected"] == 0
+        with Store(address(home, None)) as store:
+            rows = [row for part in store.read("events", 0, store.ends("events")["events"]) for row in part]
+        assert {(row["event_type"], row["customer_id"]) for row in rows} == {("impression", CUSTOMER)}
+        stall.page = stall.page.replace(key, "osclms_p_00000000_of_nobody")
+        page.goto(stall.url)
+        assert said(page) == ["error"] and height(page) == 0
+    finally:
+        stop(service)
