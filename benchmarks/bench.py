@@ -242,6 +242,7 @@ def news(home: Path) -> list[Figure]:
     """One request at a time of customers of whom an order came in since the bundle was made."""
     from serving.bundle import champion
     from serving.engine import Engine
+    from serving.identities import Identities
     from serving.store import Store, address
 
     engine = Engine.load(champion(home))
@@ -249,7 +250,7 @@ def news(home: Path) -> list[Figure]:
     customers = engine.history.customers.at(rng.integers(len(engine.history.customers), size=REQUESTS))
     products = engine.catalog.items.at(rng.integers(len(engine.catalog), size=REQUESTS))
     with tempfile.TemporaryDirectory() as work, Store(address(Path(work), None)) as store:
-        engine.follow(store, aliases={}, clock=lambda: at + timedelta(days=1))
+        engine.follow(store, identities=Identities(), clock=lambda: at + timedelta(days=1))
         took = []
         for n, (customer, product) in enumerate(zip(customers, products, strict=True)):
             order = {

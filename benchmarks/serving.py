@@ -39,6 +39,7 @@ from benchmarks.steady import NUMBER, Told
 from serving.bundle import BundleError, champion
 from serving.door import now
 from serving.engine import Engine
+from serving.identities import Identities
 from serving.keys import SECRET, make
 from serving.metrics import counts_folder
 from serving.schemas import RecommendRequest
@@ -367,7 +368,7 @@ def rounds(
     """(requests a second of each side, CPU seconds in process of what is ranked live), round by round."""
     engine = shop.engine
     store = Store(address(shop.home, None), hurry=True)
-    engine.follow(store, aliases={}, clock=now)
+    engine.follow(store, identities=Identities(), clock=now)
     rates: dict[str, list[float]] = {name: [] for name in sides}
     cpu: dict[str, list[float]] = {name: [] for name in LIVE}
     for url, bodies in sides.values():

@@ -196,5 +196,5 @@ def followed(engine: Engine, home: Path, store: Store, clock: Callable[[], datet
     """The engine with the catalogue as it is at this moment, and with what customers do."""
     follower = Follower(engine.bundle, store, History(home / "history"))
     engine = follower.look(engine) or engine
-    engine.follow(store, aliases=follower.aliases, clock=clock)
+    engine.follow(store, identities=follower.identities, clock=clock)
     return engine

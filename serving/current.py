@@ -36,5 +36,5 @@ def current(home: Path, database_url: str | None, *, clock: Callable[[], datetim
     with Store(address(home, database_url)) as store:
         follower = Follower(engine.bundle, store, history)
         engine = follower.look(engine) or engine
-        engine.follow(store, aliases=follower.aliases, clock=clock)
-        yield Current(engine, follower.aliases)
+        engine.follow(store, identities=follower.identities, clock=clock)
+        yield Current(engine, follower.identities.aliases)

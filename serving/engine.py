@@ -22,6 +22,7 @@ from features.interactions import DAY, Ints, is_in, moment, seconds, sorted_set
 from features.pairs import GAP, Pairs
 from serving.bundle import Bundle, BundleError
 from serving.fitted import NOTHING, Array, Candidates, Fitted, Neighbors, Vectors, column_of, row_of, top_k
+from serving.identities import Identities
 from serving.index import ItemIndex, unit
 from serving.live import Live, Person, stranger
 from serving.needs import Needs
@@ -295,10 +296,10 @@ class Engine:
         check_policies(placements, engine.placements, engine.shelf.check)
         return engine
 
-    def follow(self, store: Database, *, aliases: Mapping[str, str], clock: Callable[[], datetime]) -> None:
+    def follow(self, store: Database, *, identities: Identities, clock: Callable[[], datetime]) -> None:
         """Read from now on what comes into a database, too. Raises StoreError where it cannot be read."""
         self.live = Live(
-            store, self.catalog, self.history, until=self.data_until, aliases=aliases, clock=clock
+            store, self.catalog, self.history, until=self.data_until, identities=identities, clock=clock
         )
 
     def ranker_for(self, row: Placement) -> Ranker | None:

@@ -7,7 +7,8 @@ back is no more than saying again what was said before.
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from pydantic_core import PydanticCustomError
 
@@ -18,6 +19,7 @@ from serving.lines import cell
 from serving.store import Record, Store
 from serving.wire import RequestError
 
+T = TypeVar("T")
 ERASED = "the customer was erased: nothing is taken of them any more"
 
 
@@ -77,6 +79,53 @@ def ids_of(customer_id: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
     """All ids of the customer whom this one names, their own first."""
     own = aliases.get(customer_id, customer_id)
     return own, *sorted(alias for alias, end in aliases.items() if end == own)
+
+
+class Identities:
+    """Who is who, kept up with what is said of it.
+
+    aliases: the customer behind each alias. others: all other ids of each customer. Both change in place, so that
+    others may hold them; a change costs what there is of the customers whom it is about.
+    """
+
+    def __init__(self, said: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.said = dict(said)
+        self.aliases = canonical(self.said)
+        self.others = others_of(self.aliases)
+
+    def own(self, name: str) -> str:
+        """The customer whom an id names."""
+        return self.aliases.get(name, name)
+
+    def ids(self, customer_id: str) -> tuple[str, ...]:
+        """All ids of this customer, with this one first; of an alias this one alone."""
+        return customer_id, *self.others.get(customer_id, ())
+
+    def say(self, said: Mapping[str, str]) -> None:
+        """Take what each of these aliases was last said to name."""
+        ends = set(map(self.own, (*said, *said.values())))
+        about = {name for end in ends for name in self.ids(end)}
+        self.said |= said
+        now = canonical({name: self.said[name] for name in about if name in self.said})
+        put(self.aliases, now, about)
+        put(self.others, others_of(now), about)
+
+
+def others_of(aliases: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """By customer all aliases, in the order of text."""
+    found: dict[str, list[str]] = {}
+    for alias, customer in aliases.items():
+        found.setdefault(customer, []).append(alias)
+    return {customer: tuple(sorted(names)) for customer, names in found.items()}
+
+
+def put(held: dict[str, T], now: Mapping[str, T], names: Iterable[str]) -> None:
+    """Hold of these names what is so now, and nothing else."""
+    for name in names:
+        if name in now:
+            held[name] = now[name]
+        else:
+            held.pop(name, None)
 
 
 def naming(

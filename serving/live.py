@@ -24,7 +24,8 @@ from features.pairs import Pairs
 from features.schema import EVENTS
 from serving import metrics
 from serving.fitted import NOTHING, Array
-from serving.store import Act, Store, StoreError, micros
+from serving.identities import Identities
+from serving.store import Store, StoreError, micros
 
 PURCHASES, VISITS = ("order", "return"), ("view", "cart", "remove")
 LATE = timedelta(
@@ -34,8 +35,9 @@ AHEAD = timedelta(days=2)  # an event may lie a day ahead of its receipt, and wa
 VISIT = timedelta(days=1)  # how long a cart and a look at a product count
 HALF = 32  # bits
 CART = 50  # products of a cart, the latest
-MOST = 200_000  # customers with news that are told apart; of more, each is asked about
+MOST = 200_000  # ids with news that are told apart; of more, each customer is asked about
 REST = timedelta(seconds=5)  # how long a database that is away is left alone
+NEW = 0  # of what the bundle does not know: no id has this number
 SCHEMA = pa.schema(
     [
         pa.field(n, t.value_type if pa.types.is_dictionary(t) else t)
@@ -104,7 +106,8 @@ def stranger(pairs: Pairs) -> Person:
 
 
 class Live:
-    """The events of a database beside what one bundle learned from. `aliases`: other ids of customers.
+    """The events of a database beside what one bundle learned from. `identities`: other ids of customers, as they are
+    whenever one asks.
 
     An event counts where it happened before the moment of the answer, whenever it was received, and
 
@@ -112,9 +115,12 @@ class Live:
     - up to LATE before it, where it is an order that the bundle does not know, or a return that names such an order.
       An order that the bundle knows it knows whole.
 
-    Who were two customers to the models, and are one now (`joined`), have the purchases of both.
+    Who were two customers to the models, and are one now, have the purchases of both.
 
-    Memory: 8 bytes and a slot for each of at most MOST customers, for each that was erased its tombstone, and what
+    news: by a number that stands for the id that an event names, NEW; or, where the bundle knows all of it of the
+    customer whom the id named when it came, the number of that one. So it is of whomever the id names later.
+
+    Memory: two numbers and a slot for each of at most MOST ids, for each that was erased its tombstone, and what
     the last customer with news did, until another is asked for.
     """
 
@@ -125,31 +131,19 @@ class Live:
         history: Interactions,
         *,
         until: datetime,
-        aliases: Mapping[str, str],
+        identities: Identities,
         clock: Callable[[], datetime],
     ) -> None:
         """Raises StoreError where the database cannot be read: later that is no more than an answer from the bundle."""
         self.store, self.catalog, self.history = store, catalog, history
         self.until, self.clock = until, clock
-        self.news: set[int] = set()
-        self.latest: tuple[tuple[Any, ...], tuple[Any, ...], Person] | None = None
-        self.rename(aliases)
+        self.identities, self.news = identities, dict[int, int]()
+        self.latest: tuple[tuple[Any, ...], Person, Person] | None = None
         self.away_until: datetime | None = None
         self.graves: set[str] = set()
         self.looking = Lock()
         self.begin()
         self.refresh()
-
-    def rename(self, aliases: Mapping[str, str]) -> None:
-        """Know customers by these other ids from now on."""
-        names: dict[str, list[str]] = {}
-        for alias, customer in aliases.items():
-            names.setdefault(customer, []).append(alias)
-            if hash(alias) in self.news:
-                self.news.add(hash(customer))
-        apart = self.history.customers.positions(list(aliases)) >= 0
-        self.joined = {hash(aliases[alias]) for alias, known in zip(aliases, apart, strict=True) if known}
-        self.aliases, self.names = aliases, names
 
     def over(self, catalog: Catalog) -> "Live":
         """The same by another catalogue over the same bundle (`serving.overlay`). Who has news is known to both."""
@@ -164,7 +158,7 @@ class Live:
     def begin(self) -> None:
         """Read anew all that may matter."""
         self.ends = {"events": self.store.first_since(self.until - LATE - AHEAD), "tombstones": 0}
-        self.news = set()
+        self.news = {}
         self.everybody, self.first = False, True
 
     # --- asked by the engine ------------------------------------------------------------------------------
@@ -174,10 +168,10 @@ class Live:
         self.asked(self.refresh, None)
         if self.erased(customer_id):
             return stranger(known.pairs)
-        number = hash(customer_id)
-        if not self.everybody and number not in self.news and number not in self.joined:
+        names = self.identities.ids(customer_id)
+        if not (self.everybody or self.has_news(names) or self.joined(names)):
             return known
-        return self.asked(lambda: self.once(known, customer_id, at), known)
+        return self.asked(lambda: self.once(known, names, at), known)
 
     def is_buried(self, customer_id: str) -> bool:
         """Whether a customer was erased; where the database is away, as far as was seen before."""
@@ -190,7 +184,7 @@ class Live:
 
     def shown(self, customer_id: str, since: datetime, until: datetime) -> tuple[Array, Array]:
         """(items that a customer was sent, or had in view on a page, when: seconds)."""
-        names = (customer_id, *self.names.get(customer_id, ()))
+        names = self.identities.ids(customer_id)
         return self.asked(lambda: self.had_in_view(names, since, until), NOTHING)
 
     def had_in_view(self, names: Sequence[str], since: datetime, until: datetime) -> tuple[Array, Array]:
@@ -264,18 +258,30 @@ class Live:
             self.ends["events"], ends["events"], types=PURCHASES, since=since, before=self.until
         ):
             newest = max([newest, *(act.occurred_at for act in page)])
-            orders = {(act.customer_id, act.order_id): act for act in page}  # whose lines come one by one
-            self.know(act.customer_id for act in orders.values() if not self.is_learned(act))
+            orders = {(act.customer_id, act.order_id) for act in page}  # whose lines come one by one
+            self.know(name for name, order_id in orders if not self.is_learned(name, order_id))
         return newest
 
-    def is_learned(self, act: Act) -> bool:
-        own = self.aliases.get(act.customer_id, act.customer_id)
-        return self.learned(self.position(own), act.order_id)
+    def is_learned(self, name: str, order_id: str | None) -> bool:
+        """Whether the bundle knows this order of the customer whom this id names, which is remembered of an alias."""
+        own = self.identities.own(name)
+        known = self.learned(self.position(own), order_id)
+        if known and own != name:
+            self.news.setdefault(hash(name), hash(own))
+        return known
 
     def know(self, names: Iterable[str]) -> None:
-        self.news.update(hash(self.aliases.get(name, name)) for name in names)
+        self.news.update(dict.fromkeys(map(hash, names), NEW))
         if len(self.news) > MOST:
-            self.news, self.everybody = set(), True
+            self.news, self.everybody = {}, True
+
+    def has_news(self, names: Sequence[str]) -> bool:
+        own = hash(names[0])
+        return any(self.news.get(hash(name), own) != own for name in names)
+
+    def joined(self, names: Sequence[str]) -> bool:
+        """Whether the models know one who has all these ids by another than the first."""
+        return any(self.position(name) >= 0 for name in names[1:])
 
     def position(self, customer_id: str) -> int:
         return self.history.customers.position(customer_id)
@@ -286,17 +292,15 @@ class Live:
 
     # --- what came in -------------------------------------------------------------------------------------
 
-    def once(self, known: Person, customer_id: str, at: datetime) -> Person:
+    def once(self, known: Person, names: Sequence[str], at: datetime) -> Person:
         """`merged`, remembered of the last who was asked for: a message has several lists, all of one moment."""
-        names, latest = self.names, self.latest
-        about = (customer_id, at, *self.ends.values(), id(known.pairs), id(names))
+        about, latest = (names, at, *self.ends.values(), id(known.pairs)), self.latest
         if latest is None or latest[0] != about:
-            held = known, names  # as long as they are, nothing else has their ids
-            latest = self.latest = about, held, self.merged(known, customer_id, at)
+            # as long as `known` is held, nothing else has the id of its pairs
+            latest = self.latest = about, known, self.merged(known, names, at)
         return latest[2]
 
-    def merged(self, known: Person, customer_id: str, at: datetime) -> Person:
-        names = (customer_id, *self.names.get(customer_id, ()))
+    def merged(self, known: Person, names: Sequence[str], at: datetime) -> Person:
         bought = self.events(names, PURCHASES, self.until - LATE, at)
         places = [place for name in names if (place := self.position(name)) >= 0]
         new = self.unlearned(places, bought)
@@ -310,7 +314,7 @@ class Live:
             mark = f"{mark}.{len(places)}"
         elif not new:
             return Person(known.customer, known.pairs, known.place, cart, seen, mark)
-        told = pa.Table.from_pylist([{**event, "customer_id": customer_id} for event in new], SCHEMA)
+        told = pa.Table.from_pylist([{**event, "customer_id": names[0]} for event in new], SCHEMA)
         own, *others = places or [-1]
         data = self.history.of_one(own, told, keep=self.catalog.eligible, until=at, others=others)
         pairs = Pairs(self.catalog, data, known.pairs.facts)

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from features.catalog import PATH_SEPARATOR, Catalog, codes
-from features.history import History, canonical
+from features.history import History
 from features.interactions import Ints, MoreIds
 from features.pairs import Tallies, facts_of
 from features.promotions import PROMOTED
 from serving.bundle import Bundle
 from serving.engine import Engine
 from serving.fitted import Fitted, Neighbors, Vectors
+from serving.identities import Identities
 from serving.store import Changes, Store
 
 EVERY = 1.0  # seconds between two looks at the store
@@ -213,8 +214,7 @@ class Follower:
 
     def __init__(self, base: Bundle, store: Store, history: History | None) -> None:
         self.base, self.store, self.history = base, store, history
-        self.overlay, self.identities = Overlay(base), history.identities() if history else {}
-        self.aliases = canonical(self.identities)
+        self.overlay, self.identities = Overlay(base), Identities(history.identities() if history else {})
         self.after: dict[str, int] | None = None
 
     def look(self, engine: Engine) -> Engine | None:
@@ -237,8 +237,7 @@ class Follower:
     def take(self, found: Changes) -> bool:
         self.after = dict(found.after)
         if rows := found.rows.get("identities"):
-            self.identities |= {row["alias"]: row["customer_id"] for row in rows}
-            self.aliases = canonical(self.identities)
+            self.identities.say({row["alias"]: row["customer_id"] for row in rows})
         return self.overlay.say(found.rows.get("products", ()))
 
 

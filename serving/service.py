@@ -56,6 +56,7 @@ from serving.direct import Direct, Routes
 from serving.door import ANYBODY, CALLER, PREFLIGHT, Door, caller, is_loopback, is_preflight, now
 from serving.engine import Engine, Product
 from serving.headers import CSS, HTML, JSON, MESSAGE_HEADERS, PAGE_HEADERS, SCRIPT, TEXT, WIDGET_HEADERS
+from serving.identities import Identities
 from serving.keys import ALL, CUSTOMERS, LISTS, OPEN
 from serving.links import Links
 from serving.openapi import Operation, document
@@ -238,11 +239,12 @@ class Site:
         self.sent, self.rules, self.postal = sent, rules or Policy(), postal
         self.programs = shipped() if programs is None else programs
         self.history = History(history) if history else None
-        self.aliases = self.history.aliases() if self.history else {}
         zone = (self.history.store if self.history else engine.store).time_zone
         scores = partial(readable, history.parent if history else None)
         self.everybody = Everybody(engine.bundle.catalog, engine.bundle.interactions, zone, scores=scores)
         self.follower = overlay.Follower(engine.bundle, intake.store, self.history) if intake else None
+        told = self.history.identities() if self.history else {}
+        self.identities = self.follower.identities if self.follower else Identities(told)
         self.model = metrics.Model(
             engine.version, engine.data_until.timestamp(), engine.placements, engine.n_available
         )
@@ -273,10 +275,6 @@ class Site:
 
     def over_now(self) -> "Site | None":
         engine = self.follower.look(self.engine) if self.follower else None
-        if self.follower and self.follower.aliases is not self.aliases:
-            self.aliases = self.follower.aliases
-            if of := (engine or self.engine).live:
-                of.rename(self.aliases)
         rival = self.rival[1].caught_up() if self.rival else None  # its faults are its own
         if engine is None and rival is None:
             return None
@@ -412,8 +410,8 @@ class Site:
 
     def known(self, asked: Asked) -> Asked:
         """The same question by the customer behind an alias."""
-        customer = self.aliases.get(asked.customer_id) if asked.customer_id else None
-        return asked.model_copy(update={"customer_id": customer}) if customer else asked
+        own = self.identities.own(asked.customer_id) if asked.customer_id else None
+        return asked if own == asked.customer_id else asked.model_copy(update={"customer_id": own})
 
     async def placements(self, _: Request) -> Response:
         found = self.engine.placements.values()
@@ -903,7 +901,7 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
     )
     if intake:
         in_a_hurry = Store(intake.store.url, hurry=True)
-        engine.follow(in_a_hurry, aliases=site.aliases, clock=now)
+        engine.follow(in_a_hurry, identities=site.identities, clock=now)
     try:
         warm_up(site)
     except Exception:

@@ -26,6 +26,7 @@ from serving.bulk import everybody
 from serving.bundle import Bundle, Manifest
 from serving.compact import compact
 from serving.engine import Engine
+from serving.identities import Identities
 from serving.outgoing import DEAD, OUTBOX
 from serving.people import erase, held
 from serving.placements import PLACEMENTS
@@ -235,7 +236,7 @@ def test_no_file_holds_the_erased_and_all_others_are_answered_as_before(home: Pa
     assert erase(store, history, CARD, NOW).erased == 3
     engine = Engine.load(home / "bundles" / "1")
     assert WHO in dict(everybody(engine, None))
-    engine.follow(store, aliases={}, clock=lambda: NOW)
+    engine.follow(store, identities=Identities(), clock=lambda: NOW)
     assert WHO not in dict(everybody(engine, None)) and WHO not in engine.sample().customers
     done = finish(home, store, at=NOW)
     assert (done.bundles, done.rows, done.lines) == (2, 13, 11) and done.files >= 5

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
 from test_compact import put
 from test_people import Shop, grocer, shop  # noqa: F401 - fixtures
 
-from features.history import History
+from features.history import History, canonical
+from serving import identities
 from serving.compact import compact
-from serving.identities import buried, identities_now, merge, merges, said_now, undo
+from serving.identities import Identities, buried, identities_now, ids_of, merge, merges, said_now, undo
 from serving.people import CustomerChange, take
 from serving.store import Store
 from serving.wire import RequestError
@@ -150,6 +153,36 @@ def test_what_was_said_before_comes_back_although_it_was_moved(store: Store, tmp
     compact(history, store)
     after = said_now(store, history)
     assert after == {**before, "anna": "anna"} and identities_now(store, history)["card"] == "anna"
+
+
+NAMES = st.sampled_from("abcdefg")
+SAID = st.lists(st.tuples(NAMES, NAMES), max_size=8)
+
+
+@given(SAID, st.lists(SAID, max_size=5))
+def test_who_is_who_is_kept_up_with(first: list[tuple[str, str]], later: list[list[tuple[str, str]]]) -> None:
+    who, said = Identities(dict(first)), dict(first)
+    for more in later:
+        who.say(dict(more))
+        said |= dict(more)
+        anew = Identities(said)
+        assert (who.said, who.aliases, who.others) == (anew.said, anew.aliases, anew.others)
+        for name in "abcdefg":
+            assert who.ids(who.own(name)) == ids_of(name, anew.aliases)
+
+
+def test_a_change_of_one_leaves_all_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    who, looked = Identities({f"web-{n}": f"c{n // 4}" for n in range(1_000)}), list[int]()
+
+    def noted(said: dict[str, str]) -> dict[str, str]:
+        looked.append(len(said))
+        return canonical(said)
+
+    monkeypatch.setattr(identities, "canonical", noted)
+    who.say({"login": "c7", "c8": "c9"})
+    assert who.ids("c7") == ("c7", "login", "web-28", "web-29", "web-30", "web-31")
+    assert len(who.ids("c9")) == 10 and who.own("web-32") == "c9"
+    assert looked == [14]
 
 
 def test_an_erased_customer_is_merged_with_nobody(store: Store) -> None:

@@ -24,6 +24,7 @@ from serving import live as live_module
 from serving import metrics
 from serving.bundle import Bundle
 from serving.engine import Engine
+from serving.identities import Identities
 from serving.live import REST, Live
 from serving.newcomers import Lead
 from serving.overlay import Overlay
@@ -75,9 +76,9 @@ def engine(bundle: Bundle, store: Store, clock: Clock) -> Iterator[Engine]:
     made.live.close()
 
 
-def over(bundle: Bundle, store: Store, clock: Clock) -> Engine:
-    read, aliases = Store(store.url, hurry=True), {"card": "anna"}
-    live = Live(read, bundle.catalog, bundle.interactions, until=UNTIL, aliases=aliases, clock=clock)
+def over(bundle: Bundle, store: Store, clock: Clock, **aliases: str) -> Engine:
+    read, who = Store(store.url, hurry=True), Identities(aliases or {"card": "anna"})
+    live = Live(read, bundle.catalog, bundle.interactions, until=UNTIL, identities=who, clock=clock)
     return Engine(bundle, live=live)
 
 
@@ -235,8 +236,34 @@ def test_the_lists_of_one_moment_know_their_customer_once(engine: Engine, store:
     assert engine.person("anna", AT) is not first and len(engine.person("anna", AT).items) > len(first.items)
     store.add([bought("gold", 2, "n3", "web")])
     first = engine.person("anna", AT)
-    engine.live.rename({"card": "anna", "web": "anna"})
+    engine.live.identities.say({"web": "anna"})
     assert len(engine.person("anna", AT).items) > len(first.items)
+
+
+@pytest.mark.parametrize("told", [[("gold", 1, "n1")], [("rolls", -1.5, "10")], [("towel", -1, "late")]])
+def test_whom_an_id_names_now_has_what_was_done_by_it(
+    bundle: Bundle, store: Store, clock: Clock, told: list[tuple[str, float, str]]
+) -> None:
+    """As to a worker that is started then. Order 10 the bundle knows of emil, whose the card was."""
+    store.add([bought(*line, "card") for line in told])
+    engine = over(bundle, store, clock, card="emil")
+    bought_by = partial(shopped, engine)
+    assert told[0][0] in bought_by("emil")
+    for said in ({"card": "card"}, {"card": "bert"}, {"card": "nina"}, {"nina": "anna"}, {"card": "emil"}):
+        assert engine.live
+        engine.live.identities.say(said)
+        anew = over(bundle, store, clock, **engine.live.identities.said)
+        assert anew.live and told[0][0] in bought_by(anew.live.identities.own("card"))
+        for who in map(anew.live.identities.own, ("anna", "bert", "card", "emil", "nina")):
+            assert bought_by(who) == shopped(anew, who), (said, who)
+        anew.live.close()
+    assert engine.live
+    engine.live.close()
+
+
+def shopped(engine: Engine, customer_id: str) -> list[str]:
+    """What was bought, line by line."""
+    return sorted(engine.catalog.items.at(engine.person(customer_id, AT).items))
 
 
 def test_a_catalogue_that_changes_is_seen_by_who_has_news(engine: Engine, store: Store) -> None:

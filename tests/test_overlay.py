@@ -212,7 +212,7 @@ def test_a_follower_makes_an_engine_where_there_is_news_and_only_there(store: St
     store.append("identities", [{"alias": "card", "customer_id": "anna", "received_at": NOW}])
     now = follower.look(engine)
     assert now is not None and "rye" in listed(now, "similar", product_ids=("spelt",))
-    assert follower.aliases == {"card": "anna"}
+    assert follower.identities.aliases == {"card": "anna"}
     put(store, rye=RYE)  # nothing new in it
     assert follower.look(now) is None
     put(store, rye={"in_stock": False}, corn={"title": "Corn bread", "category": ["food", "bread"]})
