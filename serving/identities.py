@@ -4,21 +4,25 @@ An id names what was last said of it. Whatever is read is resolved then, so that
 back is no more than saying again what was said before.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import pyarrow.compute as pc
+import sqlalchemy as sa
 from pydantic_core import PydanticCustomError
 
 from features.history import History, canonical
 from features.judge import Row
-from features.schema import ID_LENGTH, RECEIVED
+from features.schema import ID_LENGTH, IDENTITIES, RECEIVED
 from serving.lines import cell
-from serving.store import Record, Store
+from serving.store import DATA, WHO, Record, Store
 from serving.wire import RequestError
 
+MOST = 5_000  # ids in one question to the database
+ROWS = DATA["identities"].c
 T = TypeVar("T")
 ERASED = "the customer was erased: nothing is taken of them any more"
 
@@ -48,6 +52,70 @@ def said_now(store: Store, history: History | None, until: datetime | None = Non
     return said if until is None else unmerged(said, (m for m in merges(store) if m[RECEIVED.name] >= until))
 
 
+def said_about(
+    store: Store, history: History | None, names: Iterable[str], until: datetime | None = None
+) -> dict[str, str]:
+    """Of `said_now` what says who these are: all that leads to these ids, to what they name, and so on.
+
+    The database is asked for these alone, however many others there are.
+    """
+    wanted = {name for name in names if name and "\0" not in name}
+    if history is None:
+        return linked(Told(store, None, until), wanted)
+    return history.at_once(lambda pinned: linked(Told(store, pinned, until), wanted))
+
+
+def linked(told: "Told", names: set[str]) -> dict[str, str]:
+    """What was said that hangs together with these ids, step by step."""
+    said, since = dict[str, str](), dict[int, Row]()
+    new, seen = names, set[str]()
+    while new:
+        seen |= new
+        found, merged = told.of(new), told.merges(new)
+        said |= found
+        since |= {row["seq"]: row for row in merged}
+        ends = {row[name] for row in merged for name in WHO if row[name]}
+        new = {*found, *found.values(), *ends} - seen
+    return unmerged(said, (since[seq] for seq in sorted(since)))
+
+
+class Told:
+    """What was said of who is who before `until`, as history and store are at this moment, for who asks of some ids."""
+
+    def __init__(self, store: Store, history: History | None, until: datetime | None) -> None:
+        self.store, self.until = store, until
+        self.known = history.table("identities") if history else IDENTITIES.schema.empty_table()
+        after = store.reached("identities", history.manifest.marks if history else {})
+        self.rows = [ROWS.seq > after, ROWS.seq <= store.ends("identities")["identities"]]
+        self.rows += [] if until is None else [ROWS.received_at < until]
+
+    def of(self, names: set[str]) -> dict[str, str]:
+        """What these ids were last said to name, and which others were last said to name one of these."""
+        is_named = pc.field("alias").isin(sorted(names)) | pc.field("customer_id").isin(sorted(names))
+        known = self.known.filter(is_named).to_pydict()
+        said = dict(zip(known["alias"], known["customer_id"], strict=True))
+        naming = {alias for some in parts(names) for (alias,) in self.select(ROWS.customer_id.in_(some))}
+        for some in parts({*names, *said, *naming}):
+            last = sa.select(sa.func.max(ROWS.seq)).where(ROWS.alias.in_(some), *self.rows)
+            told = sa.select(ROWS.alias, ROWS.customer_id).where(ROWS.seq.in_(last.group_by(ROWS.alias)))
+            said |= dict(map(tuple, self.store.select(told)))
+        return {alias: end for alias, end in said.items() if alias in names or end in names}
+
+    def select(self, named: "sa.ColumnElement[bool]") -> list[Any]:
+        return self.store.select(sa.select(ROWS.alias).where(named, *self.rows).distinct())
+
+    def merges(self, names: set[str]) -> list[Row]:
+        """The merges since then that these ids have to do with."""
+        found = self.store.of("merges", sorted(names)) if self.until else []
+        return [row for row in found if self.until and row[RECEIVED.name] >= self.until]
+
+
+def parts(names: Iterable[str]) -> Iterator[list[str]]:
+    """The names in as many questions as a database takes."""
+    listed = sorted(names)
+    return (listed[first : first + MOST] for first in range(0, len(listed), MOST))
+
+
 def unmerged(said: Mapping[str, str], since: Iterable[Row]) -> dict[str, str]:
     """What was said before these merges, given oldest first; one that something else has overruled stays so."""
     names = dict(said)
@@ -59,20 +127,29 @@ def unmerged(said: Mapping[str, str], since: Iterable[Row]) -> dict[str, str]:
 
 
 @contextmanager
-def settled(store: Store, history: History | None) -> Iterator[tuple[dict[str, str], Record]]:
-    """(what each alias names, what records rows): nobody says otherwise, in any process, before the rows are on disk.
+def settled(
+    store: Store, history: History | None, names: Collection[str]
+) -> Iterator[tuple[dict[str, str], Record]]:
+    """(`said_about` these ids, what records rows): nobody says otherwise, in any process, before the rows are on disk.
 
     All is read before others are kept waiting; only where somebody wrote meanwhile it is read again.
     """
     seen = store.ends("identities")
-    said = said_now(store, history)
+    said = said_about(store, history, names)
     with store.alone() as record:
-        yield said if store.ends("identities") == seen else said_now(store, history), record
+        yield said if store.ends("identities") == seen else said_about(store, history, names), record
 
 
 def identities_now(store: Store, history: History | None, until: datetime | None = None) -> dict[str, str]:
     """The customer behind each alias."""
     return canonical(said_now(store, history, until))
+
+
+def ids_now(
+    store: Store, history: History | None, customer_id: str, until: datetime | None = None
+) -> tuple[str, ...]:
+    """All ids of the customer whom this one names, their own first."""
+    return ids_of(customer_id, canonical(said_about(store, history, [customer_id], until)))
 
 
 def ids_of(customer_id: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
@@ -147,7 +224,7 @@ def merge(
 ) -> Row:
     """Make `other`, with all its ids, one customer with `customer_id`; the record of it. Raises RequestError."""
     customer_id, other = an_id("customer_id", customer_id), an_id("alias", other)
-    with settled(store, history) as (said, record):
+    with settled(store, history, [customer_id, other]) as (said, record):
         aliases = canonical(said)
         own, alias = (aliases.get(name, name) for name in (customer_id, other))
         if own == alias:
@@ -163,7 +240,7 @@ def undo(store: Store, history: History | None, alias: str, *, by: str | None, a
 
     The id, and those that name it, are what they were before. Undone once more, they are one again.
     """
-    with settled(store, history) as (said, record):
+    with settled(store, history, [alias]) as (said, record):
         if store.buried(ids_of(alias, canonical(said))):
             raise RequestError("customer_id", ERASED, 410)
         last = last_merge(store, said, alias)
@@ -185,7 +262,7 @@ def last_merge(store: Store, said: Mapping[str, str], alias: str) -> Row:
 
 def buried(store: Store, history: History | None, customer_id: str, *, at: datetime) -> set[str]:
     """Bury a customer under all their ids, which it gives. Doing it again changes nothing."""
-    with settled(store, history) as (said, record):
+    with settled(store, history, [customer_id]) as (said, record):
         names = {*ids_of(customer_id, canonical(said)), customer_id}
         record(store.graves_of(names, at=at))
     return names

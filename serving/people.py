@@ -24,7 +24,7 @@ from serving.body import read_body
 from serving.changes import judge_of
 from serving.door import caller
 from serving.headers import JSON, NDJSON
-from serving.identities import ERASED, an_id, buried, identities_now, ids_of, naming, settled
+from serving.identities import ERASED, an_id, buried, ids_now, ids_of, naming, settled
 from serving.lines import WITHDRAWN, Line, Text, Word, line_of, lines_of, wire_model
 from serving.openapi import Operation
 from serving.profile import Everybody, by_history, by_model, profile
@@ -179,7 +179,7 @@ def take(
     store: Store, history: History | None, customer_id: str, said: Any, at: datetime, by: str | None = None
 ) -> Stored:
     """Store what was said, all or nothing; `by` is the key that said it. Raises RequestError by the first fault."""
-    with settled(store, history) as (names, record):
+    with settled(store, history, [customer_id, *said.identities]) as (names, record):
         own, *others = ids_of(customer_id, canonical(names))
         if store.buried({own, customer_id, *said.identities}):
             raise RequestError("customer_id", ERASED, 410)
@@ -197,7 +197,8 @@ def take_all(
 ) -> CustomersAnswer:
     """Store what was said of those customers of whom all is well; `by` is the key that said it."""
     rows = [line.row for line in lines if line.row is not None]
-    with settled(store, history) as (names, record):
+    named = {name for row in rows for name in (row["customer_id"], *row["identities"])}
+    with settled(store, history, named) as (names, record):
         aliases, gone = canonical(names), store.graves()
         own = [aliases.get(row["customer_id"], row["customer_id"]) for row in rows]
         made = [
@@ -360,7 +361,7 @@ def held(
     """What history and store hold of a customer by any of their ids, all of it or of what happened before `until`, and
     what `view` makes of it."""
     end = until or datetime.max.replace(tzinfo=UTC)
-    ids = ids_of(customer_id, identities_now(store, history, until))
+    ids = ids_now(store, history, customer_id, until)
     gone = store.buried(ids)
     ids = tuple(name for name in ids if name not in gone) or ("",)
     events = {

@@ -27,7 +27,7 @@ from features.history import Marks
 from features.judge import Row
 from features.schema import EVENTS, FLAG, PATH, REAL, RECEIVED, TABLES, TEXT, TIME, WORD, Column, Table
 
-HEAD = "r0015"  # the last of the migrations: the tables that this version reads and writes
+HEAD = "r0016"  # the last of the migrations: the tables that this version reads and writes
 FILE = "store.db"
 MIGRATIONS = Path(__file__).parent / "migrations"
 PATIENCE = 30  # seconds that a writer waits for the one before it
@@ -325,6 +325,12 @@ sa.Index(
     "events_by_message", DATA["events"].c.message_id, DATA["events"].c.occurred_at,
     sqlite_where=_ABOUT_MESSAGE, postgresql_where=_ABOUT_MESSAGE,
 )  # fmt: skip
+for _name, _column in (
+    ("identities", "alias"),
+    ("identities", "customer_id"),
+    *(("merges", who) for who in WHO),
+):
+    sa.Index(f"{_name}_by_{_column}", DATA[_name].c[_column])
 sa.Index("consents_by_customer", DATA["consents"].c.customer_id)
 sa.Index("sends_by_customer", DATA["sends"].c.customer_id, DATA["sends"].c.at)
 _D = DATA["decisions"].c

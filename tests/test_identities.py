@@ -9,17 +9,30 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_compact import put
+from test_held import plan
 from test_people import Shop, grocer, shop  # noqa: F401 - fixtures
 
 from features.history import History, canonical
 from serving import identities
 from serving.compact import compact
-from serving.identities import Identities, buried, identities_now, ids_of, merge, merges, said_now, undo
+from serving.identities import (
+    Identities,
+    buried,
+    identities_now,
+    ids_now,
+    ids_of,
+    merge,
+    merges,
+    naming,
+    said_about,
+    said_now,
+    undo,
+)
 from serving.people import CustomerChange, take
-from serving.store import Store
+from serving.store import Store, address
 from serving.wire import RequestError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
@@ -159,6 +172,39 @@ NAMES = st.sampled_from("abcdefg")
 SAID = st.lists(st.tuples(NAMES, NAMES), max_size=8)
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SAID, SAID, SAID, st.integers(0, 24), st.sets(NAMES, min_size=1, max_size=2))
+def test_what_is_said_of_some_is_what_all_say_of_them(
+    url: sa.URL, tmp_path_factory: pytest.TempPathFactory,
+    filed: list[tuple[str, str]], moved: list[tuple[str, str]], told: list[tuple[str, str]], days: int, some: set[str],
+) -> None:  # fmt: skip
+    """Whatever a file said, was moved into the history, or came since; now, and before any of it."""
+    home = tmp_path_factory.mktemp("some")
+    history = History(home / "history")
+    with Store(address(home, None)) as store:
+        for number, (alias, customer_id) in enumerate([*moved, *told]):
+            if number == len(moved):
+                compact(history, store)
+                if filed:
+                    rows = [{"alias": one, "customer_id": other} for one, other in dict(filed).items()]
+                    put(history, "identities", *rows)
+            at = AT + number * DAY
+            store.record(naming(said_now(store, history), [alias], customer_id, by=None, at=at))
+        for until in (None, AT + days * DAY):
+            everything = said_now(store, history, until)
+            found = said_about(store, history, some, until)
+            ends = canonical(everything)
+            near = {other for name in some for other in ids_of(name, ends)}
+            assert (
+                {k: v for k, v in everything.items() if k in near}.items()
+                <= found.items()
+                <= everything.items()
+            )
+            for name in some:
+                assert ids_now(store, history, name, until) == ids_of(name, ends)
+
+
 @given(SAID, st.lists(SAID, max_size=5))
 def test_who_is_who_is_kept_up_with(first: list[tuple[str, str]], later: list[list[tuple[str, str]]]) -> None:
     who, said = Identities(dict(first)), dict(first)
@@ -169,6 +215,33 @@ def test_who_is_who_is_kept_up_with(first: list[tuple[str, str]], later: list[li
         assert (who.said, who.aliases, who.others) == (anew.said, anew.aliases, anew.others)
         for name in "abcdefg":
             assert who.ids(who.own(name)) == ids_of(name, anew.aliases)
+
+
+def test_one_is_told_without_looking_at_all_others(
+    store: Store, url: sa.URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"alias": f"web-{n}", "customer_id": f"c{n // 4}", "received_at": AT} for n in range(20_000)]
+    store.record({"identities": rows, "merges": rows})
+    with store.writing() as db:
+        db.exec_driver_sql("ANALYZE")
+    asked = list[Any]()
+    select = store.select
+    monkeypatch.setattr(store, "read", None)  # all of a table
+
+    def noted(wanted: Any) -> list[Any]:
+        asked.append(wanted)
+        return select(wanted)
+
+    monkeypatch.setattr(store, "select", noted)
+    take(store, None, "c7", CustomerChange(identities=("login", "web-28")), AT)
+    merge(store, None, "c8", "c9", by=None, at=AT)
+    undo(store, None, "c9", by=None, at=AT)
+    assert ids_now(store, None, "login", AT) == ("login",)
+    assert ids_now(store, None, "login") == ("c7", "login", "web-28", "web-29", "web-30", "web-31")
+    assert len(asked) > 10
+    for wanted in asked:
+        told = plan(store, wanted, url)
+        assert "identities_by" in told and "Seq Scan" not in told and "SCAN identities" not in told, told
 
 
 def test_a_change_of_one_leaves_all_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
