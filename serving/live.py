@@ -7,6 +7,7 @@ history's, so that nothing else need know where a row came from.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -37,6 +38,7 @@ HALF = 32  # bits
 CART = 50  # products of a cart, the latest
 MOST = 200_000  # ids with news that are told apart; of more, each customer is asked about
 REST = timedelta(seconds=5)  # how long a database that is away is left alone
+BLINK = 0.05  # seconds that a request waits for whether it is back
 NEW = 0  # of what the bundle does not know: no id has this number
 SCHEMA = pa.schema(
     [
@@ -140,6 +142,8 @@ class Live:
         self.identities, self.news = identities, dict[int, int]()
         self.latest: tuple[tuple[Any, ...], Person, Person] | None = None
         self.away_until: datetime | None = None
+        self.beside = ThreadPoolExecutor(1, "live")  # no thread until it is asked
+        self.asking: Future[Any] | None = None
         self.graves: set[str] = set()
         self.looking = Lock()
         self.begin()
@@ -203,7 +207,7 @@ class Live:
 
     def asked(self, read: Callable[[], T], otherwise: T) -> T:
         """What the database gives; `otherwise` where it is away, and for REST it is then left alone."""
-        if self.away_until and self.clock() < self.away_until:
+        if self.away_until and not self.is_back():
             metrics.LIVE_MISSED.inc()
             return otherwise
         try:
@@ -218,6 +222,22 @@ class Live:
             log.warning("live events are read again")
             self.away_until = None
         return found
+
+    def is_back(self) -> bool:
+        """Whether a database that was away answers again: asked after REST in a thread, as it may stand still, and no
+        request waits for that longer than BLINK."""
+        until, asking = self.away_until, self.asking
+        if until is None or self.clock() < until:
+            return until is None
+        if asking is None:
+            asking = self.asking = self.beside.submit(self.store.ends, "events")
+            wait([asking], BLINK)
+        if not asking.done():
+            return False
+        self.asking = None
+        if asking.exception():
+            self.away_until = self.clock() + REST
+        return not asking.exception()
 
     # --- who has news -------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from enum import StrEnum
 from functools import cache, cached_property, partial
 from pathlib import Path
 from threading import Lock
+from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
@@ -385,6 +386,9 @@ SET_UP = {
     "postgresql": ("SET synchronous_commit = on", f"SET lock_timeout = '{PATIENCE}s'", "SET TIME ZONE 'UTC'"),
 }
 HURRIED = {"sqlite": (), "postgresql": (f"SET statement_timeout = '{HURRY}s'",)}
+GRACE = (
+    0.5  # seconds more that the server has to say so itself; where it is silent, the connection is dropped
+)
 BEGIN = {
     "sqlite": ("BEGIN IMMEDIATE",),
     "postgresql+psycopg": (
@@ -404,6 +408,39 @@ def waiting(driver: str, patience: int) -> dict[str, Any]:
     if driver == "sqlite":
         return {"timeout": patience}
     return {"connect_timeout": patience, "tcp_user_timeout": 1_000 * patience}
+
+
+@cache
+def bounded(driver: Any) -> Any:
+    """psycopg's connection, which waits for the server for HURRY and GRACE and no longer, and is closed then. By itself
+    it waits as long as it is connected: `statement_timeout` is kept by the very server that may stand still."""
+
+    class Silent(driver.OperationalError, TimeoutError):  # type: ignore[misc]
+        """The server did not answer in time."""
+
+    class Bounded(driver.Connection):  # type: ignore[misc]
+        def wait(self, steps: Any, *about: Any, **more: Any) -> Any:
+            return super().wait(self.in_time(steps), *about, **more)
+
+        def in_time(self, steps: Any) -> Any:
+            """The same steps; psycopg takes one several times a second, also where nothing comes."""
+            end = monotonic() + HURRY + GRACE
+            try:
+                wanted = next(steps)
+                while True:
+                    ready = yield wanted
+                    if not ready and monotonic() > end:
+                        self.close()
+                        raise Silent("the server is silent")
+                    wanted = steps.send(ready)
+            except StopIteration as done:
+                return done.value
+
+    return Bounded
+
+
+def in_time(dialect: Any, _: Any, args: Any, about: Any) -> Any:
+    return bounded(dialect.loaded_dbapi).connect(*args, **about)
 
 
 class Store:
@@ -429,6 +466,8 @@ class Store:
             raise StoreError(f"the database's driver is missing: {missing}") from missing
         name = self._engine.dialect.name
         sa.event.listen(self._engine, "connect", _set_up(SET_UP[name] + (HURRIED[name] if hurry else ())))
+        if hurry and name == "postgresql":
+            sa.event.listen(self._engine, "do_connect", in_time)
         self._looking = Lock()
         self._kept: sa.PoolProxiedConnection | None = None
         with self._told():
@@ -619,9 +658,9 @@ class Store:
             was_kept = self._kept is not None
             try:
                 found = self._numbers(tables)
-            except Exception:
+            except Exception as error:
                 self._close()  # the others may be as stale
-                if not was_kept:
+                if not was_kept or isinstance(error, TimeoutError):
                     raise
                 found = self._numbers(tables)  # a connection that was cut says nothing of the database
         return dict(zip(tables, found, strict=True))

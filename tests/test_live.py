@@ -1,11 +1,13 @@
 """What came in live changes the next answer, as if it had been known with the rest; on both databases."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -512,6 +514,32 @@ def test_without_the_database_answers_go_on_from_the_bundle(
     assert "gold" in own(engine)
     clock.at += REST
     assert "gold" not in own(engine) and "read again" in caplog.text
+
+
+def test_nobody_waits_for_a_database_that_stands_still(
+    engine: Engine, store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the first time: whether it is back a thread asks, once at a time."""
+    store.add([bought("gold", 1, "n1")])
+    assert engine.live
+    wakes, asked, look = Event(), list[str](), engine.live.store.ends
+
+    def still(*tables: str) -> dict[str, int]:
+        asked.append("")
+        if len(asked) == 1:
+            raise StoreError("the server is silent")
+        wakes.wait(30)
+        return look(*tables)
+
+    monkeypatch.setattr(engine.live.store, "ends", still)
+    assert "gold" in own(engine)
+    clock.at += REST
+    began = time.monotonic()
+    assert all("gold" in own(engine) for _ in range(3)) and len(asked) == 2
+    assert time.monotonic() - began < 10
+    wakes.set()
+    assert engine.live.asking and engine.live.asking.result(30)
+    assert "gold" not in own(engine)
 
 
 def test_customers_beyond_the_most_are_each_asked_about(

@@ -1,10 +1,14 @@
 """The store: what is committed stays, once; on SQLite and on a real PostgreSQL."""
 
 import json
+import os
+import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ import sqlalchemy as sa
 from live import NOW, event, nursery, spelled, stored
 
 from features.schema import TABLES
+from serving import store as store_module
 from serving.settings import Settings
 from serving.store import (
     FILE,
@@ -93,6 +98,27 @@ def test_a_lost_connection_is_made_anew(url: sa.URL) -> None:
             mine = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
             db.exec_driver_sql(mine + "AND datname = current_database()")
         assert store.add([event("e2"), event("e1")]) == [ACCEPTED, DUPLICATE]
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_server_that_stands_still_is_not_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "HURRY", 0)
+    with Store(store.url, hurry=True) as asked:
+        asked.ends("events")
+        assert asked._kept
+        backend = asked._kept.dbapi_connection.info.backend_pid  # type: ignore[union-attr]
+        os.kill(backend, signal.SIGSTOP)
+        wakes = Timer(10, os.kill, (backend, signal.SIGCONT))
+        wakes.start()
+        try:
+            began = time.monotonic()
+            with pytest.raises(StoreError, match="Silent"):
+                asked.ends("events")
+            assert time.monotonic() - began < 5
+            assert asked.ends("events") == {"events": 0}  # by another connection
+        finally:
+            wakes.cancel()
+            os.kill(backend, signal.SIGCONT)
 
 
 # --- ledgers and changes --------------------------------------------------------------------------------
