@@ -13,7 +13,7 @@ from features.judge import Row
 from lifecycle.ledger import pauses
 from lifecycle.programs import Policy, Program
 from serving.addresses import CONTACT, is_suppressed, subject
-from serving.identities import identities_now, ids_of
+from serving.identities import ids_now
 from serving.people import consent_records, consents_now, facts_of
 from serving.store import Store
 
@@ -52,7 +52,7 @@ def permission(
 ) -> Permission:  # fmt: skip
     """What is on record of a customer for a program now; `agrees`: the word of who keeps consents elsewhere. Raises
     StoreError."""
-    ids = ids_of(customer_id, identities_now(store, history)) if store else (customer_id,)
+    ids = ids_now(store, history, customer_id) if store else (customer_id,)
     said = consents_now(consent_records(store, history, ids))
     agrees = agreed(said, program.channel) if agrees is None else agrees
     own = personal(said, rules.personalisation == "opt_in")

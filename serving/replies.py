@@ -24,7 +24,7 @@ from features.history import History
 from lifecycle.programs import Policy
 from serving.body import read_all, read_body
 from serving.headers import HTML, JSON, REPLY_HEADERS
-from serving.identities import identities_now, ids_of
+from serving.identities import ids_now
 from serving.keys import OPEN
 from serving.mailed import Kind, Mailed, Rate, Unsubscribe, opened
 from serving.openapi import Operation
@@ -258,7 +258,7 @@ def withdraw(
     message = message_of(store, said.unsubscribe)
     if message is None or store.buried([message["customer_id"]]):
         return False
-    ids = ids_of(message["customer_id"], identities_now(store, history))
+    ids = ids_now(store, history, message["customer_id"])
     last = consents_now(consent_records(store, history, ids)).get((said.channel, "marketing"))
     if last and not last["granted"]:
         return False
