@@ -66,7 +66,7 @@ def untaken(send: Send) -> int:
     if (transport := transport_of(send)) is None:
         return 0
     held = array("i", [0])
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, ValueError):
         ioctl(transport.get_extra_info("socket").fileno(), TIOCOUTQ, held)
     return int(transport.get_write_buffer_size()) + held[0]
 

@@ -626,13 +626,14 @@ class Engine:
         """What may still enter the list: bool [n_items]."""
         mask = self.available
         only = kept(ask.rules, Filter)
-        if len(ask.products) or len(ask.exclude) or chosen.items or rules or only:
+        named = (*rules, *(["complements_only"] if ask.complements_only else []))
+        if len(ask.products) or len(ask.exclude) or chosen.items or named or only:
             mask = mask.copy()
             for gone in (ask.products, ask.exclude, chosen.items):
                 mask[gone] = False
             self.drop_groups(mask, np.concatenate([ask.products, np.array(chosen.items, np.int64)]))
             self.drop_full(mask, ask, chosen)
-        if named := (*rules, *(["complements_only"] if ask.complements_only else [])):
+        if named:
             mask &= self.eligible(named, ask)
         for rule in only:
             mask &= rule.keeps(self.shelf, ask, Purchases(self, ask))

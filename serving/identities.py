@@ -106,8 +106,10 @@ class Told:
 
     def merges(self, names: set[str]) -> list[Row]:
         """The merges since then that these ids have to do with."""
-        found = self.store.of("merges", sorted(names)) if self.until else []
-        return [row for row in found if self.until and row[RECEIVED.name] >= self.until]
+        if self.until is None:
+            return []
+        found = (row for some in parts(names) for row in self.store.of("merges", some))
+        return [row for row in found if row[RECEIVED.name] >= self.until]
 
 
 def parts(names: Iterable[str]) -> Iterator[list[str]]:

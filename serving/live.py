@@ -286,8 +286,8 @@ class Live:
         """Whether the bundle knows this order of the customer whom this id names, which is remembered of an alias."""
         own = self.identities.own(name)
         known = self.learned(self.position(own), order_id)
-        if known and own != name:
-            self.news.setdefault(hash(name), hash(own))
+        if known and own != name and self.news.setdefault(hash(name), hash(own)) != hash(own):
+            self.news[hash(name)] = NEW  # it named two who made it
         return known
 
     def know(self, names: Iterable[str]) -> None:

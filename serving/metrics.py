@@ -1,6 +1,7 @@
 """What Prometheus reads: counts and latencies. Labels are words of ours, never an id or a path."""
 
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, lru_cache
@@ -30,6 +31,7 @@ MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # BentoML sets it before a worker sta
 LABELS = ("route", "placement", "status")
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 DAY = 86_400
+ROOM = 256 << 20  # bytes
 MEMORY = Path("/dev/shm")  # noqa: S108 -- files that never wait for a disk, where there is such a place
 REGISTRY = CollectorRegistry()
 REQUESTS = Counter("osclms_requests", "Requests answered", LABELS, registry=REGISTRY)
@@ -133,6 +135,8 @@ def counts_folder(home: Path, port: int) -> Path:
         own.mkdir(mode=0o700, exist_ok=True)
         if own.is_symlink() or own.stat().st_uid != os.getuid():
             raise PermissionError(f"{own} is somebody else's")
+        if shutil.disk_usage(MEMORY).free < ROOM:  # as in a container: who writes to a full one is killed
+            raise OSError(f"{MEMORY} is too small")
     except OSError:  # as where there is no such place
         own = home / "bentoml" / str(port)
         own.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ class Writing(NamedTuple):
     path: Path
     inode: int = 0
     written: int = 0
+    size: int = 0
 
 
 class Misread(ValueError):
@@ -26,4 +27,4 @@ def writing(path: Path) -> Writing:
         about = path.stat()
     except OSError:
         return Writing(path)
-    return Writing(path, about.st_ino, about.st_mtime_ns)
+    return Writing(path, about.st_ino, about.st_mtime_ns, about.st_size)

@@ -118,7 +118,7 @@ def read(text: str) -> dict[str, Any]:
     """Attributes as they are kept; none of a text that a laxer reader than this one let in."""
     try:
         found: dict[str, Any] = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found
 

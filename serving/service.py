@@ -331,8 +331,7 @@ class Site:
         at = self.at(asked.at)
         response, spent = await self.turns.compute(lambda: self.timed(row.name, asked, at, remember=True))
         request.scope[FOUND] = response
-        kept = kept_for(row, asked.customer_id)
-        return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}", "Cache-Control": kept})
+        return answer(response, {"Server-Timing": f"engine;dur={spent:.2f}", "Cache-Control": kept_for(row)})
 
     def timed(
         self, placement: str, asked: RecommendRequest, at: datetime, *, remember: bool = False
@@ -351,9 +350,11 @@ class Site:
     async def recommend_batch(self, request: Request) -> Response:
         placement, at = self.engine.placement(request.path_params["placement"]).name, self.at(None)
         rows: list[delivery.Row] = []
+        site = self
 
         def listed(question: Question) -> RecommendResponse:
-            site = self.as_now(request)
+            nonlocal site
+            site = site.as_now(request)
             asked = site.known(site.unsealed(question, request))
             when, customer = asked.at or at, asked.customer_id
             found, _ = site.timed(placement, asked, when)
@@ -479,7 +480,7 @@ class Site:
         if asked.record and not self.engine.is_buried(asked.customer_id):
             await self.record(asked, (found,))
         row = self.engine.placement(placement)
-        answer.headers["Cache-Control"] = NOT_KEPT if asked.record else kept_for(row, asked.customer_id)
+        answer.headers["Cache-Control"] = NOT_KEPT if asked.record else kept_for(row)
         return answer
 
     async def record(
@@ -602,10 +603,9 @@ class Site:
         return asset("script")
 
 
-def kept_for(row: Placement, customer_id: str | None) -> str:
-    """How long a list may be kept: a customer's own by who asked alone, one of nobody's by all between."""
-    whose = "public" if customer_id is None else "private"
-    return f"{whose}, max-age={row.cache_seconds}" if row.cache_seconds else NOT_KEPT
+def kept_for(row: Placement) -> str:
+    """How long a list may be kept, by who asked: what stands between would give it to who has no key."""
+    return f"private, max-age={row.cache_seconds}" if row.cache_seconds else NOT_KEPT
 
 
 def listed(products: Any) -> tuple[ProductAbout, ...]:

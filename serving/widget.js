@@ -196,13 +196,14 @@ class Recommendations extends HTMLElement {
   async #ask(anew, known = true) {
     const path = `/v1/recommend/${encodeURIComponent(this.getAttribute("placement") ?? "")}`;
     const question = this.#question(known);
+    const given = consent;
     const asked = JSON.stringify([this.#endpoint, path, this.getAttribute("key"), question]);
     if (!anew && kept.get(asked)?.until > Date.now()) return kept.get(asked).answer;
     const response = await this.#post(path, question, { signal: AbortSignal.timeout(PATIENCE) });
     const body = await response.json();
     if (response.ok && Array.isArray(body.items)) {
       const answer = { ...body, known: Boolean(question.customer_token) };
-      keep(asked, answer, response.headers.get("Cache-Control"));
+      if (given === consent) keep(asked, answer, response.headers.get("Cache-Control"));
       return answer;
     }
     if (known && body.fields?.[0]?.field === "customer_token") return this.#ask(anew, false); // too old: a stranger's list

@@ -196,6 +196,7 @@ def test_attributes_that_cannot_be_read_are_none() -> None:
     from serving.rules import read
 
     assert read('{"colour": "red"}') == {"colour": "red"} and read('{"colour": "red",}') == {}
+    assert read('{"a":' + "[" * 100_000 + "]" * 100_000 + "}") == {}
 
 
 def test_variety_spreads_a_list_over_what_is_alike(shop: Engine) -> None:
