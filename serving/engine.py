@@ -587,8 +587,9 @@ class Engine:
     def ranked_now(self, row: Placement, ask: Ask) -> Standing:
         """The customer's ranking made now, whatever else is asked."""
         none = ask.products[:0]
-        ask = replace(ask, products=none, exclude=none, complements_only=False, limit=PUBLISHED, rules=())
-        ask = replace(ask, eligible={})  # which hangs on the products
+        ask = replace(
+            ask, products=none, exclude=none, complements_only=False, limit=PUBLISHED, rules=(), eligible={}
+        )
         return self.standing(row.sources, self.allowed(row.rules, ask, Chosen()), ask, row)
 
     def is_past(self, ask: Ask) -> bool:

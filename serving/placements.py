@@ -66,8 +66,7 @@ class Step:
 @dataclass(frozen=True)
 class Placement:
     """rules: names in RULES of the engine, for the placement's own sources. policy: rules over the catalogue for
-    the whole list, its fill included. cache_seconds: how long a list may be kept by who asked,
-    and one that is no customer's by all between. like: the placement
+    the whole list, its fill included. cache_seconds: how long a list may be kept by who asked. like: the placement
     whose ranker ranks this one, where both have the same sources. worth: what the own sources give is an offer only
     where this customer is at least so many times as likely to take one as customers are on average, by what the
     ranker `<name>.worth` learned, and is flagged as filled elsewhere; None: always an offer. It was learned of

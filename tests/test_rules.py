@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from math import ceil
 from pathlib import Path
@@ -336,6 +337,30 @@ def test_no_list_ever_breaks_a_rule(real: Engine, data: st.DataObject) -> None:
     )
     items = real.recommend(placement, request, at=real.data_until).items
     found = real.catalog.items.positions([i.product_id for i in items])
+    allowed = let_through(real, request, rules, brands, paths)
+    assert len(set(found)) == len(found) <= limit and allowed[found].all()
+    counts = [rule["count"] for rule in rules if rule["rule"] == "at_most"]
+    held = Counter(brands[i] for i in found if brands[i] is not None)
+    assert not counts or max(held.values(), default=0) <= min(counts)
+    fits = len({brands[i] for i in np.flatnonzero(allowed)}) if counts else int(allowed.sum())
+    assert len(found) >= min(limit, fits)
+    for values, least, alone in reserved(rules, limit):
+        there = real.recommend(
+            placement,
+            RecommendRequest.model_validate({**request.model_dump(mode="json"), "rules": alone}),
+            at=real.data_until,
+        ).items
+        assert sum(brands[i] in values for i in found) >= min(least, len(there))
+
+
+def let_through(
+    real: Engine,
+    request: RecommendRequest,
+    rules: list[dict[str, Any]],
+    brands: list[str | None],
+    paths: list[str | None],
+) -> Any:
+    """What may be had and no filter bars: bool [items]."""
     allowed, end = np.asarray(real.available).copy(), real.data_until.timestamp()
     allowed[real.catalog.items.positions(request.product_ids)] = False
     for rule in rules:
@@ -348,26 +373,25 @@ def test_no_list_ever_breaks_a_rule(real: Engine, data: st.DataObject) -> None:
             unit = np.nanmax(asked, initial=-np.inf) if rule.get("relative") else 1.0
             if np.isfinite(unit):
                 allowed &= real.catalog.price <= np.float32(rule["most"] * unit)
-        if rule["rule"] == "repeat" and customer:
-            rows = real.history.rows(real.position(customer))
+        if rule["rule"] == "repeat" and request.customer_id:
+            rows = real.history.rows(real.position(request.customer_id))
             since = 0 if rule["after"] == "never" else end - rule["after"] * 86_400
             allowed[real.history.item[rows][real.history.at[rows] > since]] = False
-    assert len(set(found)) == len(found) <= limit and allowed[found].all()
-    counts = [rule["count"] for rule in rules if rule["rule"] == "at_most"]
-    held = Counter(brands[i] for i in found if brands[i] is not None)
-    assert not counts or max(held.values(), default=0) <= min(counts)
-    fits = len({brands[i] for i in np.flatnonzero(allowed)}) if counts else int(allowed.sum())
-    assert len(found) >= min(limit, fits)
+    return allowed
+
+
+def reserved(
+    rules: list[dict[str, Any]], limit: int
+) -> Iterator[tuple[list[str], int, list[dict[str, Any]]]]:
+    """(brands, how many places are theirs, rules that let in these alone) of shares that fit into a list together."""
     others, promised = [rule for rule in rules if rule["rule"] != "reserve"], 0
     for rule in rules:
-        if (
-            rule["rule"] == "reserve"
-            and (promised := promised + (least := ceil(rule["share"] * limit))) <= limit
-        ):
-            alone = [*others, {"rule": "include", "attribute": "brand", "values": rule["values"]}]
-            there = real.recommend(
-                placement,
-                RecommendRequest.model_validate({**request.model_dump(mode="json"), "rules": alone}),
-                at=real.data_until,
-            ).items
-            assert sum(brands[i] in rule["values"] for i in found) >= min(least, len(there))
+        if rule["rule"] == "reserve":
+            least = ceil(rule["share"] * limit)
+            promised += least
+            if promised <= limit:
+                yield (
+                    rule["values"],
+                    least,
+                    [*others, {"rule": "include", "attribute": "brand", "values": rule["values"]}],
+                )
