@@ -90,8 +90,9 @@ def sends(
     *,
     at: datetime,
     now: datetime,
+    channel: str = "email",
 ) -> list[Row]:
-    """Rows of the ledger that say these lists go to a customer by mail.
+    """Rows of the ledger that say these lists go to a customer.
 
     Raises RequestError where nobody is named, or there is no database.
     """
@@ -99,7 +100,7 @@ def sends(
         raise RequestError("record", "of whom? give customer_id")
     if sent is None:
         raise RequestError("record", "no database: set OSCLMS_HOME or OSCLMS_DATABASE_URL", 503)
-    about = {"customer_id": customer_id, "at": at, "channel": "email", "received_at": now}
+    about = {"customer_id": customer_id, "at": at, "channel": channel, "received_at": now}
     return [
         about
         | {"placement": of.placement, "recommendation_id": of.recommendation_id}

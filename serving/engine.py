@@ -68,6 +68,7 @@ NOT_ASKED = {
     "customer_token",
     "query_id",
     "record",
+    "channel",
 }  # what is no part of a question, or told beside it
 MOST_OF_ONE = 20  # of a product in a cart: no line drowns the rest
 QUARTER = 900  # seconds
@@ -669,7 +670,7 @@ class Engine:
     def drop_full(self, mask: Mask, ask: Ask, chosen: Chosen) -> None:
         """What the list holds as many of as a rule allows would only stand in the way of what may still enter it."""
         for rule in kept(ask.rules, AtMost) if chosen.items else []:
-            code = self.shelf.code(rule.attribute)
+            code = self.shelf.code(rule.attribute, rule.level)
             mask[np.isin(code, used_up(code[chosen.items], rule.count))] = False
 
     def drop_groups(self, mask: Mask, items: Array) -> None:
@@ -727,7 +728,9 @@ class Engine:
         by = max((rule.by for rule in kept(ask.rules, Diverse)), default=0.0)
         places = places[: max(POOL, 5 * free)] if by else places
         items, scores = found.items[places], scaled(found.scores[places])
-        limits = [(self.shelf.code(rule.attribute), rule.count) for rule in kept(ask.rules, AtMost)]
+        limits = [
+            (self.shelf.code(rule.attribute, rule.level), rule.count) for rule in kept(ask.rules, AtMost)
+        ]
         held, near, picked = list(chosen.items), np.zeros(len(items), np.float32), list[int]()
         vectors = self.vectors(items)
         if by and held:

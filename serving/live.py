@@ -169,7 +169,7 @@ class Live:
 
     def person(self, known: Person, customer_id: str, at: datetime) -> Person:
         """The customer that the bundle knows so, with what came in live before `at`; a stranger, where erased."""
-        self.asked(self.refresh, None)
+        self.look()
         if self.erased(customer_id):
             return stranger(known.pairs)
         names = self.identities.ids(customer_id)
@@ -179,7 +179,7 @@ class Live:
 
     def is_buried(self, customer_id: str) -> bool:
         """Whether a customer was erased; where the database is away, as far as was seen before."""
-        self.asked(self.refresh, None)
+        self.look()
         return self.erased(customer_id)
 
     def erased(self, customer_id: str) -> bool:
@@ -238,6 +238,10 @@ class Live:
         if asking.exception():
             self.away_until = self.clock() + REST
         return not asking.exception()
+
+    def look(self) -> None:
+        """Take in what came, unasked."""
+        self.asked(self.refresh, None)
 
     # --- who has news -------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ class Shelf:
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
         self.masks: dict[tuple[str, tuple[str, ...]], Mask] = {}
-        self.codes: dict[str, Ints] = {}
+        self.codes: dict[tuple[str, int | None], Ints] = {}
 
     def over(self, catalog: Catalog) -> "Shelf":
         """Of another catalogue; what was read stays read where no attribute differs."""
@@ -49,8 +49,8 @@ class Shelf:
     def where(self, attribute: str, values: tuple[str, ...]) -> Mask:
         return kept_in(self.masks, (attribute, values), lambda: self._where(attribute, values))
 
-    def code(self, attribute: str) -> Ints:
-        return kept_in(self.codes, attribute, lambda: self._code(attribute))
+    def code(self, attribute: str, level: int | None = None) -> Ints:
+        return kept_in(self.codes, (attribute, level), lambda: self._code(attribute, level))
 
     def _where(self, attribute: str, values: tuple[str, ...]) -> Mask:
         """Which items have one of these values: bool [n_items], not to be written to."""
@@ -67,10 +67,14 @@ class Shelf:
         found.flags.writeable = False
         return found
 
-    def _code(self, attribute: str) -> Ints:
-        """A code for each item's value, −1 where it has none."""
+    def _code(self, attribute: str, level: int | None) -> Ints:
+        """A code for each item's value, or for the first `level` steps of a path; −1 where it has none."""
         if not attribute.startswith(OTHER):
-            return codes(self.column(attribute))[0]
+            code, known = codes(self.column(attribute))
+            if level is None or not len(known):
+                return code
+            steps = [PATH_SEPARATOR.join(path.split(PATH_SEPARATOR)[:level]) for path in known]
+            return np.append(np.unique(steps, return_inverse=True)[1], -1).astype(np.int32)[code]
         every, found = self.other(attribute), np.full(len(self.catalog), -1, np.int32)
         named = {item: text for item, held in every.items() if (text := "|".join(sorted(filter(None, held))))}
         found[list(named)] = np.unique(list(named.values()), return_inverse=True)[1]
@@ -263,6 +267,18 @@ class AtMost(Wire):
     rule: Literal["at_most"]
     attribute: Attribute
     count: int = Field(ge=1, strict=True)
+    level: int | None = Field(
+        None,
+        ge=1,
+        strict=True,
+        description="steps of a category's path, from its root; missing: the whole of it",
+    )
+
+    @model_validator(mode="after")
+    def counts_steps_of_a_path(self) -> Self:
+        if self.level is not None and self.attribute != "category":
+            raise ValueError("`level` is of `category`, whose values are paths: leave it away")
+        return self
 
 
 class Reserve(Wire):

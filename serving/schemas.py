@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
+from features.schema import CHANNELS
 from serving.rules import Rules
 from serving.wire import MAX_LIMIT, Wire
 
@@ -133,6 +134,7 @@ class Question(RecommendRequest):
     record: bool = Field(
         False, strict=True, description="true: the list is sent to the customer, and on record as such"
     )
+    channel: Literal[*CHANNELS] = Field("email", description="with record: where it is sent")  # type: ignore[valid-type]
 
 
 class Because(Wire):

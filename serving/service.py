@@ -262,8 +262,11 @@ class Site:
     def caught_up(self) -> "Site | None":
         """The site over the catalogue as it is now, warmed up; None where it has not changed. For one thread.
 
-        Whatever goes wrong, what is served goes on, and osclms_catalogue_unread counts it.
+        Whatever goes wrong, what is served goes on, and osclms_catalogue_unread counts it. It looks at events, too, so
+        that their age is told though nobody with a name asks.
         """
+        if self.engine.live:
+            self.engine.live.look()
         try:
             return self.over_now()
         except Exception as error:
@@ -359,7 +362,8 @@ class Site:
             when, customer = asked.at or at, asked.customer_id
             found, _ = site.timed(placement, asked, when)
             if question.record and not site.engine.is_buried(customer):
-                rows.extend(delivery.sends(self.sent, customer, (found,), at=when, now=self.clock()))
+                told_of = {"at": when, "now": self.clock(), "channel": question.channel}
+                rows.extend(delivery.sends(self.sent, customer, (found,), **told_of))
             return found
 
         async def recorded() -> None:
@@ -430,7 +434,7 @@ class Site:
         for found in message.lists:
             metrics.listed(found)
         if asked.record:
-            await self.record(asked, message.lists)
+            await self.record(asked, message.lists, program.channel)
         return written(message, asked.part or preferred(request), may)
 
     async def permission(self, program: Program, asked: MessageQuery) -> Permission:
@@ -484,9 +488,13 @@ class Site:
         return answer
 
     async def record(
-        self, asked: MessageQuery | delivery.FragmentQuery, lists: tuple[RecommendResponse, ...]
+        self,
+        asked: MessageQuery | delivery.FragmentQuery,
+        lists: tuple[RecommendResponse, ...],
+        channel: str = "email",
     ) -> None:
-        rows = delivery.sends(self.sent, asked.customer_id, lists, at=self.at(asked.at), now=self.clock())
+        at, now = self.at(asked.at), self.clock()
+        rows = delivery.sends(self.sent, asked.customer_id, lists, at=at, now=now, channel=channel)
         await delivery.recorded(self.sent, rows)
 
     async def follow(self, request: Request) -> Response:

@@ -151,12 +151,13 @@ def test_what_cannot_be_begun_is_refused(web: Web, path: str, about: dict[str, A
 def test_what_is_sent_is_on_record_before_it_is_told(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     customers = ["anna", "bert"] * 15
     before = web.store.ends("sends")["sends"]
-    lines = [{"customer_id": customer, "limit": 2, "record": True} for customer in customers]
+    about = {"limit": 2, "record": True, "channel": "sms"}
+    lines = [{"customer_id": customer, **about} for customer in customers]
     *answers, last = asked(web, [*lines, {"customer_id": "anna"}, {"limit": 2, "record": True}])
     assert last == {"lines": 32, "answered": 31, "failed": 1}
     assert answers[31]["error"].startswith("record: of whom?")
     rows = [row for page in web.store.read("sends", before, 1 << 40) for row in page]
-    assert [row["customer_id"] for row in rows] == customers
+    assert [(row["customer_id"], row["channel"]) for row in rows] == [(who, "sms") for who in customers]
     told = [a["answer"] for a in answers[:30]]
     lists = [(a["recommendation_id"], [i["product_id"] for i in a["items"]]) for a in told]
     assert [(row["recommendation_id"], row["product_ids"]) for row in rows] == lists

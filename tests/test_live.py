@@ -576,6 +576,10 @@ def test_the_age_of_news_is_measured_when_they_are_first_seen(engine: Engine, st
     listed(engine)
     count, seconds = lag()
     assert (count - before[0], seconds - before[1]) == (1, 86_400 / 2)
+    store.add([bought("gold", 2, "n3", "bert")])
+    assert engine.live
+    engine.live.look()  # as the service does though nobody asks
+    assert lag()[0] == before[0] + 2
 
 
 # --- the service ----------------------------------------------------------------------------------------

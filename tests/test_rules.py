@@ -19,12 +19,16 @@ from pydantic import ValidationError
 from tiny import GROCER, GROCERIES, UNTIL
 
 from features.catalog import Catalog
-from features.interactions import Ids
+from features.interactions import DAY, Ids
+from features.pairs import GAP
 from features.schema import PRODUCTS
 from serving.bundle import champion
 from serving.engine import Engine
+from serving.identities import Identities
+from serving.live import Live
 from serving.rules import Shelf
 from serving.schemas import Recommendation, RecommendRequest
+from serving.store import Store, address
 from serving.wire import RequestError
 
 MANY = settings(
@@ -149,6 +153,12 @@ def test_at_most_so_many_of_one_kind(shop: Engine) -> None:
         {"rule": "at_most", "attribute": "brand", "count": 1},
     )  # fmt: skip
     assert len(both) == 2
+    roots = {"rule": "at_most", "attribute": "category", "level": 1}
+    for count in (1, 2):
+        items = listed(shop, {**roots, "count": count})
+        found = Counter(GOODS[item.product_id]["category"][0] for item in items)
+        assert found == {"food": count, "home": count}
+    assert len(listed(shop, {**roots, "level": 9, "count": 1})) == 4
 
 
 @pytest.mark.parametrize("explain", [False, True])
@@ -275,6 +285,8 @@ def test_attributes_take_the_room_of_what_is_said() -> None:
         {"rule": "price", "least": 3, "most": 2},
         {"rule": "reserve", "attribute": "brand", "values": ["a"], "share": 1.5},
         {"rule": "at_most", "attribute": "brand", "count": 0},
+        {"rule": "at_most", "attribute": "category", "count": 1, "level": 0},
+        {"rule": "at_most", "attribute": "brand", "count": 1, "level": 1},
         {"rule": "diverse", "by": 2},
     ],
     ids=str,
@@ -395,3 +407,105 @@ def reserved(
                     least,
                     [*others, {"rule": "include", "attribute": "brand", "values": rule["values"]}],
                 )
+
+
+# --- the same law, on the shop of eight products ---------------------------------------------------------------
+
+
+BOUGHT: dict[str, dict[str, list[datetime]]] = {}  # by customer and product, when
+for who, _, day, basket in GROCERIES:
+    for name in basket.split() if who else ():
+        BOUGHT.setdefault(who or "", {}).setdefault(name, []).append(tiny.FIRST + timedelta(days=day))
+SENT_AT = UNTIL + timedelta(days=1)
+HELD = {name: set(words) if isinstance(words, list) else {words} for name, words in MADE_OF.items()}
+
+
+@pytest.fixture(scope="module")
+def sending(shop: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """The same shop, which has sent every customer bread and milk."""
+    with Store(address(tmp_path_factory.mktemp("sent"), None)) as store:
+        about = {"at": SENT_AT, "channel": "sms", "placement": "trending", "received_at": SENT_AT}
+        store.append(
+            "sends", [{**about, "customer_id": who, "product_ids": ["bread", "milk"]} for who in BOUGHT]
+        )
+        live = Live(
+            Store(store.url, hurry=True), shop.catalog, shop.history, until=UNTIL, identities=Identities({}),
+            clock=lambda: SENT_AT,
+        )  # fmt: skip
+        yield Engine(shop.bundle, live=live)
+        live.close()
+
+
+def after(kind: str) -> dict[str, Any]:
+    return {"rule": kind, "attribute": "attributes.of"}
+
+
+ITS_RULES = st.lists(
+    st.one_of(
+        st.lists(st.sampled_from(["wheat", "seeds", "spelt", "cow"]), min_size=1, max_size=2, unique=True).flatmap(
+            lambda of: st.sampled_from(["include", "exclude"]).map(lambda kind: {**after(kind), "values": of})
+        ),
+        st.just({"rule": "include", "attribute": "attributes.organic", "values": ["true"]}),
+        st.just({"rule": "repeat", "after": "due"}),
+        st.just({"rule": "repeat", "after": "due", "attribute": "category", "values": ["food > dairy"]}),
+        st.integers(1, 2).map(lambda n: {"rule": "at_most", "attribute": "category", "level": 1, "count": n}),
+        st.integers(1, 30).map(lambda days: {"rule": "rotate", "days": days, "by": 0.001}),
+        st.just({"rule": "boost", "attribute": "brand", "values": ["Own"], "by": 5.0}),
+    ),
+    max_size=4,
+)  # fmt: skip
+
+
+def comes(engine: Engine, who: str | None, name: str, rule: dict[str, Any], at: datetime) -> bool:
+    """Whether a product may come by one rule, counted from what was written down."""
+    if rule["rule"] in ("include", "exclude"):
+        organic = {"true"} if name == "spelt" else set[str]()
+        held = HELD.get(name, set()) if rule["attribute"] == "attributes.of" else organic
+        return bool(held & set(rule["values"])) == (rule["rule"] == "include")
+    times = BOUGHT.get(who or "", {}).get(name, []) if rule["rule"] == "repeat" else []
+    if not times or ("values" in rule and GOODS[name]["category"] != ["food", "dairy"]):
+        return True
+    everybody = float(engine.pairs.facts[engine.catalog.items.position(name), GAP])
+    own = (
+        (times[-1] - times[0]).total_seconds() // max(len(times) - 1, 1)
+        if len(times) > 1
+        else everybody * DAY
+    )
+    return (at - times[-1]).total_seconds() >= own
+
+
+@MANY
+@given(data=st.data())
+def test_no_list_ever_breaks_a_rule_over_the_shop_s_own_words(sending: Engine, data: st.DataObject) -> None:
+    rules, who = data.draw(ITS_RULES), data.draw(st.sampled_from([None, "nobody", *BOUGHT]))
+    at = UNTIL + timedelta(days=data.draw(st.integers(0, 60)))
+    placement, limit = data.draw(st.sampled_from(sorted(sending.placements))), data.draw(st.integers(1, 8))
+    products = data.draw(st.lists(st.sampled_from(sorted(GOODS)), max_size=2, unique=True))
+    asked = {"customer_id": who, "product_ids": products, "limit": limit}
+    items = listed(sending, *rules, placement=placement, at=at, **asked)
+    allowed = {name for name in GOODS if all(comes(sending, who, name, rule, at) for rule in rules)} - {
+        *products
+    }
+    assert len(names(items)) == len(items) and names(items) <= allowed
+    roots = Counter(GOODS[name]["category"][0] for name in allowed)
+    most = min((rule["count"] for rule in rules if rule["rule"] == "at_most"), default=len(GOODS))
+    assert len(items) == min(limit, sum(min(there, most) for there in roots.values()))
+    assert max(Counter(GOODS[item.product_id]["category"][0] for item in items).values(), default=0) <= most
+
+
+@MANY
+@given(data=st.data())
+def test_what_was_sent_comes_after_all_else_that_the_same_sources_know(
+    sending: Engine, data: st.DataObject
+) -> None:
+    who, days = data.draw(st.sampled_from(sorted(BOUGHT))), data.draw(st.integers(1, 30))
+    placement = data.draw(st.sampled_from(sorted(sending.placements)))
+    since = data.draw(st.integers(1, 40))
+    rule = {"rule": "rotate", "days": days, "by": 0.001}
+    at = SENT_AT + timedelta(days=since)
+    plain = listed(sending, placement=placement, at=at, customer_id=who)
+    turned = listed(sending, rule, placement=placement, at=at, customer_id=who)
+    assert names(plain) == names(turned)
+    own = [item for item in turned if not item.filled]
+    sunk = [item.product_id in ("bread", "milk") for item in own]
+    assert sunk == sorted(sunk) if since <= days else turned == plain
