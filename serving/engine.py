@@ -9,12 +9,10 @@ from functools import cached_property, lru_cache
 from itertools import islice, zip_longest
 from math import ceil, isnan
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
 from features.catalog import PATH_SEPARATOR
 from features.history import Store
@@ -51,7 +49,14 @@ from serving.ranker import (
     score_columns,
 )
 from serving.rules import AtMost, Diverse, Filter, Include, Mover, Reserve, Rotate, Rule, Shelf, kept, label
-from serving.schemas import NeedAbout, NeedsResponse, Recommendation, RecommendRequest, RecommendResponse
+from serving.schemas import (
+    Because,
+    NeedAbout,
+    NeedsResponse,
+    Recommendation,
+    RecommendRequest,
+    RecommendResponse,
+)
 from serving.store import Store as Database
 from serving.wire import RequestError
 
@@ -59,7 +64,6 @@ Mask = NDArray[np.bool_]
 Scores = NDArray[np.float32]
 REGULAR = 3  # purchases that make a favourite
 KEPT = 4_096  # lists that are remembered as they were told
-RECOMMENDATIONS = TypeAdapter(list[Recommendation])
 FEW = 64  # items taken out of the available
 BEST_SELLERS = 200
 NOT_ASKED = {
@@ -566,7 +570,10 @@ class Engine:
         return next((self.bundle.rankers[name] for name in names if name in self.bundle.rankers), None)
 
     def suffices(self, found: Standing, ask: Ask, chosen: Chosen) -> bool:
-        return len(self.pick(found, ask, chosen)) >= ask.limit - len(chosen.items)
+        free = ask.limit - len(chosen.items)
+        if len(found.items) < free or (not self.has_groups and not picky(ask)):
+            return len(found.items) >= free
+        return len(self.pick(found, ask, chosen)) >= free
 
     def whole(self, row: Placement, ask: Ask, *, explain: bool) -> Standing:
         """The customer's ranking, PUBLISHED long at most: as it was made beforehand, else as it is made now.
@@ -844,7 +851,7 @@ class Engine:
 
     # --- telling --------------------------------------------------------------------------------------
 
-    def told_once(self, ask: Ask, chosen: Chosen) -> Sequence[Recommendation | dict[str, Any]]:
+    def told_once(self, ask: Ask, chosen: Chosen) -> list[Recommendation]:
         """Recommendations; the same list of a customer who did nothing since is told once, as who looks around a shop
         sees it on every page."""
         if ask.customer < 0 or ask.person.mark or ask.person.pairs is not self.pairs or len(ask.products):
@@ -854,26 +861,28 @@ class Engine:
         if found is None:
             if len(self.lists) >= KEPT:
                 self.lists.pop(next(iter(self.lists)), None)
-            found = self.lists[key] = RECOMMENDATIONS.validate_python(self.told(ask, chosen))
+            found = self.lists[key] = self.told(ask, chosen)
         return found
 
-    def told(self, ask: Ask, chosen: Chosen) -> list[dict[str, Any]]:
-        """Recommendations, as they are read from a wire."""
+    def told(self, ask: Ask, chosen: Chosen) -> list[Recommendation]:
         bought = ask.person.bought(chosen.items)
         found = []
         for place, product in enumerate(self.products(chosen.items)):
             item, source = chosen.items[place], chosen.sources[place]
             because = self.because(source, item, ask)
-            found.append({
+            found.append(Recommendation.known({
                 **vars(product),
                 "score": round(chosen.scores[place], 6),
                 "source": source.model,
                 "story": self.story(source, item, because, ask, bought[place]),
-                "because": [{"product_id": self.product_id(b), "title": self.catalog.title[b]} for b in because],
+                "because": tuple([self.reason(led) for led in because]),
                 "filled": chosen.filled[place],
                 "parts": chosen.parts[place],
-            })  # fmt: skip
+            }))  # fmt: skip
         return found
+
+    def reason(self, item: int) -> Because:
+        return Because(product_id=self.product_id(item), title=self.catalog.title[item])
 
     def product_id(self, item: int) -> str:
         return self.catalog.items.at([item])[0]

@@ -667,7 +667,7 @@ class Store:
 
     def _numbers(self, tables: Sequence[str]) -> tuple[int, ...]:
         self._kept = self._kept or self._engine.raw_connection()
-        cursor = self._kept.cursor()
+        cursor: Any = self._kept.driver_connection.cursor()  # type: ignore[union-attr]
         cursor.execute(_ends_sql(tables))
         found = cursor.fetchall()[0]  # all are fetched, so that nothing stays open in the database
         cursor.close()

@@ -794,8 +794,26 @@ def test_prices_are_in_the_stores_currency(grocer: Engine, engine: Engine) -> No
 
 def test_a_list_answers_as_it_is_described(grocer: Engine) -> None:
     response = grocer.recommend("trending", RecommendRequest(), at=datetime(2026, 3, 1, tzinfo=UTC))
-    assert RecommendResponse.model_validate_json(response.model_dump_json()) == response
     assert (response.model_version, response.placement) == ("1", "trending")
+
+
+@pytest.mark.parametrize("explain", [False, True])
+@pytest.mark.parametrize("customer_id", [None, "anna"])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_what_is_made_unchecked_would_pass_every_check(
+    grocer: Engine, placement: str, customer_id: str | None, explain: bool
+) -> None:
+    asked = RecommendRequest(customer_id=customer_id, product_ids=("bread",), explain=explain)
+    response = grocer.recommend(placement, asked, at=tiny.UNTIL)
+    assert response.items
+    strict = RecommendResponse.model_validate_json(response.model_dump_json(), strict=True)
+    assert strict == response and strict.model_fields_set == response.model_fields_set
+    for item, checked in zip(response.items, strict.items, strict=True):
+        assert repr(item) == repr(checked) and item.model_fields_set == checked.model_fields_set
+        assert hash(item.model_copy(update={"parts": None})) == hash(
+            checked.model_copy(update={"parts": None})
+        )
+        assert item.model_copy(update={"score": 2.0}).score == 2.0
 
 
 def test_a_bundle_loaded_and_one_in_hand_answer_alike(tmp_path: Path) -> None:
