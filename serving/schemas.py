@@ -161,15 +161,16 @@ class Recommendation(Wire):
         """Of all fields, each right as it is: to check what we wrote ourselves takes longer than to write it. Made as
         pydantic makes it of a pickle."""
         made = cls.__new__(cls)
-        made.__setstate__({"__dict__": fields, **EVERY_FIELD})
+        for name, value in (("__dict__", fields), *EVERY_FIELD):
+            object.__setattr__(made, name, value)
         return made
 
 
-EVERY_FIELD = {
-    "__pydantic_fields_set__": set(Recommendation.model_fields),
-    "__pydantic_extra__": None,
-    "__pydantic_private__": None,
-}
+EVERY_FIELD = (
+    ("__pydantic_fields_set__", set(Recommendation.model_fields)),
+    ("__pydantic_extra__", None),
+    ("__pydantic_private__", None),
+)
 
 
 class RecommendResponse(Wire):

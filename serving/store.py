@@ -654,15 +654,16 @@ class Store:
 
         It is part of each answer, so it has a connection of its own, and the driver is asked without SQLAlchemy.
         """
-        with self._told(), self._looking:
+        with self._looking:
             was_kept = self._kept is not None
             try:
                 found = self._numbers(tables)
             except Exception as error:
-                self._close()  # the others may be as stale
-                if not was_kept or isinstance(error, TimeoutError):
-                    raise
-                found = self._numbers(tables)  # a connection that was cut says nothing of the database
+                with self._told():
+                    self._close()  # the others may be as stale
+                    if not was_kept or isinstance(error, TimeoutError):
+                        raise
+                    found = self._numbers(tables)  # a connection that was cut says nothing of the database
         return dict(zip(tables, found, strict=True))
 
     def _numbers(self, tables: Sequence[str]) -> tuple[int, ...]:
