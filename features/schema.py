@@ -7,6 +7,7 @@ reason beside it. Times are UTC to the microsecond, ids are strings, money is in
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Literal, get_args
 
 import pyarrow as pa
 
@@ -29,7 +30,8 @@ EVENT_TYPES = (
     *("order", "return", "view", "cart", "remove", "search", "impression", "click", "sent", "delivered"),
     *("open", "bounce", "complaint", "unsubscribe", "rating"),
 )
-CHANNELS = ("email", "sms", "push", "web", "app", "store", "post", "phone")
+Channel = Literal["email", "sms", "push", "web", "app", "store", "post", "phone"]
+CHANNELS: tuple[Channel, ...] = get_args(Channel)
 PURPOSES = ("marketing", "transactional", "personalisation")
 ID_LENGTH = 200  # characters
 ZONES = tuple((files("tzdata") / "zones").read_text(encoding="utf-8").split())  # names of time zones

@@ -90,7 +90,7 @@ def sends(
     *,
     at: datetime,
     now: datetime,
-    channel: str = "email",
+    channel: str,
 ) -> list[Row]:
     """Rows of the ledger that say these lists go to a customer.
 

@@ -18,7 +18,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.body import WHOLE
 from serving.wire import SHORT
 
 TAKING = 60  # seconds in which who reads an answer takes some of it
@@ -38,8 +37,6 @@ class Front:
         if scope["type"] != "http" or not scope["path"].startswith(SHORT):
             await self.bento(scope, receive, send)
             return
-
-        scope[WHOLE] = getattr(getattr(receive, "__self__", None), "more_body", True) is False
 
         async def sent(message: Message) -> None:
             left = untaken(send) if waits(send) else 0

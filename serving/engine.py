@@ -571,9 +571,8 @@ class Engine:
 
     def suffices(self, found: Standing, ask: Ask, chosen: Chosen) -> bool:
         free = ask.limit - len(chosen.items)
-        if len(found.items) < free or (not self.has_groups and not picky(ask)):
-            return len(found.items) >= free
-        return len(self.pick(found, ask, chosen)) >= free
+        picks = self.has_groups or picky(ask)
+        return len(self.pick(found, ask, chosen) if picks else found.items) >= free
 
     def whole(self, row: Placement, ask: Ask, *, explain: bool) -> Standing:
         """The customer's ranking, PUBLISHED long at most: as it was made beforehand, else as it is made now.

@@ -20,6 +20,7 @@ Found = TypeVar("Found")
 PLAIN = ("brand", "category", "need", "size", "group_id")
 OTHER = "attributes."
 MOST_RULES, MOST_RESERVES = 20, 5
+MOST_LEVEL = 20  # steps of a category
 KEPT = 256  # masks that are kept for the next request with the same values
 
 Attribute = Annotated[
@@ -270,6 +271,7 @@ class AtMost(Wire):
     level: int | None = Field(
         None,
         ge=1,
+        le=MOST_LEVEL,
         strict=True,
         description="steps of a category's path, from its root; missing: the whole of it",
     )
@@ -277,7 +279,7 @@ class AtMost(Wire):
     @model_validator(mode="after")
     def counts_steps_of_a_path(self) -> Self:
         if self.level is not None and self.attribute != "category":
-            raise ValueError("`level` is of `category`, whose values are paths: leave it away")
+            raise ValueError("`level` is of `category`, whose values are paths: leave it out")
         return self
 
 

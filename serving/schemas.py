@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
-from features.schema import CHANNELS
+from features.schema import Channel
 from serving.rules import Rules
 from serving.wire import MAX_LIMIT, Wire
 
@@ -134,7 +134,7 @@ class Question(RecommendRequest):
     record: bool = Field(
         False, strict=True, description="true: the list is sent to the customer, and on record as such"
     )
-    channel: Literal[*CHANNELS] = Field("email", description="with record: where it is sent")  # type: ignore[valid-type]
+    channel: Channel = Field("email", description="with record: where it is sent")
 
 
 class Because(Wire):
@@ -161,16 +161,15 @@ class Recommendation(Wire):
         """Of all fields, each right as it is: to check what we wrote ourselves takes longer than to write it. Made as
         pydantic makes it of a pickle."""
         made = cls.__new__(cls)
-        for name, value in (("__dict__", fields), *EVERY_FIELD):
-            object.__setattr__(made, name, value)
+        made.__setstate__({"__dict__": fields, **EVERY_FIELD})
         return made
 
 
-EVERY_FIELD = (
-    ("__pydantic_fields_set__", set(Recommendation.model_fields)),
-    ("__pydantic_extra__", None),
-    ("__pydantic_private__", None),
-)
+EVERY_FIELD = {
+    "__pydantic_fields_set__": set(Recommendation.model_fields),
+    "__pydantic_extra__": None,
+    "__pydantic_private__": None,
+}
 
 
 class RecommendResponse(Wire):

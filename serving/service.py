@@ -265,10 +265,13 @@ class Site:
         Whatever goes wrong, what is served goes on, and osclms_catalogue_unread counts it. It looks at events, too, so
         that their age is told though nobody with a name asks.
         """
-        if self.engine.live:
-            self.engine.live.look()
         try:
-            return self.over_now()
+            site = (
+                self.over_now()
+            )  # a database that stands still is told of here, and keeps no answer waiting
+            if live := (site or self).engine.live:
+                live.look()
+            return site
         except Exception as error:
             metrics.UNREAD.inc()
             # only our own errors tell their message: another's may hold what was sent
@@ -362,8 +365,11 @@ class Site:
             when, customer = asked.at or at, asked.customer_id
             found, _ = site.timed(placement, asked, when)
             if question.record and not site.engine.is_buried(customer):
-                told_of = {"at": when, "now": self.clock(), "channel": question.channel}
-                rows.extend(delivery.sends(self.sent, customer, (found,), **told_of))
+                rows.extend(
+                    delivery.sends(
+                        self.sent, customer, (found,), at=when, now=self.clock(), channel=question.channel
+                    )
+                )
             return found
 
         async def recorded() -> None:
@@ -482,7 +488,7 @@ class Site:
             )
         )
         if asked.record and not self.engine.is_buried(asked.customer_id):
-            await self.record(asked, (found,))
+            await self.record(asked, (found,), "email")
         row = self.engine.placement(placement)
         answer.headers["Cache-Control"] = NOT_KEPT if asked.record else kept_for(row)
         return answer
@@ -491,7 +497,7 @@ class Site:
         self,
         asked: MessageQuery | delivery.FragmentQuery,
         lists: tuple[RecommendResponse, ...],
-        channel: str = "email",
+        channel: str,
     ) -> None:
         at, now = self.at(asked.at), self.clock()
         rows = delivery.sends(self.sent, asked.customer_id, lists, at=at, now=now, channel=channel)

@@ -151,13 +151,19 @@ def test_what_cannot_be_begun_is_refused(web: Web, path: str, about: dict[str, A
 def test_what_is_sent_is_on_record_before_it_is_told(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     customers = ["anna", "bert"] * 15
     before = web.store.ends("sends")["sends"]
-    about = {"limit": 2, "record": True, "channel": "sms"}
-    lines = [{"customer_id": customer, **about} for customer in customers]
-    *answers, last = asked(web, [*lines, {"customer_id": "anna"}, {"limit": 2, "record": True}])
-    assert last == {"lines": 32, "answered": 31, "failed": 1}
-    assert answers[31]["error"].startswith("record: of whom?")
+    channels = ["sms", "push", None] * 10
+    lines = [
+        {"customer_id": customer, "limit": 2, "record": True, **({"channel": channel} if channel else {})}
+        for customer, channel in zip(customers, channels, strict=True)
+    ]
+    pigeon = {"customer_id": "anna", "record": True, "channel": "pigeon"}
+    *answers, last = asked(web, [*lines, {"customer_id": "anna"}, {"limit": 2, "record": True}, pigeon])
+    assert last == {"lines": 33, "answered": 31, "failed": 2}
+    assert answers[31]["error"].startswith("record: of whom?") and "channel" in answers[32]["error"]
+    assert len({a["answer"]["recommendation_id"] for a in answers[:30]}) == 2
     rows = [row for page in web.store.read("sends", before, 1 << 40) for row in page]
-    assert [(row["customer_id"], row["channel"]) for row in rows] == [(who, "sms") for who in customers]
+    kept = [(who, channel or "email") for who, channel in zip(customers, channels, strict=True)]
+    assert [(row["customer_id"], row["channel"]) for row in rows] == kept
     told = [a["answer"] for a in answers[:30]]
     lists = [(a["recommendation_id"], [i["product_id"] for i in a["items"]]) for a in told]
     assert [(row["recommendation_id"], row["product_ids"]) for row in rows] == lists

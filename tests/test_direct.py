@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 from web import NOW, Web
 
+from serving import body
 from serving.headers import JSON, NDJSON
 from serving.keys import SECRET
 from serving.schemas import RecommendRequest, RecommendResponse
@@ -62,7 +64,7 @@ def test_the_service_is_put_together_so() -> None:
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.body.PATIENCE", 0.01)
+    monkeypatch.setattr(body, "PATIENCE", 0.01)
     web = Web(tmp_path)
 
     async def slow() -> AsyncIterator[bytes]:
@@ -97,9 +99,9 @@ def served(tmp_path: Path) -> Iterator[tuple[Web, uvicorn.Server, int]]:
     assert not running.is_alive()
 
 
-def request(path: str, body: bytes, kind: str = JSON) -> bytes:
+def request(path: str, sent: bytes, kind: str = JSON) -> bytes:
     head = f"POST /v1/recommend/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    return f"{head}Content-Length: {len(sent)}\r\n\r\n".encode() + sent
 
 
 def connected(port: int) -> socket.socket:
@@ -108,6 +110,24 @@ def connected(port: int) -> socket.socket:
     client.settimeout(60)
     client.connect(("127.0.0.1", port))
     return client
+
+
+def test_a_body_that_has_come_is_read_and_one_on_its_way_is_bounded(
+    served: tuple[Web, uvicorn.Server, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, whole = list[bool](), body.has_come
+
+    def noted(of: Request) -> bool:
+        told.append(whole(of))
+        return told[-1]
+
+    monkeypatch.setattr(body, "has_come", noted)
+    monkeypatch.setattr(body, "PATIENCE", 0.1)
+    for cut, status in ((None, b"200"), (-1, b"408")):
+        with connected(served[2]) as client:
+            client.sendall(request("trending", b'{"limit": 1}')[:cut])
+            assert client.recv(4096).startswith(b"HTTP/1.1 " + status)
+    assert told == [True, False]
 
 
 def test_who_reads_nothing_is_hung_up_on_and_others_are_answered(

@@ -24,6 +24,7 @@ from test_compact import put
 from tiny import GROCER, GROCERIES, bundle
 
 from features.history import History
+from serving import metrics
 from serving.challenge import Challenge
 from serving.compact import compact
 from serving.engine import Engine
@@ -244,6 +245,37 @@ def test_nothing_is_stored_where_the_database_fails(shop: Shop, caplog: pytest.L
         assert failed.status_code == 503 and "again" in failed.text, (method, path)
     assert shop.catch_up() is False and len(shop("POST", "/v1/recommend/trending").json()["items"]) == 8
     assert "4711" not in caplog.text and "anna" not in caplog.text
+
+
+def test_the_age_of_events_is_told_though_nobody_asks(shop: Shop) -> None:
+    def seen() -> float:
+        return metrics.REGISTRY.get_sample_value("osclms_event_lag_seconds_count") or 0
+
+    before = seen()
+    view = {"event_id": "v1", "event_type": "view", "customer_id": "bert", "product_id": "milk"}
+    told = shop("POST", "/v1/events", json={**view, "occurred_at": datetime.now(UTC).isoformat()})
+    assert told.json()["accepted"] == 1 and seen() == before
+    assert not shop.catch_up() and seen() == before + 1
+    assert not shop.catch_up() and seen() == before + 1
+
+
+def test_whatever_a_look_at_what_came_meets_it_is_counted_and_the_service_goes_on(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed() -> float:
+        return metrics.REGISTRY.get_sample_value("osclms_catalogue_unread_total") or 0
+
+    def fails(*_: Any) -> None:
+        raise RuntimeError("household-4711-secret")
+
+    before, site = failed(), shop.site
+    assert site.follower and site.engine.live
+    monkeypatch.setattr(site.engine.live, "refresh", fails)
+    assert not shop.catch_up() and failed() == before + 1
+    monkeypatch.undo()
+    monkeypatch.setattr(site.follower, "look", fails)
+    monkeypatch.setattr(site.engine.live, "look", lambda: pytest.fail("it would wait, and hold up answers"))
+    assert not shop.catch_up() and failed() == before + 2
 
 
 def every_worker(http: Callable[[], httpx.Response], holds: Callable[[Any], bool]) -> bool:

@@ -286,6 +286,7 @@ def test_attributes_take_the_room_of_what_is_said() -> None:
         {"rule": "reserve", "attribute": "brand", "values": ["a"], "share": 1.5},
         {"rule": "at_most", "attribute": "brand", "count": 0},
         {"rule": "at_most", "attribute": "category", "count": 1, "level": 0},
+        {"rule": "at_most", "attribute": "category", "count": 1, "level": 21},
         {"rule": "at_most", "attribute": "brand", "count": 1, "level": 1},
         {"rule": "diverse", "by": 2},
     ],
@@ -436,15 +437,12 @@ def sending(shop: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         live.close()
 
 
-def after(kind: str) -> dict[str, Any]:
-    return {"rule": kind, "attribute": "attributes.of"}
-
-
 ITS_RULES = st.lists(
     st.one_of(
-        st.lists(st.sampled_from(["wheat", "seeds", "spelt", "cow"]), min_size=1, max_size=2, unique=True).flatmap(
-            lambda of: st.sampled_from(["include", "exclude"]).map(lambda kind: {**after(kind), "values": of})
-        ),
+        st.fixed_dictionaries({
+            "rule": st.sampled_from(["include", "exclude"]), "attribute": st.just("attributes.of"),
+            "values": st.lists(st.sampled_from(["wheat", "seeds", "spelt", "cow"]), min_size=1, max_size=2),
+        }),
         st.just({"rule": "include", "attribute": "attributes.organic", "values": ["true"]}),
         st.just({"rule": "repeat", "after": "due"}),
         st.just({"rule": "repeat", "after": "due", "attribute": "category", "values": ["food > dairy"]}),
