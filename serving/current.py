@@ -31,10 +31,12 @@ def current(home: Path, database_url: str | None, *, clock: Callable[[], datetim
     """
     engine, history = Engine.load(champion(home), placements=home / PLACEMENTS), History(home / "history")
     if not (database_url or (home / DATABASE).exists()):
+        engine.check(home / PLACEMENTS)
         yield Current(engine, history.aliases())
         return
     with Store(address(home, database_url)) as store:
         follower = Follower(engine.bundle, store, history)
         engine = follower.look(engine) or engine
+        engine.check(home / PLACEMENTS)
         engine.follow(store, identities=follower.identities, clock=clock)
         yield Current(engine, follower.identities.aliases)

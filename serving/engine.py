@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 from itertools import islice, zip_longest
 from math import ceil, isnan
 from pathlib import Path
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -238,7 +239,11 @@ class Engine:
         self.zone = ZoneInfo(bundle.manifest.store.time_zone)
         self.pairs = Pairs(bundle.catalog, bundle.interactions, bundle.facts)
         self.indexes: dict[str, ItemIndex] = {}
-        self.lay(bundle, Shelf(bundle.catalog))
+        policies = [rule for row in self.placements.values() for rule in row.policy]
+        self.lay(
+            bundle,
+            Shelf(bundle.catalog, {of for rule in policies if (of := getattr(rule, "attribute", None))}),
+        )
         self.born = self.available  # what could be bought when the bundle was made
         self.rankers = {name: r for name, row in self.placements.items() if (r := self.ranker_for(row))}
         for name, ranker in bundle.rankers.items():
@@ -291,15 +296,20 @@ class Engine:
     def load(cls, folder: Path, *, verify: bool = False, placements: Path | None = None) -> "Engine":
         """Open the bundle in `folder`, with what a file of `placements` changes where there is one.
 
-        Raises BundleError and PlacementsError with the way out.
+        Raises BundleError and PlacementsError with the way out. What a policy names is looked for by `check`, once the
+        catalogue is as it is by now.
         """
         bundle = Bundle.load(folder, verify=verify)
         base = bundle.manifest.placements
         if placements is None or not placements.exists():
             return cls(bundle, base)
-        engine = cls(bundle, read_placements(placements, base))
-        check_policies(placements, engine.placements, engine.shelf.check)
-        return engine
+        return cls(bundle, read_placements(placements, base))
+
+    def check(self, placements: Path | None) -> None:
+        """Raise PlacementsError where the file of placements names an attribute that the catalogue, as it is by now,
+        does not have."""
+        if placements is not None and placements.exists():
+            check_policies(placements, self.placements, self.shelf.check)
 
     def follow(self, store: Database, *, identities: Identities, clock: Callable[[], datetime]) -> None:
         """Read from now on what comes into a database, too. Raises StoreError where it cannot be read."""
@@ -676,8 +686,9 @@ class Engine:
     def drop_full(self, mask: Mask, ask: Ask, chosen: Chosen) -> None:
         """What the list holds as many of as a rule allows would only stand in the way of what may still enter it."""
         for rule in kept(ask.rules, AtMost) if chosen.items else []:
-            code = self.shelf.code(rule.attribute, rule.level)
-            mask[np.isin(code, used_up(code[chosen.items], rule.count))] = False
+            labels = self.shelf.labels(rule.attribute, rule.level)
+            _, held = labels.of(np.array(chosen.items, np.int64))
+            mask[labels.having(used_up(held, rule.count))] = False
 
     def drop_groups(self, mask: Mask, items: Array) -> None:
         """Variants of a style that is asked about or listed are the same thing once more."""
@@ -734,23 +745,19 @@ class Engine:
         by = max((rule.by for rule in kept(ask.rules, Diverse)), default=0.0)
         places = places[: max(POOL, 5 * free)] if by else places
         items, scores = found.items[places], scaled(found.scores[places])
-        limits = [
-            (self.shelf.code(rule.attribute, rule.level), rule.count) for rule in kept(ask.rules, AtMost)
-        ]
-        held, near, picked = list(chosen.items), np.zeros(len(items), np.float32), list[int]()
-        vectors = self.vectors(items)
-        if by and held:
-            near = (vectors @ self.vectors(np.array(held)).T).max(axis=1)
+        limits = [Limit.of(self.shelf, rule, chosen.items, items) for rule in kept(ask.rules, AtMost)]
+        near, picked, vectors = np.zeros(len(items), np.float32), list[int](), self.vectors(items)
+        if by and chosen.items:
+            near = (vectors @ self.vectors(np.array(chosen.items)).T).max(axis=1)
         while len(picked) < free:
             worth = (1 - by) * scores - by * near
             worth[picked] = -np.inf
-            for code, count in limits:
-                worth[np.isin(code[items], used_up(code[held], count))] = -np.inf
+            for limit in limits:
+                worth[limit.reached(picked)] = -np.inf
             if not len(worth) or np.isneginf(worth.max()):
                 break
             best = int(worth.argmax())
             picked.append(best)
-            held.append(int(items[best]))
             if by:
                 near = np.maximum(near, vectors @ vectors[best])
         return places[picked]
@@ -1094,9 +1101,28 @@ def picky(ask: Ask) -> bool:
 
 
 def used_up(codes: Array, count: int) -> Array:
-    """What stands so often among these codes; what has none, −1, is not counted."""
+    """What stands so often among these codes."""
     found, times = np.unique(codes, return_counts=True)
-    return found[(times >= count) & (found >= 0)]
+    return found[times >= count]
+
+
+class Limit(NamedTuple):
+    """At most so many of one value. held: values of what the list holds; place, codes: those of what may follow."""
+
+    most: int
+    held: Array
+    place: Array
+    codes: Array
+
+    @classmethod
+    def of(cls, shelf: Shelf, rule: AtMost, held: Sequence[int], items: Array) -> "Limit":
+        labels = shelf.labels(rule.attribute, rule.level)
+        return cls(rule.count, labels.of(np.array(held, np.int64))[1], *labels.of(items))
+
+    def reached(self, picked: Sequence[int]) -> Array:
+        """Places of what may not follow once these places are taken."""
+        held = np.concatenate([self.held, self.codes[np.isin(self.place, picked)]])
+        return self.place[np.isin(self.codes, used_up(held, self.most))]
 
 
 NEED_A_REASON = {key for key, text in STORIES.items() if "{because}" in text}

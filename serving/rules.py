@@ -1,13 +1,14 @@
 """Rules over the catalogue's attributes, on a placement or in a request: what may be in a list, what comes first."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from features.catalog import PATH_SEPARATOR, Catalog, codes
 from features.interactions import DAY, Ints
@@ -32,70 +33,94 @@ Values = Annotated[
 ]
 
 
-class Shelf:
-    """The catalogue as rules see it: each attribute is read when a rule first names it."""
+class Labels(NamedTuple):
+    """Which items have which values of an attribute: pairs of an item and a value's code, sorted by item. meant: the
+    codes of what a rule may name, as the root of a path."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        self.catalog = catalog
+    items: Ints
+    codes: Ints
+    meant: Mapping[str, Sequence[int]]
+
+    @classmethod
+    def made(cls, items: Ints, values: Any, level: int | None = None, *, paths: bool = False) -> "Labels":
+        """Of items in order and an arrow column of their values. Paths are known by their first `level` steps, where
+        these are given, and each of their beginnings means them too."""
+        code, known = codes(values)
+        items, code = items[code >= 0], code[code >= 0]
+        steps = [path.split(PATH_SEPARATOR)[:level] if paths else [path] for path in known]
+        known, place = distinct([PATH_SEPARATOR.join(of) for of in steps])
+        meant: dict[str, list[int]] = {}
+        for n, value in enumerate(known):
+            path = value.split(PATH_SEPARATOR) if paths else [value]
+            for end in range(1, len(path) + 1):
+                meant.setdefault(PATH_SEPARATOR.join(path[:end]), []).append(n)
+        return cls(items, place[code], meant)
+
+    def of(self, items: Array) -> tuple[Array, Array]:
+        """(places in `items`, codes): a pair for each value that one of these has."""
+        begin, end = self.items.searchsorted(items), self.items.searchsorted(items, "right")
+        count = end - begin
+        place = np.repeat(np.arange(len(items)), count)
+        return place, self.codes[np.arange(len(place)) + np.repeat(end - np.cumsum(count), count)]
+
+    def having(self, wanted: Sequence[int] | Ints) -> Ints:
+        """The items that have one of these codes, some more than once."""
+        hit = np.zeros(int(self.codes.max(initial=-1)) + 1, bool)
+        hit[wanted] = True
+        return self.items[hit[self.codes]]
+
+
+class Shelf:
+    """The catalogue as rules see it: each attribute is read when a rule first names it. `expected`: attributes that
+    rules may name though no product has them."""
+
+    def __init__(self, catalog: Catalog, expected: Collection[str] = ()) -> None:
+        self.catalog, self.expected = catalog, frozenset(expected)
         self.masks: dict[tuple[str, tuple[str, ...]], Mask] = {}
-        self.codes: dict[tuple[str, int | None], Ints] = {}
+        self.known: dict[tuple[str, int | None], Labels] = {}
 
     def over(self, catalog: Catalog) -> "Shelf":
         """Of another catalogue; what was read stays read where no attribute differs."""
-        made = Shelf(catalog)
+        made = Shelf(catalog, self.expected)
         if all(catalog.table[name].equals(self.catalog.table[name]) for name in (*PLAIN, "attributes")):
             vars(made).update({**vars(self), "catalog": catalog})
         return made
 
     def where(self, attribute: str, values: tuple[str, ...]) -> Mask:
+        """Which items have one of these values: bool [n_items], not to be written to."""
         return kept_in(self.masks, (attribute, values), lambda: self._where(attribute, values))
 
-    def code(self, attribute: str, level: int | None = None) -> Ints:
-        return kept_in(self.codes, (attribute, level), lambda: self._code(attribute, level))
+    def labels(self, attribute: str, level: int | None = None) -> Labels:
+        return kept_in(self.known, (attribute, level), lambda: self._labels(attribute, level))
 
     def _where(self, attribute: str, values: tuple[str, ...]) -> Mask:
-        """Which items have one of these values: bool [n_items], not to be written to."""
-        if attribute.startswith(OTHER):
-            found = np.zeros(len(self.catalog), bool)
-            found[[item for item, held in self.other(attribute).items() if not held.isdisjoint(values)]] = (
-                True
-            )
-        else:
-            code, known = codes(self.column(attribute))
-            under = tuple(value + PATH_SEPARATOR for value in values) if attribute == "category" else ()
-            wanted = [of in values or of.startswith(under or ("\0",)) for of in known]
-            found = np.append(np.array(wanted, bool), False)[code]
+        labels, found = self.labels(attribute), np.zeros(len(self.catalog), bool)
+        found[labels.having([code for value in {*values} for code in labels.meant.get(value, ())])] = True
         found.flags.writeable = False
         return found
 
-    def _code(self, attribute: str, level: int | None) -> Ints:
-        """A code for each item's value, or for the first `level` steps of a path; −1 where it has none."""
-        if not attribute.startswith(OTHER):
-            code, known = codes(self.column(attribute))
-            if level is None or not len(known):
-                return code
-            steps = [PATH_SEPARATOR.join(path.split(PATH_SEPARATOR)[:level]) for path in known]
-            return np.append(np.unique(steps, return_inverse=True)[1], -1).astype(np.int32)[code]
-        every, found = self.other(attribute), np.full(len(self.catalog), -1, np.int32)
-        named = {item: text for item, held in every.items() if (text := "|".join(sorted(filter(None, held))))}
-        found[list(named)] = np.unique(list(named.values()), return_inverse=True)[1]
-        return found
+    def _labels(self, attribute: str, level: int | None) -> Labels:
+        if attribute in PLAIN:
+            every, column = np.arange(len(self.catalog), dtype=np.int32), self.catalog.table[attribute]
+            return Labels.made(every, column, level, paths=attribute == "category")
+        pairs = [(item, value) for item, held in self.other(attribute).items() for value in held if value]
+        values = pa.chunked_array([pa.array([value for _, value in pairs], pa.string())])
+        return Labels.made(np.array([item for item, _ in pairs], np.int32), values)
 
     def check(self, attribute: str) -> None:
         """Raises RequestError for an attribute that the catalogue does not have."""
-        self.other(attribute) if attribute.startswith(OTHER) else self.column(attribute)
+        if attribute not in (*PLAIN, *(OTHER + name for name in self.others)):
+            raise self.unknown(attribute)
 
-    def column(self, attribute: str) -> Any:
-        if attribute not in PLAIN:
-            raise unknown(attribute, (*PLAIN, *(OTHER + name for name in sorted(self.others))))
-        return self.catalog.table[attribute]
+    def unknown(self, attribute: str) -> RequestError:
+        known = ", ".join((*PLAIN, *(OTHER + name for name in sorted(self.others))))
+        return RequestError("rules", f"there is no attribute {attribute!r}; known: {known}")
 
-    def other(self, attribute: str) -> dict[int, set[str]]:
+    def other(self, attribute: str) -> Mapping[int, set[str]]:
         """The values of one of the product list's own attributes, by item; of items that have any."""
-        name = attribute.removeprefix(OTHER)
-        if name not in self.others:
-            raise unknown(attribute, (*PLAIN, *(OTHER + name for name in sorted(self.others))))
-        return self.others[name]
+        if attribute not in self.expected:
+            self.check(attribute)
+        return self.others.get(attribute.removeprefix(OTHER), {}) if attribute.startswith(OTHER) else {}
 
     @cached_property
     def others(self) -> dict[str, dict[int, set[str]]]:
@@ -107,6 +132,13 @@ class Shelf:
                 if value != []:
                     held[item] = set(map(as_text, value if isinstance(value, list) else [value]))
         return found
+
+
+def distinct(values: Sequence[str]) -> tuple[list[str], Ints]:
+    """Each of the values once, in order, and the place of each there."""
+    known = sorted({*values})
+    place = {value: n for n, value in enumerate(known)}
+    return known, np.array([place[value] for value in values], np.int32)
 
 
 def kept_in(kept: dict[Key, Found], key: Key, make: Callable[[], Found]) -> Found:
@@ -131,10 +163,6 @@ def read(text: str) -> dict[str, Any]:
 def as_text(value: object) -> str:
     """true, 7, red: a value as the product list writes it."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def unknown(attribute: str, known: Sequence[str]) -> RequestError:
-    return RequestError("rules", f"there is no attribute {attribute!r}; known: {', '.join(known)}")
 
 
 class Asker(Protocol):
@@ -263,7 +291,7 @@ class Rotate(Wire):
 
 
 class AtMost(Wire):
-    """At most so many with one value; what has none is not counted."""
+    """At most so many with one value; what has several counts for each, and what has none is not counted."""
 
     rule: Literal["at_most"]
     attribute: Attribute
@@ -276,11 +304,12 @@ class AtMost(Wire):
         description="steps of a category's path, from its root; missing: the whole of it",
     )
 
-    @model_validator(mode="after")
-    def counts_steps_of_a_path(self) -> Self:
-        if self.level is not None and self.attribute != "category":
-            raise ValueError("`level` is of `category`, whose values are paths: leave it out")
-        return self
+    @field_validator("level")
+    @classmethod
+    def counts_steps_of_a_path(cls, level: int | None, about: ValidationInfo) -> int | None:
+        if level is not None and about.data.get("attribute") != "category":
+            raise ValueError("it is of `category` alone, whose values are paths: leave it out")
+        return level
 
 
 class Reserve(Wire):

@@ -918,10 +918,12 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
         engine.follow(in_a_hurry, identities=site.identities, clock=now)
     try:
         warm_up(site)
+        site = site.caught_up() or site
+        site.engine.check(settings.placements())
     except Exception:
         site.drop()
         raise
-    return site.caught_up() or site
+    return site
 
 
 def close_traces(settings: Settings) -> None:

@@ -327,7 +327,7 @@ def test_a_policy_over_what_the_catalogue_does_not_know_is_explained_by_its_line
     ):
         path = written(tmp_path, OWN.replace('"brand"', f'"{change}"'))
         with pytest.raises(PlacementsError, match=said):
-            Engine.load(tmp_path / "1", placements=path)
+            Engine.load(tmp_path / "1", placements=path).check(path)
     assert Engine.load(tmp_path / "1", placements=written(tmp_path, OWN)).placement("cart").complements_only
 
 

@@ -159,6 +159,11 @@ def test_at_most_so_many_of_one_kind(shop: Engine) -> None:
         found = Counter(GOODS[item.product_id]["category"][0] for item in items)
         assert found == {"food": count, "home": count}
     assert len(listed(shop, {**roots, "level": 9, "count": 1})) == 4
+    items = listed(shop, {"rule": "at_most", "attribute": "attributes.of", "count": 1})
+    found = Counter(part for item in items for part in HELD.get(item.product_id, ()))
+    assert set(found.values()) == {1} and names(items) == GOODS.keys() - {
+        "rolls"
+    }  # of wheat, as bread, and of seeds
 
 
 @pytest.mark.parametrize("explain", [False, True])
@@ -267,8 +272,10 @@ def test_attributes_take_the_room_of_what_is_said() -> None:
     assert np.flatnonzero(shelf.where("attributes.of 7", ("b",))).tolist() == [7, 507, 1007, 1507, 2007, 2507]
     assert tracemalloc.get_traced_memory()[1] < 20_000_000
     tracemalloc.stop()
-    code = shelf.code("attributes.of 7")
-    assert code[7] == code[507] >= 0 and code[8] == -1 and set(shelf.code("attributes.none")) == {-1}
+    labels = shelf.labels("attributes.of 7")
+    place, codes = labels.of(np.array([507, 8, 7]))
+    assert place.tolist() == [0, 0, 2, 2] and codes.tolist() == [0, 1, 0, 1]
+    assert len(shelf.labels("attributes.none").items) == 0
 
 
 @pytest.mark.parametrize(
@@ -447,6 +454,7 @@ ITS_RULES = st.lists(
         st.just({"rule": "repeat", "after": "due"}),
         st.just({"rule": "repeat", "after": "due", "attribute": "category", "values": ["food > dairy"]}),
         st.integers(1, 2).map(lambda n: {"rule": "at_most", "attribute": "category", "level": 1, "count": n}),
+        st.integers(1, 2).map(lambda n: {"rule": "at_most", "attribute": "attributes.of", "count": n}),
         st.integers(1, 30).map(lambda days: {"rule": "rotate", "days": days, "by": 0.001}),
         st.just({"rule": "boost", "attribute": "brand", "values": ["Own"], "by": 5.0}),
     ),
@@ -486,8 +494,17 @@ def test_no_list_ever_breaks_a_rule_over_the_shop_s_own_words(sending: Engine, d
     }
     assert len(names(items)) == len(items) and names(items) <= allowed
     roots = Counter(GOODS[name]["category"][0] for name in allowed)
-    most = min((rule["count"] for rule in rules if rule["rule"] == "at_most"), default=len(GOODS))
-    assert len(items) == min(limit, sum(min(there, most) for there in roots.values()))
+    limits = [rule for rule in rules if rule["rule"] == "at_most"]
+    most, of = (
+        min((rule["count"] for rule in limits if rule["attribute"] == name), default=len(GOODS))
+        for name in ("category", "attributes.of")
+    )
+    full = min(limit, sum(min(there, most) for there in roots.values()))
+    assert len(items) == full or (of < len(GOODS) and len(items) < full)
+    assert (
+        max(Counter(part for item in items for part in HELD.get(item.product_id, ())).values(), default=0)
+        <= of
+    )
     assert max(Counter(GOODS[item.product_id]["category"][0] for item in items).values(), default=0) <= most
 
 
