@@ -1434,7 +1434,9 @@ def serve(
     as_of: AsOf = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
     host: Annotated[str, typer.Option(help="Only this machine reaches 127.0.0.1.")] = LOCAL,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; they share the model's memory.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, envvar="OSCLMS_WORKERS", help="Processes; they share the model's memory.")
+    ] = 1,
     home: Home = HERE,
 ) -> NoReturn:
     """Serve the champion by BentoML."""

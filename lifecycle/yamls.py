@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from serving.misread import Misread
+from serving.wire import worded
 
 Model = TypeVar("Model", bound=BaseModel)
 Lines = dict[tuple[Any, ...], int]
@@ -102,7 +103,7 @@ def located(node: yaml.Node, at: tuple[Any, ...], lines: Lines) -> Any:
 def fault(error: Any, lines: Lines) -> tuple[int, str]:
     """The line of the nearest thing in the file that a fault of pydantic is about, and what it says."""
     where = tuple(str(part) if not isinstance(part, int) else part for part in error["loc"])
-    says = error["msg"].removeprefix("Value error, ")
+    says = worded(error)
     if (
         not where and (named := tuple(says.split(":")[0].split("."))) in lines
     ):  # of what does not fit together

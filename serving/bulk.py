@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from serving.engine import Engine
 from serving.schemas import Question, RecommendRequest
 from serving.scores import Scored
-from serving.wire import RequestError
+from serving.wire import RequestError, worded
 
 CHUNK = 500  # lists held at once
 ITEM = ("product_id", "title", "price", "url", "image_url", "score", "story")
@@ -72,7 +72,7 @@ def understood(line: bytes, where: str) -> Question:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the line"
-        raise BulkError(f"{where}: {field}: {first['msg']}; {expected}") from error
+        raise BulkError(f"{where}: {field}: {worded(first)}; {expected}") from error
     if asked.query_id is None:
         raise BulkError(f"{where}: query_id: missing; {expected}")
     if asked.customer_token is not None:

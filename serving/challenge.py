@@ -23,6 +23,7 @@ from serving.overlay import Follower
 from serving.schemas import Moment
 from serving.store import Store, StoreError
 from serving.swap import Refusal, Rewritten, made_of, told
+from serving.wire import worded
 
 FILE, CHAMPIONS = "challenges.jsonl", "champions.jsonl"
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -55,7 +56,7 @@ def challenges(home: Path) -> list[Challenge]:
         try:
             found.append(Challenge.model_validate_json(line))
         except ValidationError as error:
-            raise BundleError(f"{path}:{number} is no challenge: {error.errors()[0]['msg']}") from error
+            raise BundleError(f"{path}:{number} is no challenge: {worded(error.errors()[0])}") from error
     return found
 
 

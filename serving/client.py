@@ -33,6 +33,7 @@ from serving.schemas import (
     Redeemed,
     Stored,
 )
+from serving.wire import worded
 
 TIMEOUT = 10.0  # seconds
 STILL = 120.0  # seconds between two parts of a batch
@@ -293,7 +294,7 @@ def valid(kind: type[Answer], fields: Mapping[str, Any]) -> Answer:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise ApiError(f"{field}: {first['msg']}", field=field) from error
+        raise ApiError(f"{field}: {worded(first)}", field=field) from error
 
 
 def customer_path(customer_id: str) -> str:

@@ -50,7 +50,9 @@ class FragmentQuery(Wire):
     limit: int = Field(LIST_LENGTH, ge=1, le=MAX_LIMIT)
     at: Moment | None = Field(None, description="as of this moment; missing: now")
     locale: str | None = Field(
-        None, max_length=35, description="how prices are written: en-GB; missing: en-US"
+        None,
+        max_length=35,
+        description="how prices are written: en-GB, es-MX, fr; missing, or of a language that no message is in: en-US",
     )
     record: Record = False
 

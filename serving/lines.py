@@ -13,7 +13,7 @@ from features.judge import Row
 from features.schema import FLAG, PATH, REAL, RECEIVED, SPACE, TEXT, TIME, WORD, Column, Table
 from serving.headers import NDJSON
 from serving.schemas import Moment
-from serving.wire import RequestError, Wire
+from serving.wire import RequestError, Wire, worded
 
 
 class Line(NamedTuple):
@@ -134,7 +134,7 @@ def line_of(given: Any, model: Any, *, key: str, what: str, at: datetime) -> Lin
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, fault["loc"])) or what
-        return Line(name_in(given, key), error=f"{place}: {fault['msg']}")
+        return Line(name_in(given, key), error=f"{place}: {worded(fault)}")
     return Line(getattr(row, key), {**vars(row), RECEIVED.name: at})
 
 

@@ -24,6 +24,7 @@ MAX_AGE = timedelta(days=90)  # of a link that is followed
 PATH = "/r/"
 # What marks a request that no person's click made. Scanners that pass themselves off as browsers are not found out.
 FORETOLD = ("purpose", "sec-purpose", "x-purpose", "x-moz")  # headers of a prefetch or a preview
+BROWSER = re.compile(r"(Mozilla|Opera)/")  # as every one of them begins
 ROBOT = re.compile(
     r"(?<!cu)bot(?![a-z])|crawl|spider|slurp|scan|preview|prefetch|facebookexternalhit|urldefense|safelinks|imageproxy",
     re.IGNORECASE,
@@ -123,14 +124,15 @@ def safe_url(url: str | None) -> str | None:
 
 
 def is_click(method: str, headers: Mapping[str, str]) -> bool:
-    """Whether a request counts as somebody's click: a GET, of a document, neither ahead of time nor by a robot."""
+    """Whether a request counts as somebody's click: a GET, of a document, not ahead of time, by what names itself
+    as a browser and not as a robot."""
     return (
         method == "GET"
         and not any(
             word in headers.get(name, "").lower() for name in FORETOLD for word in ("prefetch", "preview")
         )
         and headers.get("sec-fetch-dest", "document") == "document"
-        and bool(agent := headers.get("user-agent", ""))
+        and BROWSER.match(agent := headers.get("user-agent", "")) is not None
         and not ROBOT.search(agent)
     )
 

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from serving.misread import Misread
 from serving.rules import Rules
-from serving.wire import MAX_LIMIT, RequestError
+from serving.wire import MAX_LIMIT, RequestError, worded
 
 STRICT = ConfigDict(extra="forbid")
 Asks = Literal["customer", "products", "nobody"]
@@ -307,7 +307,7 @@ def changed(name: str, keys: object, known: Mapping[str, Placement]) -> tuple[Pl
     try:
         made = PLACEMENT.validate_python(given)
     except ValidationError as error:
-        faults = [(fault["loc"], fault["msg"]) for fault in error.errors(include_url=False)]
+        faults = [(fault["loc"], worded(fault)) for fault in error.errors(include_url=False)]
         wrong = {place[0] for place, _ in faults}  # in their place stands what stood there
         made = PLACEMENT.validate_python(vars(start) | {k: v for k, v in given.items() if k not in wrong})
     faults += unknown(made, set().union(*(p.models for p in known.values())))

@@ -84,7 +84,7 @@ from serving.swap import watch
 from serving.tokens import TokenError, Tokens
 from serving.traces import Traces
 from serving.turns import Turns
-from serving.wire import PATIENCE, RequestError, Wire
+from serving.wire import PATIENCE, RequestError, Wire, worded
 
 WIRE = "1"  # the version of what is under /v1
 MAX_FOUND = 20
@@ -708,7 +708,7 @@ def invalid(error: ValidationError) -> tuple[int, ErrorBody]:
     if faults[0]["type"] == "json_invalid":
         field = FieldError(field="body", message=faults[0]["msg"])
         return 400, ErrorBody(error=f"the body is not JSON: {field.message}", fields=(field,))
-    fields = tuple(FieldError(field=dotted(f["loc"]), message=f["msg"]) for f in faults[:MAX_FAULTS])
+    fields = tuple(FieldError(field=dotted(f["loc"]), message=worded(f)) for f in faults[:MAX_FAULTS])
     return 400, ErrorBody(error=f"{fields[0].field}: {fields[0].message}", fields=fields)
 
 

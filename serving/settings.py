@@ -27,6 +27,7 @@ from serving.store import Store, address
 from serving.tokens import Tokens
 from serving.traces import LOG, Traces, known
 from serving.turns import WAITING
+from serving.wire import worded
 
 PREFIX = "OSCLMS_"
 CARRIED = Path(__file__).parent.parent / "bundle"  # beside the packages in a bento
@@ -209,5 +210,5 @@ class Settings(BaseModel):
 
 def explained(error: ValidationError) -> str:
     known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
-    faults = (f"{PREFIX}{str((e['loc'] or ('public_url',))[0]).upper()}: {e['msg']}" for e in error.errors())
+    faults = (f"{PREFIX}{str((e['loc'] or ('public_url',))[0]).upper()}: {worded(e)}" for e in error.errors())
     return f"{'; '.join(faults)} (known: {known})"

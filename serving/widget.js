@@ -23,6 +23,7 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const present = new Set(); // elements in the document
 const moving = new Set(); // elements that take or give room at the moment
 const kept = new Map(); // answers by their questions, for as long as the service says and no longer than the page
+let awake = false; // whether all that stood on the page before this script are elements by now
 let consent = window.OSCLMS?.consent === true; // as given before this script came
 
 const SHEET = new CSSStyleSheet();
@@ -98,13 +99,16 @@ function product(item, locale) {
 
 const ghosts = () => el("ul", { "aria-hidden": "true", part: "list" }, ...Array.from({ length: GHOSTS }, () => el("li", { class: "ghost", part: "ghost" })));
 
-// Whether the page was painted: from then on, whatever takes room in view moves what people look at.
-const painted = () => document.readyState !== "loading" || performance.getEntriesByType("paint").length > 0;
+// Whether an element may have been painted: from then on, whatever takes room in view moves what people look at. What
+// stood there before this script may have been, though the browser does not say so yet.
+const painted = () => !awake || document.readyState !== "loading" || performance.getEntriesByType("paint").length > 0;
 
-// Where what follows an element begins; where nothing does, where its parent ends.
+// Where what follows an element begins; where nothing does, where its parent ends. What has no height is passed over, and
+// so are our own that are not awake yet: where they stand says nothing of what people see.
 function follows(element) {
+  const seen = (node) => node.getBoundingClientRect().height > 0 && (node.localName !== NAME || present.has(node));
   let next = element.nextElementSibling;
-  while (next && !next.getClientRects().length) next = next.nextElementSibling;
+  while (next && !seen(next)) next = next.nextElementSibling;
   return next ? next.getBoundingClientRect().top : element.parentElement?.getBoundingClientRect().bottom ?? 0;
 }
 
@@ -394,5 +398,6 @@ function nearer(sizes, goal, most) {
 }
 
 customElements.define(NAME, Recommendations);
+awake = true;
 window.OSCLMS = Object.freeze({ setConsent: Recommendations.setConsent });
 })();

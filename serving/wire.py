@@ -1,6 +1,7 @@
 """What every message on the wire is made of, and how a request that cannot be answered says so."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,7 +11,12 @@ PATIENCE = 10  # seconds that a request may be on its way, and an answer in the 
 
 
 class Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def worded(fault: Mapping[str, Any]) -> str:
+    """What a fault that pydantic found says, in the words of who wrote it."""
+    return str(fault["msg"]).removeprefix("Value error, ")
 
 
 class RequestError(ValueError):

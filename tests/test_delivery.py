@@ -229,6 +229,8 @@ def test_what_lost_its_price_is_not_for_sale(grocer: Callable[..., Engine]) -> N
         ("GET", {**BROWSER, "X-Moz": "prefetch"}, False),
         ("GET", {**BROWSER, "Sec-Fetch-Dest": "image"}, False),
         ("GET", {"User-Agent": ""}, False),
+        ("GET", {"User-Agent": "curl/8.5.0"}, False),
+        ("GET", {"User-Agent": "python-requests/2.31.0"}, False),
         ("GET", {"User-Agent": "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"}, False),
         ("GET", {"User-Agent": "Slackbot-LinkExpanding 1.0"}, False),
         ("GET", {"User-Agent": "facebookexternalhit/1.1"}, False),

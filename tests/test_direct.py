@@ -39,6 +39,7 @@ def named(name: str, seen: list[str]) -> object:
     [
         ("http", "/v1/recommend/next_best", "edge"),
         ("http", "/v1/recommend/next_best/batch", "edge"),
+        ("http", "/v1/customers/a\nb", "edge"),
         ("http", "/readyz", "bento"),
         ("http", "/v1/events", "bento"),
         ("lifespan", "", "bento"),

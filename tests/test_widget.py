@@ -66,6 +66,8 @@ class Stall:
     refuses: str = ""  # for which reason, events with a token
     keeps: str = "no-store"  # how long answers may be kept
     script: str = "comes"  # or fails, or hangs
+    lasts: float = 0.0  # seconds that the script takes
+    others: dict[str, Answer] = field(default_factory=dict)  # answers of other placements
     comes: threading.Event = field(default_factory=threading.Event)  # a script that hangs
 
     def bodies(self, path: str) -> list[Any]:
@@ -89,6 +91,7 @@ def handler(stall: Stall) -> type[BaseHTTPRequestHandler]:
             served = {"/": (stall.page, "text/html"), "/v1/widget.js": (SCRIPT, "text/javascript")}
             text, kind = served.get(self.path, ("<title>p</title>", "text/html"))
             hampered = self.path == "/v1/widget.js" and stall.script
+            time.sleep(stall.lasts if hampered else 0)
             if hampered == "hangs":
                 stall.comes.wait(30)
             self.say(503 if hampered == "fails" else 200, kind, text.encode())
@@ -96,7 +99,8 @@ def handler(stall: Stall) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
             stall.asked.append((self.path, dict(self.headers.items()), body))
-            wait, status, value = stall.answer if self.path != TOLD else (0, *told(body))
+            answer = stall.others.get(self.path, stall.answer)
+            wait, status, value = answer if self.path != TOLD else (0, *told(body))
             time.sleep(wait)
             self.say(status, "application/json", b"<oops>" if value is None else json.dumps(value).encode())
 
@@ -202,6 +206,27 @@ def test_lists_that_close_together_shift_nothing_when_one_is_done(page: Page, st
     page.goto(stall.url)
     page.wait_for_function("window.said.length === 2", timeout=15_000)
     page.wait_for_timeout(150)
+    assert page.evaluate("window.shifts") == []
+
+
+@pytest.mark.parametrize("script", ["async", ""])
+@pytest.mark.parametrize("between", ["", "<p>between</p>"])
+def test_neighbours_that_come_to_life_after_the_first_paint_shift_nothing(
+    page: Page, stall: Stall, between: str, script: str
+) -> None:
+    """With margins that collapse through them, and one of which nothing comes."""
+    several = "".join(
+        f'<{ELEMENT} placement="{name}" heading="{name}"></{ELEMENT}>{between}'
+        for name in ("cart", "nope", "next_best")
+    )
+    stall.lasts, stall.others = 0.1, {"/v1/recommend/nope": ANSWERS["error"]}
+    stall.page = f"""<!doctype html><html lang="en"><head><title>Shop</title>{WATCH}<style>{LOW}</style></head><body>
+      <h1>Shop</h1>{several}<p>after</p><script src="/v1/widget.js" {script}></script></body></html>"""
+    page.goto(stall.url)
+    page.wait_for_function("window.said.length === 3", timeout=15_000)
+    page.wait_for_function(
+        f"[...document.querySelectorAll('{ELEMENT}')].filter((e) => e.offsetHeight > 60).length === 2"
+    )
     assert page.evaluate("window.shifts") == []
 
 
