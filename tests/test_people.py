@@ -29,6 +29,7 @@ from serving.challenge import Challenge
 from serving.compact import compact
 from serving.engine import Engine
 from serving.people import consents_now
+from serving.placements import PlacementsError
 from serving.schemas import RecommendRequest
 from serving.settings import Settings
 from serving.store import Store, address
@@ -245,6 +246,24 @@ def test_nothing_is_stored_where_the_database_fails(shop: Shop, caplog: pytest.L
         assert failed.status_code == 503 and "again" in failed.text, (method, path)
     assert shop.catch_up() is False and len(shop("POST", "/v1/recommend/trending").json()["items"]) == 8
     assert "4711" not in caplog.text and "anna" not in caplog.text
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_policy_may_name_what_products_have_by_now(shop: Shop, url: sa.URL) -> None:
+    policy = 'rule = "include"\nattribute = "attributes.stores"\nvalues = ["17"]\n'
+    (shop.home / "placements.toml").write_text(f"[next_best]\n[[next_best.policy]]\n{policy}")
+    with pytest.raises(PlacementsError, match=r"line 4: next_best\.policy\.attribute.*'attributes\.stores'"):
+        Shop(shop.home, url)
+    milk = {"product_id": "milk", "attributes": {"stores": ["17", "31"]}}
+    assert shop("PUT", "/v1/products", json=milk).json()["accepted"] == 1
+    opened = Shop(shop.home, url)
+    found = opened("POST", "/v1/recommend/next_best", json={"customer_id": "anna"}).json()["items"]
+    assert [item["product_id"] for item in found] == ["milk"]
+    assert shop("PUT", "/v1/products", json={**milk, "attributes": {}}).json()["accepted"] == 1
+    assert opened.catch_up()
+    left = opened("POST", "/v1/recommend/next_best", json={"customer_id": "anna"})
+    assert (left.status_code, left.json()["items"]) == (200, [])
+    opened.site.close()
 
 
 def test_the_age_of_events_is_told_though_nobody_asks(shop: Shop) -> None:
