@@ -1291,6 +1291,8 @@ def recommend(
             return bulk(now, placement, every, queries, to, limit, as_of or now.engine.data_until, as_json)
     if to is not None:
         raise typer.BadParameter("--out needs --all or --queries")
+    from serving.wire import worded
+
     with current_of(home, database_url) as now:
         try:
             request = RecommendRequest(
@@ -1302,7 +1304,7 @@ def recommend(
             )
         except ValidationError as error:
             first = error.errors()[0]
-            raise typer.BadParameter(f"{first['loc'][0]}: {first['msg']}") from error
+            raise typer.BadParameter(f"{first['loc'][0]}: {worded(first)}") from error
         response = now.engine.recommend(placement, request, at=as_of or datetime.now(UTC))
     if as_json:
         return print_json(response.model_dump(mode="json"))

@@ -187,15 +187,19 @@ def challenger(
                 "version %s has learned from what comes later: the champion answers all", found.version
             )
             return None
-        return Challenger(found, followed(answering(engine, champion.placements), home, store, clock))
+        engine = followed(answering(engine, champion.placements), home, store, placements, clock)
+        return Challenger(found, engine)
     except Exception as error:  # whatever is wrong with it
         log.error("no challenger is asked, the champion answers all: %s", told(error))
         return None
 
 
-def followed(engine: Engine, home: Path, store: Store, clock: Callable[[], datetime]) -> Engine:
-    """The engine with the catalogue as it is at this moment, and with what customers do."""
+def followed(
+    engine: Engine, home: Path, store: Store, placements: Path, clock: Callable[[], datetime]
+) -> Engine:
+    """The engine with the catalogue as it is at this moment, and with what customers do. Raises PlacementsError."""
     follower = Follower(engine.bundle, store, History(home / "history"))
     engine = follower.look(engine) or engine
+    engine.check(placements)
     engine.follow(store, identities=follower.identities, clock=clock)
     return engine

@@ -9,7 +9,6 @@ from functools import cached_property, lru_cache
 from itertools import islice, zip_longest
 from math import ceil, isnan
 from pathlib import Path
-from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -687,7 +686,7 @@ class Engine:
         """What the list holds as many of as a rule allows would only stand in the way of what may still enter it."""
         for rule in kept(ask.rules, AtMost) if chosen.items else []:
             labels = self.shelf.labels(rule.attribute, rule.level)
-            _, held = labels.of(np.array(chosen.items, np.int64))
+            _, held = labels.of(np.array(chosen.items, np.int32))
             mask[labels.having(used_up(held, rule.count))] = False
 
     def drop_groups(self, mask: Mask, items: Array) -> None:
@@ -745,7 +744,7 @@ class Engine:
         by = max((rule.by for rule in kept(ask.rules, Diverse)), default=0.0)
         places = places[: max(POOL, 5 * free)] if by else places
         items, scores = found.items[places], scaled(found.scores[places])
-        limits = [Limit.of(self.shelf, rule, chosen.items, items) for rule in kept(ask.rules, AtMost)]
+        limits = [Limit(self.shelf, rule, chosen.items, items) for rule in kept(ask.rules, AtMost)]
         near, picked, vectors = np.zeros(len(items), np.float32), list[int](), self.vectors(items)
         if by and chosen.items:
             near = (vectors @ self.vectors(np.array(chosen.items)).T).max(axis=1)
@@ -753,11 +752,13 @@ class Engine:
             worth = (1 - by) * scores - by * near
             worth[picked] = -np.inf
             for limit in limits:
-                worth[limit.reached(picked)] = -np.inf
+                worth[limit.reached] = -np.inf
             if not len(worth) or np.isneginf(worth.max()):
                 break
             best = int(worth.argmax())
             picked.append(best)
+            for limit in limits:
+                limit.take(best)
             if by:
                 near = np.maximum(near, vectors @ vectors[best])
         return places[picked]
@@ -1106,23 +1107,24 @@ def used_up(codes: Array, count: int) -> Array:
     return found[times >= count]
 
 
-class Limit(NamedTuple):
-    """At most so many of one value. held: values of what the list holds; place, codes: those of what may follow."""
+class Limit:
+    """At most so many of one value, in a list that holds some items and goes on with others."""
 
-    most: int
-    held: Array
-    place: Array
-    codes: Array
+    def __init__(self, shelf: Shelf, rule: AtMost, held: Sequence[int], items: Array) -> None:
+        labels, self.most = shelf.labels(rule.attribute, rule.level), rule.count
+        self.place, self.codes = labels.of(items)
+        self.times = np.bincount(
+            labels.of(np.array(held, np.int32))[1], minlength=labels.codes.max(initial=-1) + 1
+        )
 
-    @classmethod
-    def of(cls, shelf: Shelf, rule: AtMost, held: Sequence[int], items: Array) -> "Limit":
-        labels = shelf.labels(rule.attribute, rule.level)
-        return cls(rule.count, labels.of(np.array(held, np.int64))[1], *labels.of(items))
+    def take(self, place: int) -> None:
+        """The list goes on with the item of this place."""
+        self.times[self.codes[self.place == place]] += 1
 
-    def reached(self, picked: Sequence[int]) -> Array:
-        """Places of what may not follow once these places are taken."""
-        held = np.concatenate([self.held, self.codes[np.isin(self.place, picked)]])
-        return self.place[np.isin(self.codes, used_up(held, self.most))]
+    @property
+    def reached(self) -> Array:
+        """Places of what may not follow."""
+        return self.place[self.times[self.codes] >= self.most]
 
 
 NEED_A_REASON = {key for key, text in STORIES.items() if "{because}" in text}

@@ -24,7 +24,7 @@ MAX_AGE = timedelta(days=90)  # of a link that is followed
 PATH = "/r/"
 # What marks a request that no person's click made. Scanners that pass themselves off as browsers are not found out.
 FORETOLD = ("purpose", "sec-purpose", "x-purpose", "x-moz")  # headers of a prefetch or a preview
-BROWSER = re.compile(r"(Mozilla|Opera)/")  # as every one of them begins
+BROWSER = re.compile(r"(Mozilla|Opera)/")  # as nearly all of them begin
 ROBOT = re.compile(
     r"(?<!cu)bot(?![a-z])|crawl|spider|slurp|scan|preview|prefetch|facebookexternalhit|urldefense|safelinks|imageproxy",
     re.IGNORECASE,

@@ -216,19 +216,23 @@ class Follower:
         self.base, self.store, self.history = base, store, history
         self.overlay, self.identities = Overlay(base), Identities(history.identities() if history else {})
         self.after: dict[str, int] | None = None
+        self.made: Engine | None = None
+        self.news = False  # whether something was told that no engine in use knows
 
     def look(self, engine: Engine) -> Engine | None:
-        """The next engine, made of the last one, where products were told of since the last look; None elsewhere.
+        """The next engine, made of the one in use, where products were told of that it does not know; None elsewhere.
 
-        Raises StoreError, after which it may look again.
+        Raises StoreError, after which it may look again. What it made and nobody used is made again.
         """
-        news = False
+        if engine is self.made:
+            self.news = False
         if self.after is None:
             self.after = self.begin()
-            news = self.overlay.say(newcomers(self.base, self.history))
+            self.news |= self.overlay.say(newcomers(self.base, self.history))
         while (found := self.store.changes(self.after, names=FOLLOWED)).rows:
-            news |= self.take(found)
-        return engine.over(self.overlay.bundle(engine.bundle)) if news else None
+            self.news |= self.take(found)
+        self.made = engine.over(self.overlay.bundle(engine.bundle)) if self.news else engine
+        return self.made if self.news else None
 
     def begin(self) -> dict[str, int]:
         """The rows up to which the bundle's own history had been told; none, where that was another database."""

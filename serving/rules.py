@@ -22,7 +22,7 @@ PLAIN = ("brand", "category", "need", "size", "group_id")
 OTHER = "attributes."
 MOST_RULES, MOST_RESERVES = 20, 5
 MOST_LEVEL = 20  # steps of a category
-KEPT = 256  # masks that are kept for the next request with the same values
+KEPT = 256  # masks, and attributes as they were read, that are kept for the next request
 
 Attribute = Annotated[
     str, Field(max_length=200, description=f"{', '.join(PLAIN)}, or {OTHER}NAME of the product list")
@@ -103,14 +103,17 @@ class Shelf:
         if attribute in PLAIN:
             every, column = np.arange(len(self.catalog), dtype=np.int32), self.catalog.table[attribute]
             return Labels.made(every, column, level, paths=attribute == "category")
-        pairs = [(item, value) for item, held in self.other(attribute).items() for value in held if value]
+        pairs = [(item, value) for item, held in self.other(attribute).items() for value in held]
         values = pa.chunked_array([pa.array([value for _, value in pairs], pa.string())])
         return Labels.made(np.array([item for item, _ in pairs], np.int32), values)
 
     def check(self, attribute: str) -> None:
         """Raises RequestError for an attribute that the catalogue does not have."""
-        if attribute not in (*PLAIN, *(OTHER + name for name in self.others)):
-            raise self.unknown(attribute)
+        if attribute in PLAIN or (
+            attribute.startswith(OTHER) and attribute.removeprefix(OTHER) in self.others
+        ):
+            return
+        raise self.unknown(attribute)
 
     def unknown(self, attribute: str) -> RequestError:
         known = ", ".join((*PLAIN, *(OTHER + name for name in sorted(self.others))))
@@ -124,13 +127,17 @@ class Shelf:
 
     @cached_property
     def others(self) -> dict[str, dict[int, set[str]]]:
-        """All of them by name. As large as what is said: a name that few products have costs no more than these."""
+        """All of them by name; a blank text or a null is no value. As large as what is said: a name that few products
+        have costs no more than these."""
         found: dict[str, dict[int, set[str]]] = {}
         for item, text in enumerate(self.catalog.table["attributes"].to_pylist()):
             for name, value in read(text).items() if text else ():
-                held = found.setdefault(name, {})
-                if value != []:
-                    held[item] = set(map(as_text, value if isinstance(value, list) else [value]))
+                told = {
+                    as_text(one) for one in (value if isinstance(value, list) else [value]) if one is not None
+                }
+                of = found.setdefault(name, {})
+                if told := told - {""}:
+                    of[item] = told
         return found
 
 
@@ -307,7 +314,7 @@ class AtMost(Wire):
     @field_validator("level")
     @classmethod
     def counts_steps_of_a_path(cls, level: int | None, about: ValidationInfo) -> int | None:
-        if level is not None and about.data.get("attribute") != "category":
+        if level is not None and about.data.get("attribute", "category") != "category":
             raise ValueError("it is of `category` alone, whose values are paths: leave it out")
         return level
 

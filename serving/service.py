@@ -896,7 +896,7 @@ def intake(settings: Settings) -> events.Intake | None:
 
 
 def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site:
-    """The site over a bundle, warmed up. Raises BundleError, PlacementsError and FileError."""
+    """The site over a bundle, warmed up. Raises BundleError, PlacementsError, FileError and StoreError."""
     engine = Engine.load(folder, placements=settings.placements())
     tokens = settings.tokens()
     site = Site(
@@ -918,7 +918,9 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
         engine.follow(in_a_hurry, identities=site.identities, clock=now)
     try:
         warm_up(site)
-        site = site.caught_up() or site
+        site = (
+            site.over_now() or site
+        )  # a database that is away is told as such, and not as a fault of a file
         site.engine.check(settings.placements())
     except Exception:
         site.drop()

@@ -17,6 +17,7 @@ import osclms
 from features.history import History
 from serving.bulk import everybody, queries, write_lists
 from serving.current import current
+from serving.placements import PlacementsError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own, at import
 LATER = UNTIL + timedelta(days=2)
@@ -50,6 +51,20 @@ def shop(home: Path, url: Any) -> Iterator[Shop]:
     assert opened.catch_up()
     yield opened
     opened.site.close()
+
+
+def test_a_policy_that_names_what_no_product_has_is_told(shop: Shop) -> None:
+    (shop.home / "champion").write_text("1\n")
+    policy = 'rule = "exclude"\nattribute = "attributes.stores"\nvalues = ["17"]\n'
+    (shop.home / "placements.toml").write_text(f"[next_best]\n[[next_best.policy]]\n{policy}")
+    url = spelled(shop.store.url)
+    with pytest.raises(PlacementsError, match="line 4"), current(shop.home, url, clock=lambda: LATER):
+        pass
+    with pytest.raises(PlacementsError, match="line 4"), current(shop.home, None, clock=lambda: LATER):
+        pass
+    shop("PUT", "/v1/products", json={"product_id": "milk", "attributes": {"stores": ["17"]}})
+    with current(shop.home, url, clock=lambda: LATER) as now:
+        assert now.engine.shelf.where("attributes.stores", ("17",)).sum() == 1
 
 
 def by_the_service(shop: Shop, placement: str, customer: str | None) -> list[tuple[Any, ...]]:

@@ -113,6 +113,13 @@ def connected(port: int) -> socket.socket:
     return client
 
 
+def test_a_path_of_two_lines_is_none_of_ours(served: tuple[Web, uvicorn.Server, int]) -> None:
+    with connected(served[2]) as client:
+        client.sendall(b"POST /v1/events%0A HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n{")
+        answer = client.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 404") and b'"fields"' in answer
+
+
 def test_a_body_that_has_come_is_read_and_one_on_its_way_is_bounded(
     served: tuple[Web, uvicorn.Server, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -543,6 +543,7 @@ def test_serving_starts_bentoml_on_the_home(
     for port in (4711, 4712):  # as two of one folder would wipe each other's counts
         monkeypatch.delenv("BENTOML_HOME", raising=False)
         assert run("serve", "--port", port, "--home", shop_home).code == 0
+        assert os.environ["OSCLMS_WORKERS"] == "3"  # as the environment has it
         folders.add(own := Path(os.environ["BENTOML_HOME"]))
         assert own.is_dir() and own.name.endswith(str(port))
     assert len(folders) == 2

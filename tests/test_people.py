@@ -28,6 +28,7 @@ from serving import metrics
 from serving.challenge import Challenge
 from serving.compact import compact
 from serving.engine import Engine
+from serving.live import Live
 from serving.people import consents_now
 from serving.placements import PlacementsError
 from serving.schemas import RecommendRequest
@@ -289,12 +290,16 @@ def test_whatever_a_look_at_what_came_meets_it_is_counted_and_the_service_goes_o
 
     before, site = failed(), shop.site
     assert site.follower and site.engine.live
-    monkeypatch.setattr(site.engine.live, "refresh", fails)
+    assert shop("PUT", "/v1/products", json={"product_id": "milk", "price": 9.5}).json()["accepted"] == 1
+    monkeypatch.setattr(Live, "refresh", fails)
     assert not shop.catch_up() and failed() == before + 1
     monkeypatch.undo()
     monkeypatch.setattr(site.follower, "look", fails)
-    monkeypatch.setattr(site.engine.live, "look", lambda: pytest.fail("it would wait, and hold up answers"))
+    monkeypatch.setattr(Live, "look", lambda _: pytest.fail("it would wait, and hold up answers"))
     assert not shop.catch_up() and failed() == before + 2
+    monkeypatch.undo()
+    assert shop.catch_up() and not shop.catch_up()  # what was told meanwhile is not lost
+    assert shop("GET", "/v1/products?q=milk").json()["products"][0]["price"] == 9.5
 
 
 def every_worker(http: Callable[[], httpx.Response], holds: Callable[[Any], bool]) -> bool:

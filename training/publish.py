@@ -326,7 +326,7 @@ class Registry:
         is missing; what ran is over. Without a seed each challenge draws anew.
 
         Raises RegistryError for a version that there is not or that is the champion, BundleError for one that does not
-        answer what the champion does.
+        answer what the champion does. What policies name is looked for by who serves it, in the catalogue as it is.
         """
         with self._lock:
             champion, before = self._served(), challenges(self.home)
