@@ -114,7 +114,7 @@ class Routes:
         await answer(scope, receive, send)
 
     def find(self, scope: Scope) -> Route:
-        """The route of a request, told to its scope. No path of ours has the line break that Starlette lets it end in."""
+        """The route of a request, told to its scope. None of ours has the line break that Starlette lets a path end in."""
         if "\n" in scope["path"]:
             raise HTTPException(404)
         allowed: set[str] = set()
