@@ -114,7 +114,7 @@ class Routes:
         await answer(scope, receive, send)
 
     def find(self, scope: Scope) -> Route:
-        """The route of a request, told to its scope. None of ours has the line break that Starlette lets a path end in."""
+        """The route of a request, told to its scope; no path of ours ends in a line break, as Starlette lets one."""
         if "\n" in scope["path"]:
             raise HTTPException(404)
         allowed: set[str] = set()
