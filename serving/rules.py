@@ -103,7 +103,7 @@ class Shelf:
         if attribute in PLAIN:
             every, column = np.arange(len(self.catalog), dtype=np.int32), self.catalog.table[attribute]
             return Labels.made(every, column, level, paths=attribute == "category")
-        pairs = [(item, value) for item, held in self.other(attribute).items() for value in held]
+        pairs = [(item, value) for item, held in self.other(attribute).items() for value in sorted(held)]
         values = pa.chunked_array([pa.array([value for _, value in pairs], pa.string())])
         return Labels.made(np.array([item for item, _ in pairs], np.int32), values)
 
