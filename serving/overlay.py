@@ -224,15 +224,17 @@ class Follower:
 
         Raises StoreError, after which it may look again. What it made and nobody used is made again.
         """
-        if engine is self.made:
-            self.news = False
+        if engine is self.made:  # it is in use: what is told from now on it does not know
+            self.made, self.news = None, False
         if self.after is None:
             self.after = self.begin()
             self.news |= self.overlay.say(newcomers(self.base, self.history))
         while (found := self.store.changes(self.after, names=FOLLOWED)).rows:
             self.news |= self.take(found)
-        self.made = engine.over(self.overlay.bundle(engine.bundle)) if self.news else engine
-        return self.made if self.news else None
+        if not self.news:
+            return None
+        self.made = engine.over(self.overlay.bundle(engine.bundle))
+        return self.made
 
     def begin(self) -> dict[str, int]:
         """The rows up to which the bundle's own history had been told; none, where that was another database."""

@@ -18,7 +18,7 @@ from serving.overlay import Follower, Overlay
 from serving.placements import PLACEMENTS
 from serving.rules import Include, Price
 from serving.schemas import RecommendRequest
-from serving.store import Store
+from serving.store import Store, StoreError
 
 NOW = datetime(2026, 3, 5, 12, tzinfo=UTC)
 RYE: dict[str, Any] = {"title": "Rye bread", "category": ["food", "bread"], "price": 4.0}
@@ -221,6 +221,32 @@ def test_a_follower_makes_an_engine_where_there_is_news_and_only_there(store: St
     found = listed(last, "similar", product_ids=("spelt",))
     assert "corn" in found and "rye" not in found
     assert last.catalog.items.positions(["rye"]) == now.catalog.items.positions(["rye"])
+
+
+def test_what_was_read_before_the_database_went_away_is_not_lost(
+    store: Store, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower, changes, pages = Follower(engine.bundle, store, None), store.changes, list[int]()
+
+    def away(*given: Any, **about: Any) -> Any:
+        pages.append(1)
+        if len(pages) > 1:
+            raise StoreError("away")
+        return changes(*given, **about)
+
+    put(store, milk={"price": 5.0})
+    in_use = follower.look(engine)
+    assert in_use is not None and follower.look(in_use) is None
+    for price in (6.0, 7.0):
+        put(store, milk={"price": price})
+        monkeypatch.setattr(store, "changes", away)
+        with pytest.raises(StoreError):
+            follower.look(in_use)
+        monkeypatch.undo()
+        pages.clear()
+        made = follower.look(in_use)
+        assert made is not None and made.catalog.price[made.catalog.items.position("milk")] == price
+        in_use = made
 
 
 def test_another_bundle_gets_what_it_does_not_know(store: Store, base: Bundle) -> None:
