@@ -48,13 +48,14 @@ class Labels(NamedTuple):
         code, known = codes(values)
         items, code = items[code >= 0], code[code >= 0]
         steps = [path.split(PATH_SEPARATOR)[:level] if paths else [path] for path in known]
-        known, place = distinct([PATH_SEPARATOR.join(of) for of in steps])
+        names = np.array([PATH_SEPARATOR.join(of) for of in steps], object)
+        values, place = np.unique(names, return_inverse=True)
         meant: dict[str, list[int]] = {}
-        for n, value in enumerate(known):
+        for n, value in enumerate(values.tolist()):
             path = value.split(PATH_SEPARATOR) if paths else [value]
             for end in range(1, len(path) + 1):
                 meant.setdefault(PATH_SEPARATOR.join(path[:end]), []).append(n)
-        return cls(items, place[code], meant)
+        return cls(items, place[code].astype(np.int32), meant)
 
     def of(self, items: Array) -> tuple[Array, Array]:
         """(places in `items`, codes): a pair for each value that one of these has."""
@@ -139,13 +140,6 @@ class Shelf:
                 if told := told - {""}:
                     of[item] = told
         return found
-
-
-def distinct(values: Sequence[str]) -> tuple[list[str], Ints]:
-    """Each of the values once, in order, and the place of each there."""
-    known = sorted({*values})
-    place = {value: n for n, value in enumerate(known)}
-    return known, np.array([place[value] for value in values], np.int32)
 
 
 def kept_in(kept: dict[Key, Found], key: Key, make: Callable[[], Found]) -> Found:

@@ -266,9 +266,8 @@ class Site:
         that their age is told though nobody with a name asks.
         """
         try:
-            site = (
-                self.over_now()
-            )  # a database that stands still is told of here, and keeps no answer waiting
+            # a database that stands still is told of here, and keeps no answer waiting
+            site = self.over_now()
             if live := (site or self).engine.live:
                 live.look()
             return site
@@ -918,9 +917,8 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
         engine.follow(in_a_hurry, identities=site.identities, clock=now)
     try:
         warm_up(site)
-        site = (
-            site.over_now() or site
-        )  # a database that is away is told as such, and not as a fault of a file
+        # a database that is away is told as such, and not as a fault of a file
+        site = site.over_now() or site
         site.engine.check(settings.placements())
     except Exception:
         site.drop()
