@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Collection
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from serving.headers import JSON
 from serving.wire import PATIENCE, RequestError
@@ -51,9 +51,13 @@ def has_come(request: Request) -> bool:
 
 async def read_all(request: Request) -> bytes:
     """The body, whatever it is. Refuses what is too large."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
+    body, more = bytearray(), True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
         if len(body) > MAX_BODY:
             raise RequestError("body", f"larger than {MAX_BODY:,} bytes: ask in parts", 413)
     return bytes(body)

@@ -20,7 +20,7 @@ from serving.fitted import Fitted, load_fitted, mapped
 from serving.placements import Placement, models_in_use
 from serving.ranker import Ranker, load_rankers, load_rankings
 
-FORMAT = 4
+FORMAT = 5
 CHAMPION = "champion"
 FACTS = "items.facts.npy"
 IDS = ("customers", "items", "orders")

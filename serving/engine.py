@@ -36,9 +36,10 @@ from serving.placements import (
     read_placements,
 )
 from serving.ranker import (
+    ENDED,
+    MOST_TIMES,
     NEEDS,
     PUBLISHED,
-    RANKED,
     WORTH,
     Ranker,
     asks_basket,
@@ -161,6 +162,9 @@ class Chosen:
     scores: list[float] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
     parts: list[dict[str, float] | None] = field(default_factory=list)
+    bought: list[tuple[int, int] | None] = field(
+        default_factory=list
+    )  # where a ranking tells: see Person.bought
     filled: list[bool] = field(default_factory=list)  # not from the placement's own sources
 
     def drop(self, place: int) -> None:
@@ -191,19 +195,20 @@ class Purchases:
 class Standing:
     """What may enter a list, best first: positions, scores, the place of the source that each is credited to.
 
-    parts: each source's weighted part [items, sources], where it was worked out now. more: whether the sources
-    may know more.
+    parts: each source's weighted part [items, sources], where it was worked out now. bought: BOUGHT of each, where
+    the ranking was made beforehand. more: whether the sources may know more.
     """
 
     items: Array
     scores: Array
     lead: Array
     parts: Array | None = None
+    bought: Array | None = None
     more: bool = False
 
     def at(self, places: Array) -> "Standing":
-        parts = None if self.parts is None else self.parts[places]
-        return Standing(self.items[places], self.scores[places], self.lead[places], parts, self.more)
+        parts, bought = (None if of is None else of[places] for of in (self.parts, self.bought))
+        return Standing(self.items[places], self.scores[places], self.lead[places], parts, bought, self.more)
 
     def best(self, count: int) -> "Standing":
         return self.at(np.arange(min(count, len(self.items))))
@@ -597,7 +602,7 @@ class Engine:
             return found
         ranked = table[ask.customer]
         ranked = ranked[: np.count_nonzero(ranked["item"] >= 0)]
-        made = Standing(ranked["item"], ranked["score"], ranked["source"])
+        made = Standing(ranked["item"], ranked["score"], ranked["source"], bought=ranked["bought"])
         return made.explained(self.ranked_now(row, ask)) if explain else made
 
     def ranked_now(self, row: Placement, ask: Ask) -> Standing:
@@ -626,9 +631,16 @@ class Engine:
         """What is published of a customer: RANKED [PUBLISHED]."""
         row = self.placements[placement]
         request = RecommendRequest(customer_id=self.history.customers.at([customer])[0])
-        found = self.ranked_now(row, self.ask(row, request)).best(PUBLISHED)
-        ranked = np.full(PUBLISHED, np.array((-1, 0, 0), RANKED))
-        for name, of in (("item", found.items), ("score", found.scores), ("source", found.lead)):
+        ask = self.ask(row, request)
+        found = self.ranked_now(row, ask).best(PUBLISHED)
+        bought = [(min(times, MOST_TIMES), last) for times, last in ask.person.bought(found.items.tolist())]
+        ranked = np.full(PUBLISHED, ENDED)
+        for name, of in (
+            ("item", found.items),
+            ("score", found.scores),
+            ("source", found.lead),
+            ("bought", bought),
+        ):
             ranked[name][: len(of)] = of
         return ranked
 
@@ -718,7 +730,7 @@ class Engine:
             )  # float64: twenty of them stay finite
             total, parts = total * by, parts * by
         more = any(len(p) >= s.take > 0 for s, p in zip(sources, proposed, strict=True))
-        return Standing(items, total, lead, parts.T, more).at(top_k(total, len(total)))
+        return Standing(items, total, lead, parts.T, more=more).at(top_k(total, len(total)))
 
     def take(
         self, found: Standing, sources: Sequence[Source], ask: Ask, chosen: Chosen, *, explain: bool
@@ -733,6 +745,7 @@ class Engine:
             found.parts[best].round(6).tolist() if explain and found.parts is not None else [()] * len(best)
         )
         chosen.parts += [dict(zip(names, of, strict=True)) if explain else None for of in parts]
+        chosen.bought += [None] * len(best) if found.bought is None else found.bought[best].tolist()
         chosen.filled += [False] * len(best)
         return len(best)
 
@@ -872,7 +885,8 @@ class Engine:
         return found
 
     def told(self, ask: Ask, chosen: Chosen) -> list[Recommendation]:
-        bought = ask.person.bought(chosen.items)
+        ranked = [of for of in chosen.bought if of is not None]
+        bought = ranked if len(ranked) == len(chosen.items) else ask.person.bought(chosen.items)
         found = []
         for place, product in enumerate(self.products(chosen.items)):
             item, source = chosen.items[place], chosen.sources[place]

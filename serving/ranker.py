@@ -20,7 +20,12 @@ LEEWAY = 30  # candidates beyond the wanted that meet every tree
 SUFFIX = ".ranker.txt"
 WORTH, NEEDS = "worth", "needs"
 PUBLISHED = 100  # items of a customer's ranking that a bundle holds
-RANKED = np.dtype([("item", "<i4"), ("score", "<f4"), ("source", "<i4")])  # item −1: the ranking ended before
+# of an item: its place in the catalogue, −1 where the ranking ended before; and what is told of it, how often the
+# customer had bought it by then and when last (seconds)
+BOUGHT = np.dtype([("times", "<u2"), ("last", "<u4")])
+RANKED = np.dtype([("item", "<i4"), ("score", "<f4"), ("source", "<i2"), ("bought", BOUGHT)])
+MOST_TIMES = np.iinfo(BOUGHT["times"]).max
+ENDED = np.array((-1, 0, 0, (0, 0)), RANKED)
 RANKED_SUFFIX = ".ranked.npy"
 
 

@@ -106,7 +106,9 @@ def publish(home: Path) -> None:
     registry, made = Registry(home), home / "made"
     bundle(made, BASKETS, GROCER, version="1")
     customers = len(np.load(made / "customers.npy"))
-    np.save(made / "next_best.ranked.npy", np.full((customers, PUBLISHED), np.array((1, 0.5, 0), RANKED)))
+    np.save(
+        made / "next_best.ranked.npy", np.full((customers, PUBLISHED), np.array((1, 0.5, 0, (2, 9)), RANKED))
+    )
     registry.register(made, run_id=registry.log_run("train"))
     registry.keep_card("1", "<html>no names</html>")
     registry.promote("1")

@@ -16,6 +16,7 @@ from serving.bundle import BundleError
 from serving.engine import Chosen, Engine
 from serving.fitted import top_k
 from serving.overlay import Overlay
+from serving.placements import STORIES
 from serving.ranker import BEST, LEEWAY, columns_for, columns_of, load_rankers, score_columns
 from serving.schemas import RecommendRequest
 from training.evaluate import audit, lifted
@@ -214,10 +215,11 @@ def test_a_ranking_made_beforehand_gives_the_list_that_would_be_made_now(
 
 def test_a_ranking_made_beforehand_is_what_is_read(published: Engine) -> None:
     table = published.bundle.rankings["next_best"].copy()
-    table["score"][:, 0] = 0.875
+    table["score"][:, 0], table["bought"]["times"] = 0.875, 77
     shop = Engine(replace(published.bundle, rankings={"next_best": table}))
     asked = RecommendRequest(customer_id="anna", limit=2)
-    assert shop.recommend("next_best", asked, at=UNTIL).items[0].score == 0.875
+    best, *_ = shop.recommend("next_best", asked, at=UNTIL).items
+    assert (best.score, best.story) == (0.875, STORIES["regular"].format(times=77))
 
 
 def test_a_list_is_explained_as_it_is_shown(published: Engine) -> None:

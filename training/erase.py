@@ -30,7 +30,7 @@ from serving.bundle import IDS, ROWS, read_manifest, sha256
 from serving.identities import identities_now, ids_of
 from serving.outgoing import DEAD, OUTBOX, messages_of, stem_of
 from serving.people import bar, history_rows
-from serving.ranker import RANKED_SUFFIX
+from serving.ranker import ENDED, RANKED_SUFFIX
 from serving.store import LIVE, Mark, Store
 from training.lists import signs_of, text_lists, without
 from training.publish import (
@@ -221,7 +221,7 @@ def learned_without(folder: Path, gone: NDArray[np.bool_]) -> dict[str, NDArray[
         found |= cells_without(folder, path.name.removesuffix("indptr.npy"), gone)
     for path in folder.glob(f"*{RANKED_SUFFIX}"):
         ranked = np.load(path)
-        ranked[gone] = np.array((-1, 0, 0), ranked.dtype)
+        ranked[gone] = ENDED
         found[path.name] = ranked
     return found
 
