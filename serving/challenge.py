@@ -19,10 +19,11 @@ from features.history import History
 from serving import metrics
 from serving.bundle import CHAMPION, BundleError, Edition, edition
 from serving.engine import Engine
+from serving.logs import why
 from serving.overlay import Follower
 from serving.schemas import Moment
 from serving.store import Store, StoreError
-from serving.swap import Refusal, Rewritten, made_of, told
+from serving.swap import Refusal, Rewritten, made_of
 from serving.wire import worded
 
 FILE, CHAMPIONS = "challenges.jsonl", "champions.jsonl"
@@ -129,7 +130,7 @@ class Beside(Generic[Made]):
         try:
             found = self.named()
         except (BundleError, OSError) as error:
-            log.error("no challenger is served: %s", told(error))
+            log.error("no challenger is served: %s", why(error))
             return self.leave()
         if found == self.served or (found is not None and self.refusal.stands(found)):
             return None
@@ -149,7 +150,7 @@ class Beside(Generic[Made]):
             self.refusal = Refusal.of(found, error)
             metrics.CHALLENGER_REFUSED.inc()
             names = found.challenge.version
-            log.error("version %s is not served beside the champion: %s", names, told(error))
+            log.error("version %s is not served beside the champion: %s", names, why(error))
             return None
         self.served = found
         log.info("version %s is served to %g of customers", found.challenge.version, found.challenge.share)
@@ -190,7 +191,7 @@ def challenger(
         engine = followed(answering(engine, champion.placements), home, store, placements, clock)
         return Challenger(found, engine)
     except Exception as error:  # whatever is wrong with it
-        log.error("no challenger is asked, the champion answers all: %s", told(error))
+        log.error("no challenger is asked, the champion answers all: %s", why(error))
         return None
 
 

@@ -22,9 +22,10 @@ from serving.body import read_body
 from serving.headers import JSON, NDJSON
 from serving.keys import EVENTS as EVENTS_SCOPE
 from serving.lines import Line, line_of, lines_of, name_in, wire_model
+from serving.logs import why
 from serving.openapi import Operation
 from serving.schemas import EventAnswer, EventsAnswer
-from serving.store import Outcome, Store, StoreError
+from serving.store import Outcome, Store
 from serving.tokens import MAX_TOKEN
 from serving.wire import RequestError, Wire
 
@@ -174,7 +175,7 @@ def hand_out(group: Group, verdicts: Sequence[Verdict]) -> None:
 
 def fail(group: Group, error: Exception) -> None:
     """Nothing is known to be stored. The log gets the kind alone."""
-    log.error("events were not stored: %s", error if isinstance(error, StoreError) else type(error).__name__)
+    log.error("events were not stored: %s", why(error))
     for _, future in group:
         if not future.done():
             future.set_exception(RequestError("events", "not stored: send the same ones again", 503))

@@ -9,6 +9,10 @@ import logging
 import traceback
 from datetime import UTC, datetime
 
+from serving.bundle import BundleError
+from serving.misread import Misread
+from serving.store import StoreError
+
 LOGGERS = ("", "bentoml", "uvicorn.error", "circus")  # those that BentoML gives handlers
 ABOUT = "about"  # the `extra` of a record whose fields stand in the line: words and numbers of ours
 
@@ -27,6 +31,11 @@ class JsonLine(logging.Formatter):
             kind, _, trace = record.exc_info
             line |= {"exception": kind.__name__, "frames": traceback.format_tb(trace)}
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def why(error: Exception) -> str:
+    """What a log tells of an error: of ours its message, which is written for it, of others the kind alone."""
+    return str(error) if isinstance(error, BundleError | Misread | StoreError) else type(error).__name__
 
 
 def structured() -> None:

@@ -273,9 +273,7 @@ class Site:
             return site
         except Exception as error:
             metrics.UNREAD.inc()
-            # only our own errors tell their message: another's may hold what was sent
-            told = error if isinstance(error, StoreError) else type(error).__name__
-            log.error("changes were not read: %s", told)
+            log.error("changes were not read: %s", logs.why(error))
             return None
 
     def over_now(self) -> "Site | None":

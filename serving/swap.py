@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from serving import metrics
 from serving.bundle import BundleError, Edition, edition
+from serving.logs import why
 from serving.misread import Misread, Writing, writing
 from serving.store import StoreError
 
@@ -33,11 +34,6 @@ class Refusal(NamedTuple):
     def stands(self, found: Any) -> bool:
         """Whether this would be refused again: it is the same, and so is the file."""
         return found == self.refused and (self.file is None or self.file == writing(self.file.path))
-
-
-def told(error: Exception) -> str:
-    """Why something is not served. Only our own errors tell their message: another's may hold what a customer sent."""
-    return str(error) if isinstance(error, BundleError | Misread) else type(error).__name__
 
 
 def watch(
@@ -75,7 +71,7 @@ def watch(
             refusal = Refusal.of(found, error)
             metrics.REFUSED.inc()
             names = found.folder.name, served.folder.name
-            log.error("version %s is not served, version %s goes on: %s", *names, told(error))
+            log.error("version %s is not served, version %s goes on: %s", *names, why(error))
         else:
             log.info("version %s is served in place of %s", found.folder.name, served.folder.name)
             served, refusal = found, Refusal(None, None)
