@@ -1,7 +1,9 @@
 """How sure a mean is: intervals by bootstrap over customers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from statistics import NormalDist
 
 import numpy as np
@@ -9,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 LARGE = 50_000  # customers; from here on the normal approximation is closer than the resampling noise
 CHUNK = 2_000_000  # draws held at once: 16 MB of positions and 16 MB of values
+KEPT = 8_000_000  # draws that are kept for other figures of the same customers: 64 MB
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,27 @@ def clustered_interval(
     """
     data, who = _checked(values), np.asarray(customer)
     place = clusters(who)
-    total, count = np.bincount(place, data), np.bincount(place).astype(np.float64)
-    rng, tails = np.random.default_rng(seed), (1 - level) / 2
-    means = np.empty(resamples)
-    for n in range(resamples):
-        drawn = rng.integers(len(total), size=len(total))
-        means[n] = total[drawn].sum() / count[drawn].sum()
-    low, high = np.quantile(means, [tails, 1 - tails])
+    both = np.stack([np.bincount(place, data), np.bincount(place)])
+    total, count = np.array([both @ times for times in draws(both.shape[1], resamples, seed)]).T
+    tails = (1 - level) / 2
+    low, high = np.quantile(total / count, [tails, 1 - tails])
     return Interval(float(data.mean()), float(low), float(high))
+
+
+def draws(n: int, resamples: int, seed: int) -> Iterable[NDArray[np.float64]]:
+    """How often each of n customers is drawn, of each resample. Many figures are of the same customers: their draws
+    are kept, where they are few enough."""
+    return kept(n, resamples, seed) if n * resamples <= KEPT else made(n, resamples, seed)
+
+
+@lru_cache(maxsize=2)
+def kept(n: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    return np.array(list(made(n, resamples, seed)))
+
+
+def made(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    rng = np.random.default_rng(seed)
+    return (np.bincount(rng.integers(n, size=n), minlength=n).astype(np.float64) for _ in range(resamples))
 
 
 def clusters(customer: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -118,11 +134,11 @@ def auc_intervals(
     higher the first one's is than each other's, by the same draws."""
     levels = [np.unique(_checked(of), return_inverse=True)[1] for of in scores.values()]
     place, is_right = clusters(np.asarray(customer)), np.asarray(right, bool)
-    rng, n = np.random.default_rng(seed), int(place.max()) + 1
-    draws = (np.bincount(rng.integers(n, size=n), minlength=n).astype(np.float64) for _ in range(resamples))
-    found = np.array(
-        [[auc(level, is_right, drawn[place]) for level in levels] for drawn in (np.ones(n), *draws)]
-    )
+    n = int(place.max()) + 1
+    found = np.array([
+        [auc(level, is_right, times[place]) for level in levels]
+        for times in chain([np.ones(n)], draws(n, resamples, seed))
+    ])  # fmt: skip
     first, *others = scores
     columns = dict(zip(scores, found.T, strict=True))
     return {
