@@ -266,6 +266,10 @@ def erase(
             done = remove(home, store, at=now)
             told, says = done.as_dict(), str(done)
     print_json(told) if as_json else out.print(says, highlight=False, soft_wrap=True)
+    if unread := told.get("unread"):
+        says = f"not read, and may name the erased: {', '.join(unread)}; remove them, or write them anew"
+        err.print(says, highlight=False, soft_wrap=True, markup=False)
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Examples: `osclms customer 1`, `osclms customer 1 --as-of 2018-01-02 --json`")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
@@ -85,10 +86,14 @@ def fill_home(home: Path) -> None:
     for file in home.glob("*.csv"):
         file.unlink()  # the sources are not ours
     publish(home)
-    lists = (json.dumps({"customer_id": who, "rank": 1}) for who in (WHO, "zoe"))
+    lists = [json.dumps({"customer_id": who, "rank": 1}) for who in (WHO, "zoe")]
     fill_outbox(home)
     (home / "lists.ndjson").write_text("".join(f"{line}\n" for line in lists))
     (home / "for ads").mkdir()
+    torn = (lists[0], "", f'["{WHO}"]', f'{{"customer_id":"{WHO}', f'"{CARD}"', "[" * 9_999, lists[1])
+    (home / "for ads" / "torn.ndjson").write_bytes("\n".join(torn).encode() + b"\n\xff\n")
+    pq.write_table(pa.table({"customer_id": [WHO, "zoe"]}), home / "for ads" / "lists.parquet")
+    (home / "for ads" / "open.txt").write_text(f'{WHO}\nzoe\n"' + "x" * 200_000)
     hashes = [hashlib.sha256(name.encode()).hexdigest() for name in (f"{WHO}@b.c", "z@b.c")]
     (home / "for ads" / "audience.txt").write_text("".join(f"{line}\n" for line in hashes))
     (home / "mailing.csv").write_text(f'rank;customer_id\n1;"{WHO}"\n2;zoe\n')
@@ -241,7 +246,7 @@ def test_no_file_holds_the_erased_and_all_others_are_answered_as_before(home: Pa
     engine.follow(store, identities=Identities(), clock=lambda: NOW)
     assert WHO not in dict(everybody(engine, None)) and WHO not in engine.sample().customers
     done = finish(home, store, at=NOW)
-    assert (done.bundles, done.rows, done.lines) == (2, 13, 11) and done.files >= 5
+    assert (done.bundles, done.rows, done.lines) == (2, 13, 17) and done.files >= 5
     assert holding(home, WHO, CARD) == {} and rows_of(store, *ids) == 0
     assert finish(home, store, at=NOW).as_dict() == {
         "ids": 0,
@@ -249,9 +254,14 @@ def test_no_file_holds_the_erased_and_all_others_are_answered_as_before(home: Pa
         "rows": 0,
         "bundles": 0,
         "lines": 0,
+        "unread": (),
     }
     assert answers(home) == before
     assert (home / "lists.ndjson").read_text().count("\n") == 1 and store.buried(ids) == set(ids)
+    torn = (home / "for ads" / "torn.ndjson").read_bytes()
+    assert torn.splitlines()[1:] == [b"[" * 9_999, b'{"customer_id": "zoe", "rank": 1}', b"\xff"]
+    assert pq.read_table(home / "for ads" / "lists.parquet").to_pylist() == [{"customer_id": "zoe"}]
+    assert (home / "for ads" / "open.txt").read_text() == 'zoe\n"' + "x" * 200_000
     assert (home / "mailing.csv").read_text() == "rank;customer_id\n2;zoe\n"
     assert (home / "for ads" / "quoted.csv").read_text() == 'name,customer_id,mail\n"Roe, Z",zoe,-\n'
     (kept,) = (home / "for ads" / "audience.txt").read_text().splitlines()
@@ -359,3 +369,15 @@ def test_killed_at_each_step_it_is_run_again(
     assert tries > 15 and holding(home, WHO, CARD) == {} and rows_of(store, WHO, CARD) == 0
     assert not list(home.rglob(".old-*")) and not list(home.rglob(".tmp-*"))
     assert len(answers(home)) == 4 * len(PLACEMENTS)
+
+
+def test_what_cannot_be_read_is_named_and_keeps_nothing_else(home: Path, store: Store) -> None:
+    for name in ("for ads/x.parquet", "x.parquet"):
+        (home / name).write_text(WHO)
+    (home / ".x.ndjson.fresh").write_text(WHO)  # of one that was killed
+    erase(store, History(home / "history"), WHO, NOW)
+    done = finish(home, store, at=NOW)
+    assert done.unread == ("for ads/x.parquet", "x.parquet") and done.ids == 3
+    for name in done.unread:
+        (home / name).unlink()
+    assert holding(home, WHO, CARD) == {} and rows_of(store, WHO, CARD) == 0

@@ -6,19 +6,15 @@ any moment, it is run again. Bundles keep the positions of all customers; where 
 without an id, a purchase or a taste.
 """
 
-import csv
 import json
-import re
 import shutil
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 from numpy.typing import NDArray
@@ -32,7 +28,7 @@ from serving.outgoing import DEAD, OUTBOX, messages_of, stem_of
 from serving.people import bar, history_rows
 from serving.ranker import ENDED, RANKED_SUFFIX
 from serving.store import LIVE, Mark, Store
-from training.lists import signs_of, text_lists, without
+from training.lists import lists_without, signs_of, sweep
 from training.publish import (
     ARTIFACT,
     LOCK_SECONDS,
@@ -46,22 +42,21 @@ from training.publish import (
 BLANK = b"\x01"  # what no id holds, as it is a control character
 NAMED = ("customer_id", "alias")
 PERSONAL = ("events", "customers", "identities", "consents")
-WORDS = re.compile(r"[^\s,;|/\"']+")
-Gone = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
 class Finished:
     """What was removed: ids of the erased that were found, files of the history and bundles written anew, rows of the
-    database, lines of rejects and of lists, messages in files."""
+    database, lines of rejects and of lists, messages in files. unread: lists that could not be read, below the home."""
 
     ids: int = 0
     files: int = 0
     rows: int = 0
     bundles: int = 0
     lines: int = 0
+    unread: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def __str__(self) -> str:
@@ -72,7 +67,10 @@ class Finished:
 
 
 def finish(home: Path, store: Store, *, at: datetime) -> Finished:
-    """Remove what is left of the erased. Raises TrainingBusy, HistoryError where a load is running, StoreError."""
+    """Remove what is left of the erased. Raises TrainingBusy, HistoryError where a load is running, StoreError.
+
+    A list that cannot be read keeps nothing else from being removed.
+    """
     history = History(home / "history")
     with training_lock(home), FileLock(home / "registry.lock", timeout=LOCK_SECONDS):
         recover(home)
@@ -83,14 +81,13 @@ def finish(home: Path, store: Store, *, at: datetime) -> Finished:
             ids = sorted(filter(buried, everyone(home, history, store)))
             bar(store, history, ids, at)
             lines = outbox_without(home, messages_of(store, ids)) if ids else 0
-            lines += sum(cleaned(path, buried) for path in loose(home))
             signs = signs_of(facts_held(store, history, ids))
-            lines += sum(clean_list(path, buried, signs) for path in text_lists(home)) if ids else 0
+            listed, unread = lists_without(home, buried, signs)
             bundles = sum(forgotten_by(folder, set(ids)) for folder in bundles_of(home))
             files = forgotten_in(history, store, ids, staging) if ids else 0
             rows = store.forget(ids) if ids else 0
             store.shred()
-    return Finished(len(ids), files, rows, bundles, lines)
+    return Finished(len(ids), files, rows, bundles, lines + listed, unread)
 
 
 # --- who is meant -----------------------------------------------------------------------------------------
@@ -160,6 +157,7 @@ def recover(home: Path) -> None:
             shutil.rmtree(old) if folder.exists() else old.replace(folder)
         for half in parent.glob(".tmp-*"):
             shutil.rmtree(half)
+    sweep(home)
 
 
 def forgotten_by(folder: Path, ids: set[str]) -> bool:
@@ -237,28 +235,9 @@ def cells_without(folder: Path, name: str, gone: NDArray[np.bool_]) -> dict[str,
 # --- other files ------------------------------------------------------------------------------------------
 
 
-def loose(home: Path) -> list[Path]:
-    """Rejects, and lists that were laid into the home."""
-    own = [*(home / "rejects").glob("*.csv")]
-    return [*own, *(p for kind in (".ndjson", ".parquet") for p in home.glob(f"*{kind}"))]
-
-
 def facts_held(store: Store, history: History, ids: Sequence[str]) -> list[Row]:
     """Every row of facts of these ids, by which lists may name them."""
     return [*history_rows(history, "customers", ids), *store.of("customers", ids)] if ids else []
-
-
-def clean_list(path: Path, gone: Gone, signs: Collection[str]) -> int:
-    fresh = path.with_name(f".{path.name}.fresh")
-    how: Any = {"newline": "", "errors": "surrogateescape"}
-    with path.open(encoding="utf-8-sig", **how) as file, fresh.open("w", encoding="utf-8", **how) as out:
-        count = without(file, gone, signs, out.write)
-    if count:
-        shutil.copymode(path, fresh)
-        replace(fresh, path)
-    else:
-        fresh.unlink()
-    return count
 
 
 def outbox_without(home: Path, messages: set[str]) -> int:
@@ -284,61 +263,3 @@ def named_in(line: str) -> str | None:
     except ValueError:
         return None
     return found
-
-
-def cleaned(path: Path, gone: Gone) -> int:
-    """Write a file anew without the lines that name one of these; how many there were."""
-    return CLEAN[path.suffix](path, gone)
-
-
-def clean_rejects(path: Path, gone: Gone) -> int:
-    csv.field_size_limit(sys.maxsize)  # a reject holds its whole row
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    kept = [row for row in rows if not any(gone(word) for cell in row for word in words_of(cell))]
-    if len(kept) < len(rows):
-        fresh = path.with_name(f".{path.name}.fresh")
-        with fresh.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(kept)
-        replace(fresh, path)
-    return len(rows) - len(kept)
-
-
-def words_of(cell: str) -> Iterator[str]:
-    """What in a cell may be an id: all of it, its words, and those of the values where it is JSON."""
-    yield cell.strip()
-    yield from WORDS.findall(cell)
-    try:
-        row = json.loads(cell)
-    except ValueError:
-        return
-    for value in row.values() if isinstance(row, dict) else ():
-        yield str(value).strip()
-        yield from WORDS.findall(str(value))
-
-
-def clean_lines(path: Path, gone: Gone) -> int:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if not gone(str(json.loads(line).get("customer_id")))]
-    if len(kept) < len(lines):
-        write_atomically(path, "".join(f"{line}\n" for line in kept))
-    return len(lines) - len(kept)
-
-
-def clean_table(path: Path, gone: Gone) -> int:
-    found = pq.read_table(path)
-    if "customer_id" not in found.column_names:
-        return 0
-    mask = [not (name and gone(str(name))) for name in found["customer_id"].to_pylist()]
-    if not all(mask):
-        fresh = path.with_name(f".{path.name}.fresh")
-        pq.write_table(found.filter(pa.array(mask, pa.bool_())), fresh)
-        replace(fresh, path)
-    return len(mask) - sum(mask)
-
-
-CLEAN: Mapping[str, Callable[[Path, Gone], int]] = {
-    ".csv": clean_rejects,
-    ".ndjson": clean_lines,
-    ".parquet": clean_table,
-}
