@@ -171,6 +171,11 @@ class Chosen:
         for column in vars(self).values():
             del column[place]
 
+    def turn(self, count: int) -> None:
+        """Put the first so many behind the others."""
+        for column in vars(self).values():
+            column[:] = column[count:] + column[:count]
+
 
 @dataclass(frozen=True)
 class Purchases:
@@ -485,9 +490,27 @@ class Engine:
                     chosen.drop(place)
                     missing -= 1
             promised.append((inside, least))
-            there = Include(rule="include", attribute=rule.attribute, values=rule.values)
-            for rules in ((*ask.rules, there), ask.rules):  # what finds no such product is given back
+            for rules in ((*ask.rules, those(rule)), ask.rules):  # what finds no such product is given back
                 self.gather(row, replace(ask, rules=rules), chosen, explain=explain)
+        if kept(ask.rules, AtMost) and any(of[chosen.items].sum() < least for of, least in promised):
+            return self.reserved_first(row, ask, promised, explain=explain)
+        return chosen
+
+    def reserved_first(
+        self, row: Placement, ask: Ask, promised: Sequence[tuple[Mask, int]], *, explain: bool
+    ) -> Chosen:
+        """The list that keeps its reserved places where products of others would use up what may be there at most:
+        they are chosen before the others, and stand behind them."""
+        chosen = Chosen()
+        for rule, (inside, least) in zip(kept(ask.rules, Reserve), promised, strict=True):
+            missing = max(least - int(inside[chosen.items].sum()), 0)
+            room = min(len(chosen.items) + missing, ask.limit)
+            self.gather(
+                row, replace(ask, rules=(*ask.rules, those(rule)), limit=room), chosen, explain=explain
+            )
+        first = len(chosen.items)
+        self.gather(row, ask, chosen, explain=explain)
+        chosen.turn(first)
         return chosen
 
     def gather(self, row: Placement, ask: Ask, chosen: Chosen, *, explain: bool) -> Chosen:
@@ -716,6 +739,7 @@ class Engine:
         """
         proposed, items, scores = self.candidates(sources, allowed, ask)
         parts = np.stack([s.weight * scaled(of) for s, of in zip(sources, scores, strict=True)])
+        self.give_voice(sources, items, parts)
         total = parts.sum(axis=0)
         ranker = self.ranker(row, ask) if row else None
         lead = credited(proposed, parts, items)
@@ -777,11 +801,14 @@ class Engine:
         return places[picked]
 
     def vectors(self, items: Array) -> Scores:
-        """Directions of items, by which they are alike: of the first fitted vectors that there are."""
-        known = [
-            model for model in self.models.values() if isinstance(model, Vectors) and model.items.shape[1]
-        ]
-        return unit(known[0].items[items]) if known else np.zeros((len(items), 1), np.float32)
+        """Directions of items, by which they are alike to who looks at them: by what they are, where that was learned,
+        else of the first fitted vectors that there are."""
+        names = [name for name, m in self.models.items() if isinstance(m, Vectors) and m.items.shape[1]]
+        if not names:
+            return np.zeros((len(items), 1), np.float32)
+        known = self.models["content" if "content" in names else names[0]]
+        assert isinstance(known, Vectors)
+        return unit(known.items[items])
 
     def candidates(
         self, sources: Sequence[Source], allowed: Mask, ask: Ask
@@ -855,6 +882,17 @@ class Engine:
             return items[held], scores[held]
         assert isinstance(model, Neighbors)
         return model.of_items(ask.products if source.asks == "products" else ask.owned)
+
+    def give_voice(self, sources: Sequence[Source], items: Array, parts: Scores) -> None:
+        """Where a source cannot say how like a product one is that came since the models learned, let it say what it
+        says of the others in the mean: a newcomer is judged by what is known of it, and not held to be like nothing."""
+        new = items >= len(self.born)
+        if not new.any() or new.all():
+            return
+        for part, source in zip(parts, sources, strict=True):
+            model = self.models[source.model]
+            if source.asks == "products" and isinstance(model, Vectors):
+                part[new & ~np.any(model.items[items], axis=1)] = part[~new].mean()
 
     def score(self, source: Source, items: Array, ask: Ask) -> Scores:
         """What one source thinks of these items, higher is better; 0 throughout where it cannot tell."""
@@ -1113,6 +1151,11 @@ def movers(ask: Ask) -> list[Mover]:
 def picky(ask: Ask) -> bool:
     """Whether what a list holds already decides what may follow."""
     return bool(kept(ask.rules, AtMost | Diverse))
+
+
+def those(rule: Reserve) -> Include:
+    """Only what a rule keeps places for."""
+    return Include(rule="include", attribute=rule.attribute, values=rule.values)
 
 
 def used_up(codes: Array, count: int) -> Array:

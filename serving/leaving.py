@@ -1,9 +1,19 @@
 """Leaving: a worker that is told to end says first that it is not ready, and ends a little later."""
 
+import ctypes
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
+
+DIES = 1  # prctl's PR_SET_PDEATHSIG, of Linux
+
+
+def with_parent() -> None:
+    """Be told to end when the process that started this one is gone, killed perhaps: who is left alone would hold the
+    port, and answer for ever."""
+    if prctl := getattr(ctypes.CDLL(None), "prctl", None):
+        prctl(DIES, signal.SIGTERM)
 
 
 def slowly(seconds: float, leave: Callable[[], None]) -> None:

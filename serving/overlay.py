@@ -22,14 +22,14 @@ from features.pairs import Tallies, facts_of
 from features.promotions import PROMOTED
 from serving.bundle import Bundle
 from serving.engine import Engine
-from serving.fitted import Fitted, Neighbors, Vectors
+from serving.fitted import Fitted, Neighbors, Vectors, top_k
 from serving.identities import Identities
 from serving.store import Changes, Store
 
 EVERY = 1.0  # seconds between two looks at the store
 FOLLOWED = ("products", "identities")
 BY_TITLE, BY_BRAND = 4.0, 2.0  # what a shared word, and a shared brand, weigh among kin that share a need
-MOST_KIN = 500
+NEAREST = 10  # kin that count
 KIND = ["title", "need", "category", "brand"]
 KIN = ("need", "category", "parent", "brand")  # where kin are sought: the first of these that has any
 # what is kept of a catalogue, and the column that it hangs on
@@ -135,8 +135,17 @@ class Overlay:
     def direction(self, vectors: NDArray[np.float32], catalog: Catalog, item: int) -> NDArray[np.float32]:
         kind = repr(catalog.table.select(KIND).slice(item, 1).to_pylist())
         if kind not in self.directions:
-            self.directions[kind] = beside_kin(vectors, catalog, item)
+            self.directions[kind] = beside_kin(vectors, catalog, item, self.titled)
         return self.directions[kind]
+
+    @cached_property
+    def titled(self) -> dict[str, Ints]:
+        """The bundle's products by the words of their titles."""
+        found: dict[str, list[int]] = {}
+        for item in range(len(self.known)):
+            for word in words_of(self.base.catalog, item):
+                found.setdefault(word, []).append(item)
+        return {word: np.array(items, np.int32) for word, items in found.items()}
 
     def models(self, catalog: Catalog) -> dict[str, Fitted]:
         """What was learned, with rows for what came later: beside its kin by content, unknown to all else."""
@@ -144,14 +153,14 @@ class Overlay:
         return {name: self.longer(name, model, catalog, more) for name, model in self.base.models.items()}
 
     def longer(self, name: str, model: Fitted, catalog: Catalog, more: int) -> Fitted:
-        new = np.arange(len(self.known), len(catalog))
+        new = range(len(self.known), len(catalog))
         if isinstance(model, Neighbors):  # of products, or of needs, of which there may be more as well
             return Neighbors(with_empty_rows(model.items, more))
         if not isinstance(model, Vectors):
             return model
         rows = np.zeros((len(new), model.items.shape[1]), np.float32)
         if name == "content":
-            rows = np.array([self.direction(model.items, catalog, item) for item in new.tolist()], np.float32)
+            rows = np.array([self.direction(model.items, catalog, item) for item in new], np.float32)
         bias = np.zeros(len(new), np.float32)
         return Vectors(model.customers, np.vstack([model.items, rows]), np.append(model.bias, bias))
 
@@ -178,26 +187,33 @@ def with_empty_rows(matrix: sparse.csr_array, more: int) -> sparse.csr_array:
     return sparse.csr_array((matrix.data, matrix.indices, indptr), shape=shape, copy=False)
 
 
-def beside_kin(vectors: NDArray[np.float32], catalog: Catalog, item: int) -> NDArray[np.float32]:
+def beside_kin(
+    vectors: NDArray[np.float32], catalog: Catalog, item: int, titled: Mapping[str, Ints]
+) -> NDArray[np.float32]:
     """The direction of a new product, the mean of its kin's: of length 1, or empty where it has none.
 
-    Kin share the need, else the category, the category above it, or the brand. Those of the same brand and with
-    words of the title in common weigh more.
+    Kin share the need, else the category, the category above it, or the brand. The NEAREST of them count, by the words
+    of the title in common and the same brand, and so much.
     """
     for column in KIN:
         code = getattr(catalog, column)
         kin = np.flatnonzero(code[: len(vectors)] == code[item]) if code[item] >= 0 else np.empty(0, np.int64)
         kin = kin[np.any(vectors[kin] != 0, axis=1)]
         if len(kin):
-            kin = kin[:: len(kin) // MOST_KIN + 1]
-            found = weights_of(catalog, item, kin) @ vectors[kin]
+            weights = weights_of(catalog, item, kin, titled)
+            best = top_k(weights, NEAREST)
+            found = weights[best] @ vectors[kin[best]]
             return np.asarray(found / max(float(np.linalg.norm(found)), 1e-9), np.float32)
     return np.zeros(vectors.shape[1], np.float32)
 
 
-def weights_of(catalog: Catalog, item: int, kin: NDArray[Any]) -> NDArray[np.float32]:
-    own = words_of(catalog, item)
-    shared = np.array([len(own & words_of(catalog, k)) / max(len(own), 1) for k in kin.tolist()], np.float32)
+def weights_of(
+    catalog: Catalog, item: int, kin: NDArray[Any], titled: Mapping[str, Ints]
+) -> NDArray[np.float32]:
+    own, shared = words_of(catalog, item), np.zeros(len(catalog), np.float32)
+    for word in own:
+        shared[titled.get(word, kin[:0])] += 1
+    shared = shared[kin] / max(len(own), 1)
     branded = (catalog.brand[kin] == catalog.brand[item]) & (catalog.brand[item] >= 0)
     return np.asarray(1 + BY_TITLE * shared + BY_BRAND * branded, np.float32)
 

@@ -14,7 +14,7 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from copy import copy
 from datetime import datetime
 from functools import cache, lru_cache, partial, wraps
@@ -52,7 +52,7 @@ from serving.body import read_timely
 from serving.bundle import BundleError, Edition, edition
 from serving.challenge import Beside, Challenge, answering
 from serving.delivery import NO_PLACEMENT
-from serving.direct import Direct, Routes
+from serving.direct import Direct, Routes, goes_short
 from serving.door import ANYBODY, CALLER, PREFLIGHT, Door, caller, is_loopback, is_preflight, now
 from serving.engine import Engine, Product
 from serving.headers import CSS, HTML, JSON, MESSAGE_HEADERS, PAGE_HEADERS, SCRIPT, TEXT, WIDGET_HEADERS
@@ -62,6 +62,7 @@ from serving.links import Links
 from serving.openapi import Operation, document
 from serving.placements import Placement, PlacementsError
 from serving.profile import Everybody
+from serving.rules import PLAIN, Rule
 from serving.schemas import (
     ErrorBody,
     FieldError,
@@ -227,16 +228,19 @@ class Site:
         sent: delivery.Sent | None = None,
         turns: Turns | None = None,
         rules: Policy | None = None,
+        public: Collection[str] = (),
         programs: Mapping[str, Program] | None = None,
         postal: str | None = None,
         clock: Callable[[], datetime] = now,
     ) -> None:
-        """`clicked` keeps the clicks on links of mails; without it they are counted alone. `sent` keeps the ledger."""
+        """`clicked` keeps the clicks on links of mails; without it they are counted alone. `sent` keeps the ledger.
+        public: the shop's own attributes of products that pages may name in rules."""
         self.turns, self.lists = turns or Turns(), 0
         self.rival: tuple[Challenge, Site] | None = None  # who answers a share of the customers
         self.engine, self.as_of, self.clock, self.intake = engine, as_of, clock, intake
         self.tokens, self.links, self.clicked = tokens, links, clicked
         self.sent, self.rules, self.postal = sent, rules or Policy(), postal
+        self.public = (*PLAIN, *public)
         self.programs = shipped() if programs is None else programs
         self.history = History(history) if history else None
         zone = (self.history.store if self.history else engine.store).time_zone
@@ -395,11 +399,21 @@ class Site:
         return self.known(self.unsealed(asked, request))
 
     def unsealed(self, asked: RecommendRequest, request: Request) -> RecommendRequest:
-        """The same question by the customer in its token. Raises RequestError for a token that names none."""
+        """The same question by the customer in its token. Raises RequestError for a token that names none, and for a
+        rule that would tell a page what is not for everybody."""
+        if asked.rules and not caller(request).may(ALL):
+            self.check_public(asked.rules)
         named = self.named(asked.customer_id, asked.customer_token, request)
         if named == asked.customer_id:
             return asked
         return asked.model_copy(update={"customer_id": named, "customer_token": None})
+
+    def check_public(self, rules: Sequence[Rule]) -> None:
+        """Raises RequestError, 403, for an attribute that pages may not name: by rules its values could be found."""
+        if any(getattr(rule, "attribute", None) not in (None, *self.public) for rule in rules):
+            known = ", ".join(self.public)
+            says = f"this key may name {known}, and what OSCLMS_PUBLIC_ATTRIBUTES adds"
+            raise RequestError("rules", says, 403)
 
     def named(self, customer_id: str | None, token: str | None, request: Request) -> str | None:
         """Who is asked or told about: by a token, or by an id from who may name customers by it."""
@@ -813,16 +827,20 @@ class Edge:
         scope.setdefault("app", self)  # without one Starlette answers 404 and 405 itself, as text
         asked, started = HTTPConnection(scope), time.perf_counter()
         sent = Sent(send, self.door.headers(asked))
+        bound = asyncio.timeout(None if goes_short(scope["path"]) else PATIENCE)
         try:
-            if is_preflight(asked):
-                await Response(status_code=204, headers=PREFLIGHT)(scope, receive, sent)
-            else:
-                await self.router(scope, receive, sent)
+            async with bound:
+                if is_preflight(asked):
+                    await Response(status_code=204, headers=PREFLIGHT)(scope, receive, sent)
+                else:
+                    await self.router(scope, receive, sent)
         except ClientDisconnect:
             return
-        except asyncio.CancelledError:  # its time is over, and BentoML answers in our place
-            self.record(scope, sent.status or 504, time.perf_counter() - started)
-            raise
+        except TimeoutError as error:
+            if sent.status:
+                raise  # what was begun cannot be told otherwise
+            late = RequestError("service", f"no answer within {PATIENCE} seconds: ask again", 504)
+            await explained(late if bound.expired() else error, scope)(scope, receive, sent)
         except Exception as error:
             await explained(error, scope)(scope, receive, sent)
         self.record(scope, sent.status, time.perf_counter() - started)
@@ -892,9 +910,10 @@ def intake(settings: Settings) -> events.Intake | None:
     return events.Intake(store) if store else None
 
 
-def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site:
-    """The site over a bundle, warmed up. Raises BundleError, PlacementsError, FileError and StoreError."""
-    engine = Engine.load(folder, placements=settings.placements())
+def load(settings: Settings, intake: events.Intake | None, folder: Path, *, verify: bool = True) -> Site:
+    """The site over a bundle, warmed up; `verify`: not over one whose files are not what was written. Raises
+    BundleError, PlacementsError, FileError and StoreError."""
+    engine = Engine.load(folder, verify=verify, placements=settings.placements())
     tokens = settings.tokens()
     site = Site(
         engine,
@@ -909,6 +928,7 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
         rules=policy(settings.programs()),
         programs=programs_in(settings.programs()),
         postal=settings.mail_address,
+        public=settings.public_attributes,
     )
     if intake:
         in_a_hurry = Store(intake.store.url, hurry=True)
@@ -983,7 +1003,7 @@ EDGE = Edge()
     name="osclms",
     service_class=Direct,
     workers=settings().workers,
-    traffic={"timeout": PATIENCE},  # of all but what goes the short way
+    traffic={"timeout": 2 * PATIENCE},  # `Edge` is sooner
     logging={"access": {"enabled": False}},
     metrics={"enabled": False},  # ours is at /metrics; BentoML's labels by raw path
     tracing={"excluded_urls": ".*"},
@@ -1018,13 +1038,14 @@ class Service:
         self.intake = intake(settings())
         EDGE.door = settings().door(self.intake.store if self.intake else None)
         EDGE.log_requests, EDGE.traces = settings().log_requests, settings().traces()
-        EDGE.open(load(settings(), self.intake, served.folder))
+        EDGE.open(load(settings(), self.intake, served.folder, verify=False))  # `check` has
         settle()
         self.ended, self.turn = Event(), Lock()
         Thread(target=EDGE.door.ring.follow, args=(self.ended,), daemon=True).start()
         Thread(target=self.swap, args=(served,), daemon=True).start()
         Thread(target=self.follow, daemon=True).start()
         leaving.slowly(settings().drain, EDGE.leave)
+        leaving.with_parent()
 
     def swap(self, served: Edition) -> None:
         """Serve whichever champion is promoted, or written anew, while this worker runs. Nothing holds the old one."""

@@ -22,6 +22,7 @@ from serving.bundle import BundleError, champion
 from serving.door import RATES, Door, Meter, shared
 from serving.keys import PUBLISHABLE, SECRET, Keyring
 from serving.placements import FILE as PLACEMENTS
+from serving.rules import OTHER
 from serving.schemas import Moment
 from serving.store import Store, address
 from serving.tokens import Tokens
@@ -36,6 +37,7 @@ SMTP = re.compile(r"smtps?://(?:[^\s/@]+@)?(?:[\w.-]+|\[[0-9a-fA-F:]+\])(?::\d{1
 SENDER = re.compile(r"(?:[^<>@\r\n]* )?<[^<>@\s]+@[\w.-]+>|[^<>@\s]+@[\w.-]+")
 POSTAL = 200  # letters of an address at most
 DEFAULT_HOME = Path(".osclms")
+OwnAttribute = Annotated[str, Field(pattern=f"^{re.escape(OTHER)}.")]
 
 
 class SettingsError(ValueError):
@@ -97,6 +99,11 @@ def rate(text: str) -> str:
     return text
 
 
+def parted(text: object) -> object:
+    """Words with commas between."""
+    return [word.strip() for word in text.split(",")] if isinstance(text, str) else text
+
+
 def exporter(name: str) -> str:
     if name not in (names := known()):
         raise ValueError(f"no exporter of this name is installed; known: {', '.join(names)}")
@@ -104,13 +111,14 @@ def exporter(name: str) -> str:
 
 
 class Settings(BaseModel):
-    """OSCLMS_HOME, OSCLMS_BUNDLE, OSCLMS_DATABASE_URL, OSCLMS_AS_OF, OSCLMS_WORKERS; OSCLMS_SECRET for customers'
-    tokens, and with OSCLMS_PUBLIC_URL and OSCLMS_SHOP_URL for the links of mails. OSCLMS_ASK_KEYS asks for keys on
-    loopback too; OSCLMS_RATE_SECRET and OSCLMS_RATE_PUBLISHABLE say how often; OSCLMS_WAITING how many requests may
-    wait for a worker, OSCLMS_DRAIN how many seconds one goes on that is to end, OSCLMS_LOG_REQUESTS that each request
-    is logged, OSCLMS_TRACE_SHARE what share of them is traced, and OSCLMS_TRACE_TO where to. Messages leave from
-    OSCLMS_MAIL_FROM by OSCLMS_SMTP_URL, or by OSCLMS_WEBHOOK_URL, signed with OSCLMS_WEBHOOK_SECRET; their footers
-    tell OSCLMS_MAIL_ADDRESS, where the shop is."""
+    """OSCLMS_HOME, OSCLMS_BUNDLE, OSCLMS_DATABASE_URL, OSCLMS_AS_OF, OSCLMS_WORKERS; OSCLMS_SECRET for
+    customers' tokens, and with OSCLMS_PUBLIC_URL and OSCLMS_SHOP_URL for the links of mails. OSCLMS_ASK_KEYS
+    asks for keys on loopback too; OSCLMS_RATE_SECRET and OSCLMS_RATE_PUBLISHABLE say how often; OSCLMS_WAITING
+    how many requests may wait for a worker, OSCLMS_DRAIN how many seconds one goes on that is to end;
+    OSCLMS_PUBLIC_ATTRIBUTES which of the shop's own attributes of products pages may name in rules;
+    OSCLMS_LOG_REQUESTS that each request is logged, OSCLMS_TRACE_SHARE what share of them is traced, and
+    OSCLMS_TRACE_TO where to. Messages leave from OSCLMS_MAIL_FROM by OSCLMS_SMTP_URL, or by OSCLMS_WEBHOOK_URL,
+    signed with OSCLMS_WEBHOOK_SECRET; their footers tell OSCLMS_MAIL_ADDRESS, where the shop is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -132,6 +140,7 @@ class Settings(BaseModel):
     rate_publishable: Annotated[str, AfterValidator(rate)] = RATES[PUBLISHABLE]
     waiting: PositiveInt = WAITING
     drain: Annotated[float, Field(ge=0, le=600)] = 1.0
+    public_attributes: Annotated[tuple[OwnAttribute, ...], BeforeValidator(parted)] = ()
     log_requests: bool = False
     trace_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     trace_to: Annotated[str, AfterValidator(exporter)] = LOG

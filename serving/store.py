@@ -928,7 +928,9 @@ def _migrate(db: sa.Connection, name: str, version: str | None) -> None:
 
 
 def _subject(key: str, customer_id: str) -> str:
-    return hmac.new(bytes.fromhex(key), customer_id.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
+    return hmac.new(
+        bytes.fromhex(key), customer_id.encode(errors="surrogatepass"), hashlib.sha256
+    ).hexdigest()
 
 
 def insert(db: sa.Connection, table: str, rows: Sequence[Row]) -> None:

@@ -12,7 +12,6 @@ from zlib import crc32
 
 import httpx
 import pytest
-from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from web import NOW, OTHER, SHOP, TOKEN, TOKENS, Web
@@ -251,6 +250,25 @@ def test_an_event_id_of_a_page_leaves_room_for_its_key(web: Web) -> None:
     assert told_by(web, PUBLISHABLE, "x" * 192)["error"] == "event_id is longer than 191"
     assert told_by(web, SECRET, "x" * 200)["status"] == "accepted"
     assert told_by(web, SECRET, "x" * 201)["error"] == "event_id is longer than 200"
+
+
+def test_a_page_names_attributes_that_are_for_everybody_alone(made: Callable[..., Web]) -> None:
+    """By rules it could find out what a product's value is, and which attributes there are."""
+    web = made()
+    web.site.public = (*web.site.public, "attributes.color")
+
+    def asked(kind: str, attribute: str) -> httpx.Response:
+        rule = {"rule": "include", "attribute": attribute, "values": ["1"]}
+        return web.ask("POST", LIST, kind=kind, origin=SHOP, json={"rules": [rule]})
+
+    for name in ("attributes.margin", "cost"):
+        says = refused(asked(PUBLISHABLE, name), 403).error
+        assert "brand, category, need, size, group_id, attributes.color" in says and name not in says
+        assert asked(SECRET, name).status_code == 400  # there is no such attribute
+    assert asked(PUBLISHABLE, "brand").status_code == 200
+    assert "there is no attribute" in refused(asked(PUBLISHABLE, "attributes.color"), 400).error
+    sale = {"rule": "price", "most": 5}
+    assert web.ask("POST", LIST, kind=PUBLISHABLE, origin=SHOP, json={"rules": [sale]}).status_code == 200
 
 
 # --- pages of other origins --------------------------------------------------------------------------------
@@ -531,14 +549,8 @@ def test_what_takes_too_long_is_counted_and_told_in_the_log(
     caplog.set_level(logging.INFO, "osclms")
     counted, _ = metrics.answered("get_customer", "none", 504)
     before = counted._value.get()
-    bounded = TimeoutMiddleware(web.edge, 0.1)  # as BentoML puts it around what does not go the short way
-
-    async def ask() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(bounded), base_url="http://here") as http:
-            bearer = {"Authorization": f"Bearer {web.keys[SECRET]}"}
-            return await http.get(f"/v1/customers/{WHO}", headers=bearer)
-
-    assert asyncio.run(ask()).status_code == 504
+    monkeypatch.setattr("serving.service.PATIENCE", 0.1)
+    assert "ask again" in refused(web.ask("GET", f"/v1/customers/{WHO}", kind=SECRET), 504).error
     assert counted._value.get() == before + 1
     told = [vars(record)[logs.ABOUT] for record in caplog.records if record.message == "request"]
     assert [(about["route"], about["status"]) for about in told] == [("get_customer", 504)]

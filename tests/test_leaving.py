@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import psutil  # type: ignore[import-untyped]
 import pytest
 import running
 import tiny
@@ -47,6 +48,17 @@ def server(home: Path, keys: dict[str, str], tmp_path_factory: pytest.TempPathFa
     server = start("serving.service:Service", tmp_path_factory.mktemp("bento"), settings)
     yield server
     stop(server)
+
+
+def test_workers_end_with_who_started_them(home: Path, tmp_path: Path) -> None:
+    """Killed as for want of memory, it tells them nothing; the port is free again, and a new one may start."""
+    server = start("serving.service:Service", tmp_path, {"home": str(home), "as_of": running.AS_OF})
+    workers = psutil.Process(server.process.pid).children(recursive=True)
+    server.process.kill()
+    _, left = psutil.wait_procs(workers, timeout=30)
+    for worker in left:
+        worker.kill()
+    assert workers and not left
 
 
 def test_elsewhere_than_here_it_starts_with_keys_alone(tmp_path: Path) -> None:

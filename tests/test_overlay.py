@@ -114,6 +114,12 @@ def test_a_new_product_is_found_by_what_it_is(engine: Engine) -> None:
         "spelt"
     }
     assert set(listed(now, "similar", product_ids=("rye",), limit=4)) == bread
+    asked = RecommendRequest(product_ids=("spelt",), limit=20, explain=True)
+    parts = {
+        i.product_id: i.parts or {} for i in now.recommend("similar", asked, at=UNTIL).items if not i.filled
+    }
+    others = [of["als:products"] for name, of in parts.items() if name != "rye"]
+    assert parts["rye"]["als:products"] == pytest.approx(np.mean(others), abs=1e-5)  # which nobody knows yet
     new = now.recommend("new_arrivals", RecommendRequest(), at=UNTIL).items
     assert [(i.title, i.price, i.story, i.filled) for i in new if i.product_id == "rye"] == [
         ("Rye bread", 4.0, "Be the first to try it", False)

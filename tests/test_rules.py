@@ -194,6 +194,31 @@ def test_what_one_rule_reserved_another_leaves_there(tmp_path: Path) -> None:
         assert len(found) == 10 and min(held["A"], held["B"]) >= 2
 
 
+@pytest.mark.parametrize("explain", [False, True])
+def test_what_is_reserved_has_its_places_where_few_of_a_kind_may_be(tmp_path: Path, explain: bool) -> None:
+    """The best sellers of the one category that the reserved are of would use up what may be of it."""
+    goods: dict[str, dict[str, Any]] = {
+        f"p{n:02}": {
+            "title": f"P {n}", "brand": "Rare" if n in (8, 9) else f"B{n}", "price": 1.0,
+            "category": ["food" if n < 10 else f"else {n % 4}"],
+        }
+        for n in range(20)
+    }  # fmt: skip
+    baskets = [("anna", f"o{n}", n, " ".join(list(goods)[: 20 - n])) for n in range(20)]
+    engine = Engine(tiny.bundle(tmp_path / "1", baskets, goods))
+    rules = (
+        {"rule": "at_most", "attribute": "category", "count": 3},
+        {"rule": "reserve", "attribute": "brand", "values": ["Rare"], "share": 0.25},
+    )
+    for limit, least in ((4, 1), (8, 2), (12, 2)):
+        items = listed(engine, *rules, limit=limit, explain=explain, customer_id="bert")
+        held = Counter(str(goods[item.product_id]["category"]) for item in items)
+        rare = sum(goods[item.product_id]["brand"] == "Rare" for item in items)
+        assert (len(items), rare) == (limit, least) and max(held.values()) == 3
+        plain = listed(engine, rules[0], limit=limit, customer_id="bert")
+        assert items[0].product_id == plain[0].product_id
+
+
 def test_a_list_is_filled_anew_for_few_rules_alone() -> None:
     about = {"rule": "reserve", "attribute": "brand", "values": ["Fine"], "share": 0.1}
     assert RecommendRequest.model_validate({"rules": [about] * 5}).rules

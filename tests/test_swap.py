@@ -48,7 +48,9 @@ def test_a_swap_under_load_fails_no_request_and_mixes_none(shop_home: Path, tmp_
     home, ended = tmp_path / "home", Event()
     shutil.copytree(shop_home, home)
     other, broken = another(home, "2"), another(home, "3")
-    (broken / "items.npy").unlink()
+    with (broken / "next_best.ranked.npy").open("r+b") as file:  # what of it is read looks like a ranking
+        file.seek(-1_600, 2)
+        file.write(bytes(800))
     (tmp_path / "bentoml").mkdir()
     settings = {"home": str(home), "as_of": AS_OF, "workers": "2"}
     server = start("serving.service:Service", tmp_path / "bentoml", settings)
@@ -89,7 +91,7 @@ def test_a_swap_under_load_fails_no_request_and_mixes_none(shop_home: Path, tmp_
     assert set(after) == {"2"}
     refused = next(line for line in metrics.splitlines() if line.startswith("osclms_champion_refused_total"))
     assert float(refused.split()[-1]) == 2  # once by each worker
-    assert f"bundle {broken} lacks items.npy" in server.log.read_text()
+    assert f"bundle {broken}: next_best.ranked.npy is not what was written" in server.log.read_text()
 
 
 def test_what_cannot_be_made_waits_for_the_next_and_is_tried_once() -> None:
