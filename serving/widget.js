@@ -169,12 +169,15 @@ class Recommendations extends HTMLElement {
     const round = ++this.#round;
     await null; // attributes that are set one after the other are one question
     if (round !== this.#round) return;
-    const answer = await this.#ask(anew).catch((fault) => fault);
+    let answer = await this.#ask(anew).catch((fault) => fault);
     if (round !== this.#round) return;
+    if (answer.items?.length) {
+      try { this.#show(answer); }
+      catch (fault) { answer = fault; } // items that are none of ours
+    }
     const failed = answer instanceof Error;
     const items = failed ? [] : answer.items;
-    if (items.length) this.#show(answer);
-    else await this.#clear();
+    if (!items.length) await this.#clear();
     if (round !== this.#round) return;
     const detail = failed ? { message: answer.message } : { recommendation_id: answer.recommendation_id, items };
     this.dispatchEvent(new CustomEvent(failed ? "error" : items.length ? "rendered" : "empty", { detail }));
@@ -305,7 +308,7 @@ class Recommendations extends HTMLElement {
     while (left() && turn === this.#turn && this.isConnected) {
       if (this.#inView) await (calm.matches ? this.#unseen() : frame());
       if (turn !== this.#turn) return;
-      nearer(sizes, goal, this.#inView && !calm.matches ? STEP / moving.size : Infinity);
+      nearer(sizes, goal, this.#inView && !calm.matches ? STEP / moving.size : Infinity, open);
       this.#setSizes(sizes);
     }
     const rest = () => turn === this.#turn && moving.delete(this);
@@ -388,13 +391,16 @@ class Recommendations extends HTMLElement {
   static { document.addEventListener("visibilitychange", () => this.#pageChanged()); }
 }
 
-// One step of at most `most` px in all from sizes towards goal, in place.
-function nearer(sizes, goal, most) {
-  sizes.forEach((size, place) => {
-    const step = Math.sign(goal[place] - size) * Math.min(Math.abs(goal[place] - size), most);
+// One step of at most `most` px in all from sizes towards goal, in place. What is taken away last comes back first: else
+// what follows an element would stand on it until its margin is back.
+function nearer(sizes, goal, most, open) {
+  for (let turn = 0; turn < sizes.length; turn++) {
+    const place = open ? sizes.length - 1 - turn : turn;
+    const left = goal[place] - sizes[place];
+    const step = Math.sign(left) * Math.min(Math.abs(left), most);
     sizes[place] += step;
     most -= Math.abs(step);
-  });
+  }
 }
 
 customElements.define(NAME, Recommendations);

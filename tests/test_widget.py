@@ -52,6 +52,7 @@ ANSWERS: dict[str, Answer] = {
     "slow and empty": (SLOW, 200, listed()),
     "error": (0, 500, {"error": "something went wrong here", "fields": []}),
     "no JSON": (0, 502, None),
+    "another shape": (0, 200, {"items": [{"foo": 1}, None]}),
 }
 
 
@@ -183,6 +184,7 @@ OUTCOMES = {
     "slow and empty": "empty",
     "error": "error",
     "no JSON": "error",
+    "another shape": "error",
 }
 LOW = (
     f"{ELEMENT} {{ --osclms-row: 40px; --osclms-image: 10px }}"  # so that tests need not wait for it to close
@@ -256,6 +258,18 @@ def test_an_element_that_comes_to_life_after_the_first_paint_shifts_nothing(
         arg=answer == "slow",
     )
     assert page.evaluate("window.shifts") == []
+
+
+def test_while_it_opens_it_lies_on_nothing(page: Page, stall: Stall) -> None:
+    """Of the room that it takes the margins come first."""
+    visit(page, stall, style=LOW, script="defer")
+    over = f"""(() => {{
+      const element = document.querySelector("{ELEMENT}"), after = document.querySelector("#after");
+      const {{ bottom, height }} = element.getBoundingClientRect();
+      return height > 10 && height < 40 ? String(bottom - after.getBoundingClientRect().top) : null;
+    }})()"""
+    assert float(page.wait_for_function(over, polling="raf").json_value()) <= 0
+    assert said(page) == ["rendered"] and page.evaluate("window.shifts") == []
 
 
 def test_below_the_view_it_closes_at_once(page: Page, stall: Stall) -> None:
