@@ -185,10 +185,13 @@ class Purchases:
     ask: Ask
 
     def last(self) -> tuple[Ints, Array, Array]:
-        """(items, when each was bought last, seconds between its purchases: the customer's own, else everybody's)."""
+        """(items, when each was bought last, seconds between the days of its purchases: the customer's own, else
+        everybody's)."""
         person = self.ask.person
         items, place = np.unique(person.items, return_inverse=True)
-        at, times = person.at, np.bincount(place, minlength=len(items))
+        at = person.at
+        days = np.unique(np.stack([place, at // DAY]), axis=1)[0]  # of a day, several are one
+        times = np.bincount(days, minlength=len(items))
         last, first = np.zeros(len(items), np.int64), np.full(len(items), np.iinfo(np.int64).max)
         np.maximum.at(last, place, at)
         np.minimum.at(first, place, at)

@@ -84,7 +84,7 @@ class Placement:
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     rules: tuple[str, ...] = ()
     fill: tuple[Step, ...] = ()
-    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 10
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT, strict=True)] = 10
     complements_only: bool = False
     policy: Rules = ()
     cache_seconds: Annotated[int, Field(ge=0)] = 0
@@ -279,7 +279,7 @@ def read_placements(path: Path, base: Mapping[str, Placement]) -> Mapping[str, P
     if not path.exists():
         return base
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PlacementsError(path, f"{path}: {error}") from error
     found, faults = dict(base), list[Fault]()
@@ -381,7 +381,7 @@ def refuse(path: Path, faults: Sequence[Fault]) -> None:
     """Raise PlacementsError that tells all faults, each by its line, where there are any."""
     if not faults:
         return
-    text, by_line = path.read_text(encoding="utf-8"), dict[int, list[str]]()
+    text, by_line = path.read_text(encoding="utf-8-sig"), dict[int, list[str]]()
     for place, says in faults:
         name = ".".join(step for step in place if isinstance(step, str))
         by_line.setdefault(line_of(text, place), []).append(f"{name}: {says}")

@@ -119,6 +119,15 @@ def test_what_was_bought_comes_again_as_its_category_allows(shop: Engine) -> Non
     assert {"bread", "milk"} <= names(listed(shop, due, at=UNTIL + timedelta(days=2)))
 
 
+def test_two_orders_of_a_day_make_no_rhythm(tmp_path: Path) -> None:
+    """What was bought twice within minutes is due when it is for others, not at once."""
+    baskets = [*GROCERIES, ("finn", "f1", 50, "bread milk"), ("finn", "f2", 50.01, "bread")]
+    engine = Engine(tiny.bundle(tmp_path / "1", baskets, GOODS))
+    due = {"rule": "repeat", "after": "due"}
+    assert "bread" not in names(listed(engine, due, customer_id="finn"))
+    assert "bread" in names(listed(engine, due, customer_id="finn", at=UNTIL + timedelta(days=200)))
+
+
 def test_a_boost_moves_what_it_names(shop: Engine) -> None:
     plain = [item.product_id for item in listed(shop)]
     last = plain[-2]

@@ -89,9 +89,13 @@ def half_named(ask: Callable[..., Task], bundle: Bundle, future: Future) -> Task
     return replace(task, requests=requests)
 
 
-# A training in a hurry learns from fewer windows.
+# A training in a hurry learns from fewer windows. Whether to make an offer takes as many questions as ever, as few of
+# them are answered by one that is taken.
 QUICK: Mapping[str, Ranking] = {
-    name: replace(ranking, windows=1, rounds=120, rate=0.06, most=2_000) for name, ranking in RANKINGS.items()
+    name: replace(
+        ranking, windows=1, rounds=120, rate=0.06, most=8_000 if ranked_by(name)[1] == WORTH else 2_000
+    )
+    for name, ranking in RANKINGS.items()
 }
 
 
