@@ -336,3 +336,7 @@ def test_a_table_in_another_encoding_is_told(tmp_path: Path) -> None:
     path.write_bytes('[cart]\nlike = "cross_sell"\nabout = "für"\n'.encode("latin-1"))
     with pytest.raises(PlacementsError, match="utf-8"):
         read_placements(path, PLACEMENTS)
+    path.write_bytes("\ufeff[trending]\nlimit = 3\n".encode())  # as some editors write it
+    assert read_placements(path, PLACEMENTS)["trending"].limit == 3
+    with pytest.raises(PlacementsError, match=r"line 2: trending\.limit"):
+        read_placements(written(tmp_path, "[trending]\nlimit = true\n"), PLACEMENTS)
