@@ -267,7 +267,8 @@ def erase(
             told, says = done.as_dict(), str(done)
     print_json(told) if as_json else out.print(says, highlight=False, soft_wrap=True)
     if unread := told.get("unread"):
-        says = f"not read, and may name the erased: {', '.join(unread)}; remove them, or write them anew"
+        says = f"not read, and may name the erased: {', '.join(unread)}; remove them:"
+        says += " nothing here knows the addresses of the erased any more"
         err.print(says, highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(1)
 

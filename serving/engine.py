@@ -171,10 +171,12 @@ class Chosen:
         for column in vars(self).values():
             del column[place]
 
-    def turn(self, count: int) -> None:
-        """Put the first so many behind the others."""
+    def arrange(self, natural: Sequence[int]) -> None:
+        """Put what stands in another list into its order, and the rest behind it."""
+        rank = {item: place for place, item in enumerate(natural)}
+        order = sorted(range(len(self.items)), key=lambda place: rank.get(self.items[place], len(rank)))
         for column in vars(self).values():
-            column[:] = column[count:] + column[:count]
+            column[:] = [column[place] for place in order]
 
 
 @dataclass(frozen=True)
@@ -190,13 +192,14 @@ class Purchases:
         person = self.ask.person
         items, place = np.unique(person.items, return_inverse=True)
         at = person.at
-        days = np.unique(np.stack([place, at // DAY]), axis=1)[0]  # of a day, several are one
+        days = np.unique((place << 32) + at // DAY) >> 32  # of a day, several are one
         times = np.bincount(days, minlength=len(items))
         last, first = np.zeros(len(items), np.int64), np.full(len(items), np.iinfo(np.int64).max)
         np.maximum.at(last, place, at)
         np.minimum.at(first, place, at)
         own = (last - first) / np.maximum(times - 1, 1)
-        return items, last, np.where(times > 1, own, self.engine.pairs.facts[items, GAP] * DAY)
+        known = (times > 1) & (last - first >= DAY)  # midnight may lie between two of an evening
+        return items, last, np.where(known, own, self.engine.pairs.facts[items, GAP] * DAY)
 
 
 @dataclass(frozen=True)
@@ -483,6 +486,7 @@ class Engine:
     def choose(self, row: Placement, ask: Ask, *, explain: bool = False) -> Chosen:
         """The placement's list, with the places in it that rules reserve."""
         chosen = self.gather(row, ask, Chosen(), explain=explain)
+        natural = list(chosen.items)
         promised = list[tuple[Mask, int]]()  # what is reserved so far, and how many of it there must be
         for rule in kept(ask.rules, Reserve):
             inside, least = self.shelf.where(rule.attribute, rule.values), ceil(rule.share * ask.limit)
@@ -495,26 +499,25 @@ class Engine:
             promised.append((inside, least))
             for rules in ((*ask.rules, those(rule)), ask.rules):  # what finds no such product is given back
                 self.gather(row, replace(ask, rules=rules), chosen, explain=explain)
-        if kept(ask.rules, AtMost) and any(of[chosen.items].sum() < least for of, least in promised):
-            return self.reserved_first(row, ask, promised, explain=explain)
+        if kept(ask.rules, AtMost) and (short := lacking(promised, chosen)):
+            other = self.reserved_first(row, ask, promised, explain=explain)
+            if lacking(promised, other) < short:
+                other.arrange(natural)
+                return other
         return chosen
 
     def reserved_first(
         self, row: Placement, ask: Ask, promised: Sequence[tuple[Mask, int]], *, explain: bool
     ) -> Chosen:
         """The list that keeps its reserved places where products of others would use up what may be there at most:
-        they are chosen before the others, and stand behind them."""
+        they are chosen before the others."""
         chosen = Chosen()
-        for rule, (inside, least) in zip(kept(ask.rules, Reserve), promised, strict=True):
-            missing = max(least - int(inside[chosen.items].sum()), 0)
-            room = min(len(chosen.items) + missing, ask.limit)
+        for rule, promise in zip(kept(ask.rules, Reserve), promised, strict=True):
+            room = min(len(chosen.items) + lacking([promise], chosen), ask.limit)
             self.gather(
                 row, replace(ask, rules=(*ask.rules, those(rule)), limit=room), chosen, explain=explain
             )
-        first = len(chosen.items)
-        self.gather(row, ask, chosen, explain=explain)
-        chosen.turn(first)
-        return chosen
+        return self.gather(row, ask, chosen, explain=explain)
 
     def gather(self, row: Placement, ask: Ask, chosen: Chosen, *, explain: bool) -> Chosen:
         """Add from the placement's own sources, then from its fill, step by step, until the list is long enough.
@@ -742,10 +745,10 @@ class Engine:
         """
         proposed, items, scores = self.candidates(sources, allowed, ask)
         parts = np.stack([s.weight * scaled(of) for s, of in zip(sources, scores, strict=True)])
+        lead = credited(proposed, parts, items)
         self.give_voice(sources, items, parts)
         total = parts.sum(axis=0)
         ranker = self.ranker(row, ask) if row else None
-        lead = credited(proposed, parts, items)
         moves = movers(ask)
         if row and ranker:
             best = None if moves or picky(ask) else ask.limit
@@ -1154,6 +1157,11 @@ def movers(ask: Ask) -> list[Mover]:
 def picky(ask: Ask) -> bool:
     """Whether what a list holds already decides what may follow."""
     return bool(kept(ask.rules, AtMost | Diverse))
+
+
+def lacking(promised: Iterable[tuple[Mask, int]], chosen: Chosen) -> int:
+    """How many of its promised places a list lacks."""
+    return sum(max(least - int(inside[chosen.items].sum()), 0) for inside, least in promised)
 
 
 def those(rule: Reserve) -> Include:

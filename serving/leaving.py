@@ -1,11 +1,13 @@
 """Leaving: a worker that is told to end says first that it is not ready, and ends a little later."""
 
 import ctypes
+import os
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
 
+PARENT = os.getppid()  # of a worker, as it begins
 DIES = 1  # prctl's PR_SET_PDEATHSIG, of Linux
 
 
@@ -14,6 +16,8 @@ def with_parent() -> None:
     port, and answer for ever."""
     if prctl := getattr(ctypes.CDLL(None), "prctl", None):
         prctl(DIES, signal.SIGTERM)
+    if os.getppid() != PARENT:  # it has gone already
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def slowly(seconds: float, leave: Callable[[], None]) -> None:

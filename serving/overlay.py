@@ -140,7 +140,7 @@ class Overlay:
 
     @cached_property
     def titled(self) -> dict[str, Ints]:
-        """The bundle's products by the words of their titles."""
+        """The bundle's products by the words of their titles, as they were then."""
         found: dict[str, list[int]] = {}
         for item in range(len(self.known)):
             for word in words_of(self.base.catalog, item):

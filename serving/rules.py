@@ -110,11 +110,12 @@ class Shelf:
 
     def check(self, attribute: str) -> None:
         """Raises RequestError for an attribute that the catalogue does not have."""
-        if attribute in PLAIN or (
-            attribute.startswith(OTHER) and attribute.removeprefix(OTHER) in self.others
-        ):
-            return
-        raise self.unknown(attribute)
+        if not self.has(attribute):
+            raise self.unknown(attribute)
+
+    def has(self, attribute: str) -> bool:
+        own = attribute.removeprefix(OTHER)
+        return attribute in PLAIN or attribute in self.expected or (own != attribute and own in self.others)
 
     def unknown(self, attribute: str) -> RequestError:
         known = ", ".join((*PLAIN, *(OTHER + name for name in sorted(self.others))))
@@ -122,8 +123,7 @@ class Shelf:
 
     def other(self, attribute: str) -> Mapping[int, set[str]]:
         """The values of one of the product list's own attributes, by item; of items that have any."""
-        if attribute not in self.expected:
-            self.check(attribute)
+        self.check(attribute)
         return self.others.get(attribute.removeprefix(OTHER), {}) if attribute.startswith(OTHER) else {}
 
     @cached_property

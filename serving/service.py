@@ -14,7 +14,7 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from copy import copy
 from datetime import datetime
 from functools import cache, lru_cache, partial, wraps
@@ -62,7 +62,7 @@ from serving.links import Links
 from serving.openapi import Operation, document
 from serving.placements import Placement, PlacementsError
 from serving.profile import Everybody
-from serving.rules import PLAIN, Rule
+from serving.rules import PLAIN
 from serving.schemas import (
     ErrorBody,
     FieldError,
@@ -401,19 +401,25 @@ class Site:
     def unsealed(self, asked: RecommendRequest, request: Request) -> RecommendRequest:
         """The same question by the customer in its token. Raises RequestError for a token that names none, and for a
         rule that would tell a page what is not for everybody."""
-        if asked.rules and not caller(request).may(ALL):
-            self.check_public(asked.rules)
+        if (asked.rules or asked.explain) and not caller(request).may(ALL):
+            self.check_public(asked)
         named = self.named(asked.customer_id, asked.customer_token, request)
         if named == asked.customer_id:
             return asked
         return asked.model_copy(update={"customer_id": named, "customer_token": None})
 
-    def check_public(self, rules: Sequence[Rule]) -> None:
-        """Raises RequestError, 403, for an attribute that pages may not name: by rules its values could be found."""
-        if any(getattr(rule, "attribute", None) not in (None, *self.public) for rule in rules):
-            known = ", ".join(self.public)
-            says = f"this key may name {known}, and what OSCLMS_PUBLIC_ATTRIBUTES adds"
-            raise RequestError("rules", says, 403)
+    def check_public(self, asked: RecommendRequest) -> None:
+        """Raises RequestError, 403, for an attribute that pages may not name, as rules would tell its values, and for
+        `explain`, which counts what the shop's own rules took out."""
+        if asked.explain:
+            raise RequestError("explain", "this key may not ask why: a secret one may", 403)
+        known = ", ".join(self.public)
+        for name in (getattr(rule, "attribute", None) for rule in asked.rules):
+            if name not in (None, *self.public):
+                says = f"this key may name {known}, and what OSCLMS_PUBLIC_ATTRIBUTES adds"
+                raise RequestError("rules", says, 403)
+            if name and not self.engine.shelf.has(name):
+                raise RequestError("rules", f"no product has {name}; this key may name {known}")
 
     def named(self, customer_id: str | None, token: str | None, request: Request) -> str | None:
         """Who is asked or told about: by a token, or by an id from who may name customers by it."""
@@ -836,12 +842,12 @@ class Edge:
                     await self.router(scope, receive, sent)
         except ClientDisconnect:
             return
-        except TimeoutError as error:
-            if sent.status:
-                raise  # what was begun cannot be told otherwise
-            late = RequestError("service", f"no answer within {PATIENCE} seconds: ask again", 504)
-            await explained(late if bound.expired() else error, scope)(scope, receive, sent)
         except Exception as error:
+            if sent.status:  # what was begun cannot be told otherwise
+                self.record(scope, sent.status, time.perf_counter() - started)
+                raise
+            if isinstance(error, TimeoutError) and bound.expired():
+                error = RequestError("service", f"no answer within {PATIENCE} seconds: ask again", 504)
             await explained(error, scope)(scope, receive, sent)
         self.record(scope, sent.status, time.perf_counter() - started)
 
@@ -910,10 +916,10 @@ def intake(settings: Settings) -> events.Intake | None:
     return events.Intake(store) if store else None
 
 
-def load(settings: Settings, intake: events.Intake | None, folder: Path, *, verify: bool = True) -> Site:
-    """The site over a bundle, warmed up; `verify`: not over one whose files are not what was written. Raises
-    BundleError, PlacementsError, FileError and StoreError."""
-    engine = Engine.load(folder, verify=verify, placements=settings.placements())
+def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site:
+    """The site over a bundle whose files are what was written, warmed up. Raises BundleError, PlacementsError,
+    FileError and StoreError."""
+    engine = Engine.load(folder, verify=True, placements=settings.placements())
     tokens = settings.tokens()
     site = Site(
         engine,
@@ -1038,7 +1044,7 @@ class Service:
         self.intake = intake(settings())
         EDGE.door = settings().door(self.intake.store if self.intake else None)
         EDGE.log_requests, EDGE.traces = settings().log_requests, settings().traces()
-        EDGE.open(load(settings(), self.intake, served.folder, verify=False))  # `check` has
+        EDGE.open(load(settings(), self.intake, served.folder))
         settle()
         self.ended, self.turn = Event(), Lock()
         Thread(target=EDGE.door.ring.follow, args=(self.ended,), daemon=True).start()

@@ -101,7 +101,7 @@ def rate(text: str) -> str:
 
 def parted(text: object) -> object:
     """Words with commas between."""
-    return [word.strip() for word in text.split(",")] if isinstance(text, str) else text
+    return [word.strip() for word in text.split(",") if word.strip()] if isinstance(text, str) else text
 
 
 def exporter(name: str) -> str:

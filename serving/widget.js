@@ -173,7 +173,7 @@ class Recommendations extends HTMLElement {
     if (round !== this.#round) return;
     if (answer.items?.length) {
       try { this.#show(answer); }
-      catch (fault) { answer = fault; } // items that are none of ours
+      catch (fault) { answer = fault; kept.clear(); } // items that are none of ours
     }
     const failed = answer instanceof Error;
     const items = failed ? [] : answer.items;

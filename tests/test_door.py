@@ -266,7 +266,10 @@ def test_a_page_names_attributes_that_are_for_everybody_alone(made: Callable[...
         assert "brand, category, need, size, group_id, attributes.color" in says and name not in says
         assert asked(SECRET, name).status_code == 400  # there is no such attribute
     assert asked(PUBLISHABLE, "brand").status_code == 200
-    assert "there is no attribute" in refused(asked(PUBLISHABLE, "attributes.color"), 400).error
+    none = refused(asked(PUBLISHABLE, "attributes.color"), 400).error
+    assert "no product has attributes.color" in none and "attributes.stock" not in none
+    why = web.ask("POST", LIST, kind=PUBLISHABLE, origin=SHOP, json={"explain": True})
+    assert "explain" in refused(why, 403).error
     sale = {"rule": "price", "most": 5}
     assert web.ask("POST", LIST, kind=PUBLISHABLE, origin=SHOP, json={"rules": [sale]}).status_code == 200
 

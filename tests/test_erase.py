@@ -35,6 +35,7 @@ from serving.ranker import PUBLISHED, RANKED
 from serving.schemas import RecommendRequest
 from serving.store import PERSONAL, Store
 from training.erase import blanked, finish
+from training.lists import lists_without
 from training.publish import Registry
 
 WHO, CARD = "household-4711-erase", "card-4711-erase"
@@ -369,6 +370,45 @@ def test_killed_at_each_step_it_is_run_again(
     assert tries > 15 and holding(home, WHO, CARD) == {} and rows_of(store, WHO, CARD) == 0
     assert not list(home.rglob(".old-*")) and not list(home.rglob(".tmp-*"))
     assert len(answers(home)) == 4 * len(PLACEMENTS)
+
+
+def test_a_bundle_of_an_older_format_is_written_anew_too(home: Path, store: Store) -> None:
+    """Of rankings that held less, and by a manifest that this version does not serve."""
+    folder = home / "bundles" / "1"
+    older = np.zeros((len(np.load(folder / "customers.npy")), PUBLISHED), [("item", "<i4"), ("score", "<f4")])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for path in (folder / "next_best.ranked.npy", folder / "manifest.json"):
+        path.unlink()  # it is also an artifact
+    np.save(folder / "next_best.ranked.npy", older)
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 4}))
+    erase(store, History(home / "history"), WHO, NOW)
+    assert finish(home, store, at=NOW).bundles == 2 and holding(home, WHO, CARD) == {}
+    assert json.loads((folder / "manifest.json").read_text())["format"] == 4
+    assert (np.load(folder / "next_best.ranked.npy")["item"] == -1).any(axis=1).sum() == 1
+
+
+def test_lists_are_read_as_people_leave_them(tmp_path: Path) -> None:
+    """Hidden, in capitals, with a quote that nobody closed, as other JSON; who is not erased stays."""
+    gone = {"bob", "anna smith", "None"}.__contains__
+    texts = {
+        ".hidden.csv": ("customer_id,name\n1,x\nbob,y\n", "customer_id,name\n1,x\n"),
+        "A.CSV": ("customer_id\nbob\nzoe\n", "customer_id\nzoe\n"),
+        "open.csv": ('customer_id,name\n1,"open\nbob,x\nzoe,y\n', 'customer_id,name\n1,"open\nzoe,y\n'),
+        "lines.ndjson": (
+            '{"customer_id":"zoe"}\n{"Customer_ID":"bob"}\n["anna smith"]\n'
+            '[{"who":"bob"}]\n{"customer_id":"anna smith\n',
+            '{"customer_id":"zoe"}\n',
+        ),
+    }
+    for name, (text, _) in texts.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "wide.txt").write_bytes("bob\n".encode("utf-16"))
+    (tmp_path / "linked.txt").symlink_to(tmp_path / "A.CSV")
+    assert lists_without(tmp_path, gone, set()) == (7, ("linked.txt", "wide.txt"))
+    assert {name: (tmp_path / name).read_text() for name in texts} == {
+        n: left for n, (_, left) in texts.items()
+    }
+    assert not list(tmp_path.glob("*.fresh"))
 
 
 def test_what_cannot_be_read_is_named_and_keeps_nothing_else(home: Path, store: Store) -> None:

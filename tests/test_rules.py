@@ -125,6 +125,14 @@ def test_two_orders_of_a_day_make_no_rhythm(tmp_path: Path) -> None:
     engine = Engine(tiny.bundle(tmp_path / "1", baskets, GOODS))
     due = {"rule": "repeat", "after": "due"}
     assert "bread" not in names(listed(engine, due, customer_id="finn"))
+    evening = [
+        *GROCERIES,
+        ("finn", "f1", 50.49, "bread milk"),
+        ("finn", "f2", 50.51, "bread"),
+    ]  # over midnight
+    assert "bread" not in names(
+        listed(Engine(tiny.bundle(tmp_path / "2", evening, GOODS)), due, customer_id="finn")
+    )
     assert "bread" in names(listed(engine, due, customer_id="finn", at=UNTIL + timedelta(days=200)))
 
 
@@ -226,6 +234,24 @@ def test_what_is_reserved_has_its_places_where_few_of_a_kind_may_be(tmp_path: Pa
         assert (len(items), rare) == (limit, least) and max(held.values()) == 3
         plain = listed(engine, rules[0], limit=limit, customer_id="bert")
         assert items[0].product_id == plain[0].product_id
+
+
+def test_what_is_reserved_stays_in_its_place_where_there_is_too_little_of_it(tmp_path: Path) -> None:
+    goods: dict[str, dict[str, Any]] = {
+        f"p{n:02}": {
+            "title": f"P {n}",
+            "brand": "Rare" if n < 2 else "B",
+            "price": 1.0,
+            "category": [f"c{n}"],
+        }
+        for n in range(20)
+    }
+    baskets = [("anna", f"o{n}", n, " ".join(list(goods)[: 20 - n])) for n in range(20)]
+    engine = Engine(tiny.bundle(tmp_path / "1", baskets, goods))
+    most = {"rule": "at_most", "attribute": "category", "count": 3}
+    half = {"rule": "reserve", "attribute": "brand", "values": ["Rare"], "share": 0.5}
+    ids = [[i.product_id for i in listed(engine, *r, customer_id="bert")] for r in ((most,), (most, half))]
+    assert ids[0] == ids[1] and ids[0][:2] == ["p00", "p01"]
 
 
 def test_a_list_is_filled_anew_for_few_rules_alone() -> None:

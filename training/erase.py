@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from features.history import History
 from features.interactions import Ids, used
 from features.judge import Row
-from serving.bundle import IDS, ROWS, read_manifest, sha256
+from serving.bundle import IDS, ROWS, sha256
 from serving.identities import identities_now, ids_of
 from serving.outgoing import DEAD, OUTBOX, messages_of, stem_of
 from serving.people import bar, history_rows
-from serving.ranker import ENDED, RANKED_SUFFIX
+from serving.ranker import RANKED_SUFFIX
 from serving.store import LIVE, Mark, Store
 from training.lists import lists_without, signs_of, sweep
 from training.publish import (
@@ -179,11 +179,10 @@ def forgotten_by(folder: Path, ids: set[str]) -> bool:
     for name, array in changed.items():
         (fresh / name).unlink()  # the file is also in the old folder
         np.save(fresh / name, np.ascontiguousarray(array))
-    manifest = read_manifest(folder)
-    files = {**manifest.files, **{name: sha256(fresh / name) for name in changed}}
+    manifest = json.loads((folder / "manifest.json").read_text())  # of an older format, too
+    manifest["files"] |= {name: sha256(fresh / name) for name in changed}
     (fresh / "manifest.json").unlink()
-    whole = manifest.model_copy(update={"files": files})
-    (fresh / "manifest.json").write_text(whole.model_dump_json(indent=1) + "\n")
+    (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     fsync_tree(fresh)
     old = folder.with_name(f".old-{folder.name}")
     replace(folder, old)
@@ -219,7 +218,9 @@ def learned_without(folder: Path, gone: NDArray[np.bool_]) -> dict[str, NDArray[
         found |= cells_without(folder, path.name.removesuffix("indptr.npy"), gone)
     for path in folder.glob(f"*{RANKED_SUFFIX}"):
         ranked = np.load(path)
-        ranked[gone] = ENDED
+        ended = np.zeros((), ranked.dtype)  # of whichever format the bundle is
+        ended["item"] = -1
+        ranked[gone] = ended
         found[path.name] = ranked
     return found
 

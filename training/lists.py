@@ -33,6 +33,7 @@ OURS = (  # folders of a home that other hands clean, or that hold nobody
         "choices",
     ),
 )
+QUOTED = re.compile(r'"([^"]*)')
 REJECTS, FRESH = "rejects", ".fresh"
 WORDS = re.compile(r"[^\s,;|/\"']+")
 APART = ",;\t|"
@@ -45,18 +46,28 @@ def lists_without(home: Path, gone: Gone, signs: Collection[str]) -> tuple[int, 
     """Take the erased out of every list; (how many lines they had, what could not be read). `signs`: see `signs_of`."""
     count, unread = 0, list[str]()
     for path in lists_in(home):
-        clean = clean_rejects if path.parent == home / REJECTS else CLEAN[path.suffix]
+        clean = clean_rejects if path.parent == home / REJECTS else CLEAN[path.suffix.lower()]
         try:
+            if path.is_symlink() or (clean is not clean_table and is_wide(path)):
+                raise OSError("what it leads to is elsewhere, or in another encoding")
             count += clean(path, gone, signs)
         except (OSError, pa.ArrowException):
             unread.append(path.relative_to(home).as_posix())
+            path.with_name(f".{path.name}{FRESH}").unlink(missing_ok=True)
     return count, tuple(unread)
+
+
+def is_wide(path: Path) -> bool:
+    """Whether a text is of two bytes or more a letter, as some tables are saved."""
+    with path.open("rb") as file:
+        begins = file.read(4_096)
+    return begins.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in begins
 
 
 def lists_in(home: Path) -> Iterator[Path]:
     """Every list in a home that is not in a folder of OURS, and the rejects."""
     yield from sorted((home / REJECTS).glob("*.csv"))
-    yield from (path for path in others(home) if path.suffix in CLEAN and not path.name.startswith("."))
+    yield from (path for path in others(home) if path.suffix.lower() in CLEAN)
 
 
 def sweep(home: Path) -> None:
@@ -126,9 +137,7 @@ def lines_without(lines: Iterable[str], gone: Gone, kept: Callable[[str], object
     """Hand on the lines whose object names none of the erased; of a line that is none, every word may be an id."""
     left_out = 0
     for line in lines:
-        row = object_in(line)
-        names = words_of(line) if row is None else [str(row.get(name)) for name in NAMED]
-        if any(map(gone, names)):
+        if any(map(gone, named_in(line))):
             left_out += 1
         else:
             kept(line)
@@ -144,6 +153,25 @@ def rejects_without(lines: Iterable[str], gone: Gone, kept: Callable[[str], obje
         else:
             kept(raw)
     return left_out
+
+
+def named_in(line: str) -> Iterable[str]:
+    """Whom a line of JSON names; where it is no object, all texts in it, and where it is no JSON, all words."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return [*words_of(line), *map(str.strip, QUOTED.findall(line))]
+    if isinstance(found, dict):
+        return [str(value) for name, value in found.items() if name.casefold() in NAMED and value is not None]
+    return texts_in(found)
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(inner)
+    else:
+        yield str(value)
 
 
 def object_in(text: str) -> dict[str, Any] | None:
@@ -202,5 +230,9 @@ def records(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
             yield line
 
     for found in csv.reader(fed(), delimiter=apart):
-        yield "".join(taken), [field.strip() for field in found]
+        raw = "".join(taken)
+        if len(taken) > 1 and raw.count('"') % 2:  # a quote that nobody closed holds no lines
+            yield from ((line, [field.strip(' "\r\n') for field in line.split(apart)]) for line in taken)
+        else:
+            yield raw, [field.strip() for field in found]
         taken.clear()
