@@ -115,7 +115,7 @@ class Shelf:
 
     def has(self, attribute: str) -> bool:
         own = attribute.removeprefix(OTHER)
-        return attribute in PLAIN or attribute in self.expected or (own != attribute and own in self.others)
+        return attribute in PLAIN or (own != attribute and own in self.others)
 
     def unknown(self, attribute: str) -> RequestError:
         known = ", ".join((*PLAIN, *(OTHER + name for name in sorted(self.others))))
@@ -123,7 +123,8 @@ class Shelf:
 
     def other(self, attribute: str) -> Mapping[int, set[str]]:
         """The values of one of the product list's own attributes, by item; of items that have any."""
-        self.check(attribute)
+        if attribute not in self.expected:
+            self.check(attribute)
         return self.others.get(attribute.removeprefix(OTHER), {}) if attribute.startswith(OTHER) else {}
 
     @cached_property
