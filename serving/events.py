@@ -174,7 +174,7 @@ def hand_out(group: Group, verdicts: Sequence[Verdict]) -> None:
 
 
 def fail(group: Group, error: Exception) -> None:
-    """Nothing is known to be stored. The log gets the kind alone."""
+    """Nothing is known to be stored."""
     log.error("events were not stored: %s", why(error))
     for _, future in group:
         if not future.done():

@@ -159,7 +159,7 @@ def errors(operation: Operation) -> JsonObject:
         *((401, 403) if operation.scope == OPEN else ()),
         504
         if operation.path.startswith(SHORT)
-        else 408,  # who bounds it: BentoML, of all but what goes the short way
+        else 408,  # who bounds it: `Edge`, of all but what goes the short way
     )
     own = {status: about for status, about in operation.statuses.items() if status >= 400}
     wanted = {status: about for status, about in {**ERRORS, **own}.items() if status not in never}

@@ -19,42 +19,42 @@ from features.judge import Row
 from serving.addresses import CONTACT, normal
 from training.publish import replace
 
-OURS = (  # folders of a home that other hands clean, or that hold nobody
-    *(
-        "history",
-        "bundles",
-        "rejects",
-        "outbox",
-        "staging",
-        "mlruns",
-        "cards",
-        "programs",
-        "scores",
-        "choices",
-    ),
-)
+# folders of a home that other hands clean, or that hold nobody
+OURS = (
+    "history", "bundles", "rejects", "outbox", "staging", "mlruns", "cards", "programs", "scores", "choices",
+)  # fmt: skip
 QUOTED = re.compile(r'"([^"]*)')
-REJECTS, FRESH = "rejects", ".fresh"
+REJECTS, FRESH, TABLE = "rejects", ".fresh", ".parquet"
 WORDS = re.compile(r"[^\s,;|/\"']+")
 APART = ",;\t|"
 NAMED = ("customer_id", "alias")
 Gone = Callable[[str], bool]
-Sift = Callable[[Iterable[str], Callable[[str], object]], int]  # hands on what stays, tells how much does not
+Sift = Callable[
+    [Iterable[str], Gone, Collection[str]], Iterator[tuple[str, bool]]
+]  # records, and whether each goes
 
 
 def lists_without(home: Path, gone: Gone, signs: Collection[str]) -> tuple[int, tuple[str, ...]]:
     """Take the erased out of every list; (how many lines they had, what could not be read). `signs`: see `signs_of`."""
     count, unread = 0, list[str]()
     for path in lists_in(home):
-        clean = clean_rejects if path.parent == home / REJECTS else CLEAN[path.suffix.lower()]
         try:
-            if path.is_symlink() or (clean is not clean_table and is_wide(path)):
-                raise OSError("what it leads to is elsewhere, or in another encoding")
-            count += clean(path, gone, signs)
+            if path.is_symlink():
+                raise OSError("what it leads to is elsewhere")
+            if path.suffix.lower() == TABLE:
+                count += clean_table(path, gone)
+            else:
+                sift = refused if path.parent == home / REJECTS else SIFTS[path.suffix.lower()]
+                count += clean_text(path, sift, gone, signs)
         except (OSError, pa.ArrowException):
             unread.append(path.relative_to(home).as_posix())
-            path.with_name(f".{path.name}{FRESH}").unlink(missing_ok=True)
+            fresh_of(path).unlink(missing_ok=True)
     return count, tuple(unread)
+
+
+def fresh_of(path: Path) -> Path:
+    """Where what takes a file's place is written first."""
+    return path.with_name(f".{path.name}{FRESH}")
 
 
 def is_wide(path: Path) -> bool:
@@ -67,7 +67,7 @@ def is_wide(path: Path) -> bool:
 def lists_in(home: Path) -> Iterator[Path]:
     """Every list in a home that is not in a folder of OURS, and the rejects."""
     yield from sorted((home / REJECTS).glob("*.csv"))
-    yield from (path for path in others(home) if path.suffix.lower() in CLEAN)
+    yield from (path for path in others(home) if path.suffix.lower() in (*SIFTS, TABLE))
 
 
 def sweep(home: Path) -> None:
@@ -82,84 +82,73 @@ def others(home: Path) -> list[Path]:
     return sorted(p for p in home.rglob("*") if p.relative_to(home).parts[0] not in OURS and p.is_file())
 
 
-def clean_table(path: Path, gone: Gone, signs: Collection[str]) -> int:
-    del signs  # a list of ours holds no address
+def clean_table(path: Path, gone: Gone) -> int:
     found = pq.read_table(path, partitioning=None)
     if "customer_id" not in found.column_names:
         return 0
     mask = [not (name and gone(str(name))) for name in found["customer_id"].to_pylist()]
     if not all(mask):
-        fresh = path.with_name(f".{path.name}{FRESH}")
-        pq.write_table(found.filter(pa.array(mask, pa.bool_())), fresh)
-        replace(fresh, path)
+        pq.write_table(found.filter(pa.array(mask, pa.bool_())), fresh_of(path))
+        replace(fresh_of(path), path)
     return len(mask) - sum(mask)
 
 
-def clean_lines(path: Path, gone: Gone, signs: Collection[str]) -> int:
-    del signs
-    return sifted(path, lambda lines, keep: lines_without(lines, gone, keep))
-
-
-def clean_list(path: Path, gone: Gone, signs: Collection[str]) -> int:
-    return sifted(path, lambda lines, keep: without(lines, gone, signs, keep))
-
-
-def clean_rejects(path: Path, gone: Gone, signs: Collection[str]) -> int:
-    del signs
-    return sifted(path, lambda lines, keep: rejects_without(lines, gone, keep))
-
-
-CLEAN: Mapping[str, Callable[[Path, Gone, Collection[str]], int]] = {
-    ".csv": clean_list,
-    ".tsv": clean_list,
-    ".txt": clean_list,
-    ".ndjson": clean_lines,
-    ".jsonl": clean_lines,
-    ".parquet": clean_table,
-}
-
-
-def sifted(path: Path, sift: Sift) -> int:
-    """Write a file anew with what `sift` hands on; how much it left out. Bytes that are no text stay as they are."""
-    fresh = path.with_name(f".{path.name}{FRESH}")
+def clean_text(path: Path, sift: Sift, gone: Gone, signs: Collection[str]) -> int:
+    """Write a file anew without the records that go; how many. Bytes that are no text stay as they are."""
+    if is_wide(path):
+        raise OSError("it is in another encoding")
+    fresh, left_out = fresh_of(path), 0
     how: Any = {"newline": "", "errors": "surrogateescape"}
     with path.open(encoding="utf-8-sig", **how) as file, fresh.open("w", encoding="utf-8", **how) as out:
-        count = sift(file, out.write)
-    if count:
+        for raw, goes in sift(file, gone, signs):
+            left_out += goes
+            if not goes:
+                out.write(raw)
+    if left_out:
         shutil.copymode(path, fresh)
         replace(fresh, path)
     else:
         fresh.unlink()
-    return count
+    return left_out
 
 
-def lines_without(lines: Iterable[str], gone: Gone, kept: Callable[[str], object]) -> int:
-    """Hand on the lines whose object names none of the erased; of a line that is none, every word may be an id."""
-    left_out = 0
+def lines_of_json(lines: Iterable[str], gone: Gone, signs: Collection[str]) -> Iterator[tuple[str, bool]]:
+    """Lines: those go whose object names one of the erased; of a line that is none, every word may be an id."""
+    del signs  # a list of ours holds no address
     for line in lines:
-        if any(map(gone, named_in(line))):
-            left_out += 1
-        else:
-            kept(line)
-    return left_out
+        yield line, any(map(gone, named_in(line)))
 
 
-def rejects_without(lines: Iterable[str], gone: Gone, kept: Callable[[str], object]) -> int:
-    """The same of records, which hold a row that was refused as it came."""
-    left_out = 0
+def refused(lines: Iterable[str], gone: Gone, signs: Collection[str]) -> Iterator[tuple[str, bool]]:
+    """Records that hold a row that a load refused, as it came."""
+    del signs
     for raw, found in records(lines):
-        if any(gone(word) for cell in found for word in words_of(cell)):
-            left_out += 1
-        else:
-            kept(raw)
-    return left_out
+        yield raw, any(gone(word) for cell in found for word in words_of(cell))
+
+
+def listed(lines: Iterable[str], gone: Gone, signs: Collection[str]) -> Iterator[tuple[str, bool]]:
+    """Records, of which those go that name one of the erased. An id counts in a column of that name or as a line by
+    itself, as elsewhere it may be a number of anything; an address, or its hash, wherever it stands."""
+    columns: list[int] | None = None
+    for raw, found in records(lines):
+        if columns is None:
+            columns = [place for place, name in enumerate(found) if name.casefold() in NAMED]
+        own = (
+            [found[place] for place in columns if place < len(found)] if columns else found[: len(found) == 1]
+        )
+        yield raw, any(map(gone, filter(None, own))) or any(field.casefold() in signs for field in found)
+
+
+SIFTS: Mapping[str, Sift] = {
+    **dict.fromkeys((".csv", ".tsv", ".txt"), listed),
+    **dict.fromkeys((".ndjson", ".jsonl"), lines_of_json),
+}
 
 
 def named_in(line: str) -> Iterable[str]:
     """Whom a line of JSON names; where it is no object, all texts in it, and where it is no JSON, all words."""
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
+    found = json_in(line)
+    if found is None:
         return [*words_of(line), *map(str.strip, QUOTED.findall(line))]
     if isinstance(found, dict):
         return [str(value) for name, value in found.items() if name.casefold() in NAMED and value is not None]
@@ -174,17 +163,18 @@ def texts_in(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def object_in(text: str) -> dict[str, Any] | None:
+def json_in(text: str) -> Any:
+    """What a text says as JSON; None where it says nothing, or is none."""
     try:
-        found = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
 
 
 def words_of(cell: str) -> Iterator[str]:
     """What in a cell may be an id: all of it, its words, and those of the values where it is JSON."""
-    for text in (cell, *map(str, (object_in(cell) or {}).values())):
+    found = json_in(cell)
+    for text in (cell, *map(str, found.values() if isinstance(found, dict) else ())):
         yield text.strip()
         yield from WORDS.findall(text)
 
@@ -195,24 +185,6 @@ def signs_of(facts: Iterable[Row]) -> set[str]:
     said = {(channel, row[fact]) for row in facts for channel, fact in CONTACT.items() if row.get(fact)}
     plain = {text for channel, address in said for text in (address.strip(), normal(channel, address))}
     return {text.casefold() for text in plain} | {hashlib.sha256(text.encode()).hexdigest() for text in plain}
-
-
-def without(lines: Iterable[str], gone: Gone, signs: Collection[str], kept: Callable[[str], object]) -> int:
-    """Hand to `kept` the records that name none of the erased; how many do. An id counts in a column of that name or
-    as a line by itself, as elsewhere it may be a number of anything; an address, or its hash, wherever it stands."""
-    columns: list[int] | None = None
-    left_out = 0
-    for raw, found in records(lines):
-        if columns is None:
-            columns = [place for place, name in enumerate(found) if name.casefold() in NAMED]
-        own = (
-            [found[place] for place in columns if place < len(found)] if columns else found[: len(found) == 1]
-        )
-        if any(map(gone, filter(None, own))) or any(field.casefold() in signs for field in found):
-            left_out += 1
-        else:
-            kept(raw)
-    return left_out
 
 
 def records(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:

@@ -93,7 +93,7 @@ def half_named(ask: Callable[..., Task], bundle: Bundle, future: Future) -> Task
 # them are answered by one that is taken.
 QUICK: Mapping[str, Ranking] = {
     name: replace(
-        ranking, windows=1, rounds=120, rate=0.06, most=8_000 if ranked_by(name)[1] == WORTH else 2_000
+        ranking, windows=1, rounds=120, rate=0.06, most=ranking.most if ranked_by(name)[1] == WORTH else 2_000
     )
     for name, ranking in RANKINGS.items()
 }
