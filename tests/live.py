@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 
@@ -275,16 +275,34 @@ def decide(home: str, url: str, at: str) -> None:
 
 
 def decide_instants(home: str, urls: Mapping[str, float], whole: str, at: str) -> list[int]:
-    """Children make one run each into a database; each is killed after this part of the time that one took whole."""
+    """Children make one run each into a database; each is killed this part of the way through the statements of a whole
+    run, and through the time between two: a run that is faster than the one before it is killed all the same."""
     began = time.perf_counter()
-    assert ended(fork(lambda: decide(home, whole, at))) == 0
-    took, codes = time.perf_counter() - began, []
+    pid, statements = telling(lambda: decide(home, whole, at))
+    count = len(statements.read())
+    assert ended(pid) == 0
+    each, codes = (time.perf_counter() - began) / count, []
     for url, part in urls.items():
-        pid = fork(lambda url=url: decide(home, url, at))  # type: ignore[misc]
-        time.sleep(part * took)
+        pid, statements = telling(lambda url=url: decide(home, url, at))  # type: ignore[misc]
+        statements.read(int(part * count))
+        time.sleep(part * count % 1 * each)
         os.kill(pid, signal.SIGKILL)
         codes.append(ended(pid))
+        statements.close()
     return codes
+
+
+def telling(work: Callable[[], None]) -> tuple[int, BinaryIO]:
+    """A child, and a byte for each statement that it begins."""
+    reading, writing = os.pipe()
+
+    def told() -> None:
+        sa.event.listen(sa.Engine, "before_cursor_execute", lambda *_: os.write(writing, b"."))
+        work()
+
+    pid = fork(told)
+    os.close(writing)
+    return pid, os.fdopen(reading, "rb")
 
 
 def decide_at_once(home: str, url: str, at: str, children: int) -> list[int]:
