@@ -61,6 +61,15 @@ def test_workers_end_with_who_started_them(home: Path, tmp_path: Path) -> None:
     assert workers and not left
 
 
+def test_none_of_its_memory_becomes_huge_pages(server: Server) -> None:
+    """As it would where Linux makes a huge page of each that a large array has left, minutes after it was freed."""
+    service = psutil.Process(server.process.pid)
+    told = [
+        Path(f"/proc/{one.pid}/status").read_text() for one in (service, *service.children(recursive=True))
+    ]
+    assert sum("THP_enabled:\t0" in text for text in told) >= 2  # itself and its worker
+
+
 def test_elsewhere_than_here_it_starts_with_keys_alone(tmp_path: Path) -> None:
     tiny.bundle(tmp_path / "bundle", tiny.GROCERIES, tiny.GROCER)
     settings = {"bundle": str(tmp_path / "bundle"), "as_of": running.AS_OF}
