@@ -71,13 +71,13 @@ class Bundle:
     rankings: dict[str, NDArray[Any]] = field(default_factory=dict)  # made beforehand, by placement
 
     @classmethod
-    def load(cls, folder: Path, *, verify: bool = False) -> "Bundle":
-        """Open a bundle, arrays memory-mapped read-only. `verify` compares every file with its hash.
+    def load(cls, folder: Path) -> "Bundle":
+        """Open a bundle, arrays memory-mapped read-only, each file as its hash says.
 
         Raises BundleError where the folder is no bundle, of a format this version does not read, or damaged.
         """
         manifest = read_manifest(folder)
-        check_files(folder, manifest, verify=verify)
+        check_files(folder, manifest)
         try:
             catalog, interactions = load_data(folder, until=seconds(manifest.data_until))
             models, facts = load_fitted(folder), mapped(folder / FACTS)
@@ -120,12 +120,12 @@ def edition(folder: Path) -> Edition:
     return Edition(folder, about.st_ino, about.st_mtime_ns)
 
 
-def check_files(folder: Path, manifest: Manifest, *, verify: bool) -> None:
+def check_files(folder: Path, manifest: Manifest) -> None:
     for name, digest in manifest.files.items():
         path = folder / name
         if not path.is_file():
             raise BundleError(f"bundle {folder} lacks {name}: promote another version, or retrain")
-        if verify and sha256(path) != digest:
+        if sha256(path) != digest:
             raise BundleError(
                 f"bundle {folder}: {name} is not what was written: promote another version, or retrain"
             )

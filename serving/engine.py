@@ -308,13 +308,13 @@ class Engine:
         return made
 
     @classmethod
-    def load(cls, folder: Path, *, verify: bool = False, placements: Path | None = None) -> "Engine":
+    def load(cls, folder: Path, *, placements: Path | None = None) -> "Engine":
         """Open the bundle in `folder`, with what a file of `placements` changes where there is one.
 
         Raises BundleError and PlacementsError with the way out. What a policy names is looked for by `check`, once the
         catalogue is as it is by now.
         """
-        bundle = Bundle.load(folder, verify=verify)
+        bundle = Bundle.load(folder)
         base = bundle.manifest.placements
         if placements is None or not placements.exists():
             return cls(bundle, base)

@@ -417,7 +417,7 @@ class Site:
         known = ", ".join(self.public)
         for name in (getattr(rule, "attribute", None) for rule in asked.rules):
             if name not in (None, *self.public):
-                says = f"this key may name {known}, and what OSCLMS_PUBLIC_ATTRIBUTES adds"
+                says = f"this key may name {known}; the shop may add to them (OSCLMS_PUBLIC_ATTRIBUTES)"
                 raise RequestError("rules", says, 403)
             if name and not self.engine.shelf.has(name):
                 raise RequestError("rules", f"no product has {name}; this key may name {known}")
@@ -920,7 +920,7 @@ def intake(settings: Settings) -> events.Intake | None:
 def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site:
     """The site over a bundle whose files are what was written, warmed up. Raises BundleError, PlacementsError,
     FileError and StoreError."""
-    engine = Engine.load(folder, verify=True, placements=settings.placements())
+    engine = Engine.load(folder, placements=settings.placements())
     tokens = settings.tokens()
     site = Site(
         engine,

@@ -272,7 +272,7 @@ def test_many_are_answered_as_one_by_one(engine: Engine, placement: str) -> None
 
 
 def test_a_fresh_engine_answers_alike(engine: Engine, shop_home: Path, regular: str) -> None:
-    again = Engine.load(champion(shop_home), verify=True)
+    again = Engine.load(champion(shop_home))
     for placement in PLACEMENTS:
         assert tried(again, placement, customer_id=regular) == tried(engine, placement, customer_id=regular)
 

@@ -9,6 +9,7 @@ without an id, a purchase or a taste.
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -41,13 +42,15 @@ from training.publish import (
 
 BLANK = b"\x01"  # what no id holds, as it is a control character
 NAMED = ("customer_id", "alias")
+TORN = (OSError, ValueError, EOFError)  # what reading a damaged file raises
 PERSONAL = ("events", "customers", "identities", "consents")
 
 
 @dataclass(frozen=True)
 class Finished:
     """What was removed: ids of the erased that were found, files of the history and bundles written anew, rows of the
-    database, lines of rejects and of lists, messages in files. unread: lists that could not be read, below the home."""
+    database, lines of rejects and of lists, messages in files. unread: lists and bundles that could not be read, by
+    their place below the home."""
 
     ids: int = 0
     files: int = 0
@@ -69,7 +72,7 @@ class Finished:
 def finish(home: Path, store: Store, *, at: datetime) -> Finished:
     """Remove what is left of the erased. Raises TrainingBusy, HistoryError where a load is running, StoreError.
 
-    A list that cannot be read keeps nothing else from being removed.
+    A list or a bundle that cannot be read keeps nothing else from being removed.
     """
     history = History(home / "history")
     with training_lock(home), FileLock(home / "registry.lock", timeout=LOCK_SECONDS):
@@ -83,11 +86,11 @@ def finish(home: Path, store: Store, *, at: datetime) -> Finished:
             lines = outbox_without(home, messages_of(store, ids)) if ids else 0
             signs = signs_of(facts_held(store, history, ids))
             listed, unread = lists_without(home, buried, signs)
-            bundles = sum(forgotten_by(folder, set(ids)) for folder in bundles_of(home))
+            bundles, torn = bundles_without(home, set(ids))
             files = forgotten_in(history, store, ids, staging) if ids else 0
             rows = store.forget(ids) if ids else 0
             store.shred()
-    return Finished(len(ids), files, rows, bundles, lines + listed, unread)
+    return Finished(len(ids), files, rows, bundles, lines + listed, (*unread, *torn))
 
 
 # --- who is meant -----------------------------------------------------------------------------------------
@@ -111,7 +114,8 @@ def everyone(home: Path, history: History, store: Store) -> set[str]:
             for column in pq.read_table(path, columns=columns, partitioning=None).columns:
                 found |= set(column.unique().to_pylist()) - {None}
     for folder in bundles_of(home):
-        found |= set(names_in(folder))
+        with suppress(*TORN):
+            found |= set(names_in(folder))
     return found
 
 
@@ -160,8 +164,21 @@ def recover(home: Path) -> None:
     sweep(home)
 
 
+def bundles_without(home: Path, ids: set[str]) -> tuple[int, list[str]]:
+    """Write every bundle anew that holds these: (how many were, those that cannot be read, below the home)."""
+    count, torn = 0, list[str]()
+    for folder in bundles_of(home):
+        try:
+            count += forgotten_by(folder, ids)
+        except TORN:
+            shutil.rmtree(folder.with_name(f".tmp-{folder.name}"), ignore_errors=True)
+            torn.append(folder.relative_to(home).as_posix())
+    return count, torn
+
+
 def forgotten_by(folder: Path, ids: set[str]) -> bool:
-    """Write a bundle anew, so that these customers are gone from it and all others keep their places.
+    """Write a bundle anew, so that these customers are gone from it and all others keep their places. A file that was
+    not what its hash says is told by it afterwards, too.
 
     Whoever has the old files open goes on with them.
     """
@@ -180,7 +197,9 @@ def forgotten_by(folder: Path, ids: set[str]) -> bool:
         (fresh / name).unlink()  # the file is also in the old folder
         np.save(fresh / name, np.ascontiguousarray(array))
     manifest = json.loads((folder / "manifest.json").read_text())  # of an older format, too
-    manifest["files"] |= {name: sha256(fresh / name) for name in changed}
+    told: dict[str, str] = manifest["files"]
+    sound = [name for name in changed if name not in told or told[name] == sha256(folder / name)]
+    manifest["files"] |= {name: sha256(fresh / name) for name in sound}
     (fresh / "manifest.json").unlink()
     (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     fsync_tree(fresh)
