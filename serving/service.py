@@ -974,16 +974,16 @@ def warm_up(site: Site, most: int | None = None) -> None:
 def settle() -> None:
     """What is loaded stays: the collector need not look at it again. Without this p99 is 200 ms."""
     gc.unfreeze()
-    gc.collect()
+    give_back()
     gc.freeze()
     gc.set_threshold(50_000, 50, 1000)
-    give_back()
 
 
 def give_back() -> None:
     """Memory of what was loaded and is not held goes back to the system, where the C library would keep it (glibc's
     malloc_trim), and stays there: Linux would fill it again, minutes later, with huge pages, which numpy asks for
     wherever a large array lies or lay (madvise(2); PR_SET_THP_DISABLE of prctl(2)). A child inherits it."""
+    gc.collect()
     library = ctypes.CDLL(None)
     if prctl := getattr(library, "prctl", None):
         prctl(NO_HUGE_PAGES, 1, 0, 0, 0)
@@ -1042,7 +1042,6 @@ class Service:
             ask_for_keys(settings(), taken)
             close_traces(settings())
             load(settings(), taken, settings().folder()).close()
-            gc.collect()
             give_back()
         except (BundleError, PlacementsError, FileError, StoreError) as error:
             raise BentoMLConfigException(str(error)) from error
