@@ -1,6 +1,6 @@
 """Rankers: learned from what the engine put forward, on what was then bought, and the same again."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,21 @@ from serving.engine import Chosen, Engine
 from serving.fitted import top_k
 from serving.overlay import Overlay
 from serving.placements import STORIES
-from serving.ranker import BEST, LEEWAY, columns_for, columns_of, load_rankers, score_columns
+from serving.ranker import (
+    BEST,
+    LEEWAY,
+    NEEDS,
+    Ranker,
+    columns_for,
+    columns_of,
+    load_rankers,
+    ranked_by,
+    score_columns,
+)
 from serving.schemas import RecommendRequest
 from training.evaluate import audit, lifted
-from training.rank import RANKINGS, Ranking, examples, label_cutoffs, learn, save_examples
-from training.split import AUDITS, Future
+from training.rank import LESSONS, RANKINGS, Ranking, examples, label_cutoffs, learn, save_examples
+from training.split import AUDITS, Future, sampled
 
 WINDOW: tuple[tiny.Basket, ...] = (
     ("anna", "20", 60, "bread soap rolls"), ("bert", "21", 65, "butter bread"), ("carl", "22", 70, "milk towel"),
@@ -109,27 +119,45 @@ def test_scores_are_told_plainly_and_over_the_51st_best() -> None:
     assert score_columns(scores[:, :0]).shape == (0, 4)
 
 
+@dataclass(frozen=True)
+class Watched(Ranker):
+    """A ranker that keeps what it is shown and likes everything alike."""
+
+    seen: list[NDArray[np.float32]] = field(default_factory=list)
+
+    def probability(self, values: Any, best: int | None = None) -> NDArray[np.float32]:
+        self.seen.append(values)
+        return np.full(len(values), 0.5, np.float32)
+
+
 @pytest.mark.parametrize("name", RANKINGS)
-def test_examples_are_the_engines_own_candidates_value_for_value(
+def test_examples_are_what_a_request_shows_the_ranker_value_for_value(
     engine: Engine, later: Future, name: str
 ) -> None:
-    """The first question's rows are what a request through the engine would look at."""
     x, y = examples(engine, name, later, PLAIN)
-    assert x.shape == (len(y), len(columns_for(name, engine.placements))) and x.dtype == np.float32
-    if name == "upsell.worth":
-        row = engine.placements["upsell"]
-        anna = engine.ask(row, RecommendRequest(customer_id="anna", product_ids=("bread",)))
-        np.testing.assert_array_equal(x[[0]], engine.offer_signals(row, anna))
-        assert y[0]  # rolls lie beside her bread
-    if name == "cross_sell.needs":
-        assert y.sum() == 1  # dora's: the one basket of four
-    if name == "next_best":
-        row = engine.placements[name]
-        ask = engine.ask(row, RecommendRequest(customer_id="anna"))
-        _, items, scores = engine.candidates(row.sources, engine.allowed(row.rules, ask, Chosen()), ask)
-        np.testing.assert_array_equal(x[: len(items)], engine.signals(row, ask, items, scores))
-        bought = engine.catalog.items.positions(["bread", "soap", "rolls"])
-        np.testing.assert_array_equal(y[: len(items)], np.isin(items, bought))
+    placement, aspect = ranked_by(name)
+    lesson, watched = LESSONS[name], Watched(None, columns_for(name, engine.placements), 1.0)
+    shop = lifted(Engine(replace(engine.bundle, rankers={name: watched})), placement, lesson.without)
+    shown = []
+    for request in sampled(lesson.ask(engine.bundle, later), PLAIN.most, seed=PLAIN.seed).requests:
+        watched.seen.clear()
+        ask = shop.needs if aspect == NEEDS else shop.recommend
+        ask(placement, request, at=UNTIL)
+        shown.append(watched.seen[0])
+    assert len(x) == len(y) > 0 and y.any() and x.dtype == np.float32
+    np.testing.assert_array_equal(x, np.concatenate(shown))
+
+
+def test_what_of_the_examples_was_right_by_hand(engine: Engine, later: Future) -> None:
+    _, offers = examples(engine, "upsell.worth", later, PLAIN)
+    assert offers[0]  # rolls lie beside anna's bread
+    assert examples(engine, "cross_sell.needs", later, PLAIN)[1].sum() == 1  # dora's: the one basket of four
+    row = engine.placements["next_best"]
+    ask = engine.ask(row, RecommendRequest(customer_id="anna"))
+    _, items, _ = engine.candidates(row.sources, engine.allowed(row.rules, ask, Chosen()), ask)
+    bought = engine.catalog.items.positions(["bread", "soap", "rolls"])
+    _, right = examples(engine, "next_best", later, PLAIN)
+    np.testing.assert_array_equal(right[: len(items)], np.isin(items, bought))
 
 
 def test_examples_know_nothing_of_what_follows_their_window(engine: Engine) -> None:
