@@ -138,13 +138,13 @@ def test_examples_are_what_a_request_shows_the_ranker_value_for_value(
     placement, aspect = ranked_by(name)
     lesson, watched = LESSONS[name], Watched(None, columns_for(name, engine.placements), 1.0)
     shop = lifted(Engine(replace(engine.bundle, rankers={name: watched})), placement, lesson.without)
+    ask = shop.needs if aspect == NEEDS else shop.recommend
     shown = []
     for request in sampled(lesson.ask(engine.bundle, later), PLAIN.most, seed=PLAIN.seed).requests:
         watched.seen.clear()
-        ask = shop.needs if aspect == NEEDS else shop.recommend
         ask(placement, request, at=UNTIL)
         shown.append(watched.seen[0])
-    assert len(x) == len(y) > 0 and y.any() and x.dtype == np.float32
+    assert x.shape == (len(y), len(watched.columns)) and x.dtype == np.float32 and y.any()
     np.testing.assert_array_equal(x, np.concatenate(shown))
 
 
