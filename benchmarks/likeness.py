@@ -5,7 +5,6 @@ make likeness HOMES=".osclms .osclms-shop"
 
 import sys
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ Share = NDArray[np.bool_]
 
 def purchases(history: History) -> tuple[Interactions, Catalog]:
     """All purchases of a history, returns taken back, and what was on sale."""
-    until = history.known_span()[1] + timedelta(seconds=1)
+    until = history.end()
     events = history.purchases(until)
     catalog = Catalog.of(history.table("products"), events, until=until)
     return Interactions.from_events(

@@ -24,7 +24,7 @@ from features.history import History
 from osclms import bar, moment
 from serving.bundle import read_manifest
 from training.intervals import Interval
-from training.train import VALIDATION_DAYS, TrainError, end_of, train
+from training.train import VALIDATION_DAYS, TrainError, train
 
 TITLES = {
     NEXT: "next_best",
@@ -244,7 +244,7 @@ def chosen(names: Sequence[str]) -> list[Search]:
 
 def measured(given: argparse.Namespace) -> Comparison:
     home = given.home.resolve()
-    end = given.end or end_of(History(home / "history"))
+    end = given.end or History(home / "history").end()
     until = given.until or end - timedelta(days=VALIDATION_DAYS)
     tune_until = given.tune_until or until - timedelta(days=VALIDATION_DAYS)
     ends = [read_manifest(folder).data_until for folder in (home / "bundles").glob("[0-9]*")]

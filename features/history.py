@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,9 +32,10 @@ import pyarrow.parquet as pq
 
 from features.interactions import EVENT_COLUMNS
 from features.promotions import SHARES
-from features.schema import EVENTS, PRODUCTS, PROMOTIONS, SQL, TABLES, WORD, Table
+from features.schema import EVENTS, PRODUCTS, PROMOTIONS, PURCHASES, SQL, TABLES, WORD, Table
 
 FORMAT = 2
+BOUGHT = pc.field("event_type").isin(PURCHASES)
 MEMORY = "1500MB"  # DuckDB's part; what does not fit goes to disk
 THREADS = 2
 BLOCK = 122_880  # rows of a Parquet row group
@@ -161,6 +162,23 @@ class History:
             raise HistoryError(f"{self.folder} holds no events: run `osclms load` first")
         return found
 
+    def last_purchase(self) -> datetime | None:
+        """The moment of the last order or return."""
+
+        def read(manifest: Manifest) -> datetime | None:
+            months = sorted(manifest.tables.get("events", {}).items(), reverse=True)
+            latest = (self._open(EVENTS, file, ["occurred_at"], BOUGHT) for _, file in months)
+            return next((pc.max(part["occurred_at"]).as_py() for part in latest if len(part)), None)
+
+        return self._reading(read)
+
+    def end(self) -> datetime:
+        """The first whole second after the last purchase: what is learned from all that is known ends there, as
+        other events may come sooner than purchases do. Raises HistoryError without any."""
+        if (last := self.last_purchase()) is None:
+            raise HistoryError(f"{self.folder} holds no orders: run `osclms load` first")
+        return last.replace(microsecond=0) + timedelta(seconds=1)
+
     def events(
         self,
         *,
@@ -192,7 +210,7 @@ class History:
 
     def purchases(self, until: datetime) -> pa.Table:
         """Orders and returns before a moment: all that `Interactions` and `Catalog` are made of."""
-        return self.events(until=until, types=("order", "return"), columns=EVENT_COLUMNS)
+        return self.events(until=until, types=PURCHASES, columns=EVENT_COLUMNS)
 
     def table(
         self, name: str, columns: Iterable[str] | None = None, where: pc.Expression | None = None

@@ -113,18 +113,24 @@ class Tallies:
             *extremes(age, item, n), *deals,
         )  # fmt: skip
 
+    @classmethod
+    def with_nobody(cls, data: Interactions) -> "Tallies":
+        """Of each item, and behind the last of one that nobody bought."""
+        return cls.of(data, len(data.items) + 1)
+
     def at(self, places: Array) -> "Tallies":
         return Tallies(*(column[places] for column in vars(self).values()))
 
 
 def item_facts(catalog: Catalog, data: Interactions) -> Floats:
+    """`facts_of` what is bought in `data`."""
+    return facts_of(catalog, Tallies.with_nobody(data))
+
+
+def facts_of(catalog: Catalog, tallies: Tallies) -> Floats:
     """Columns of ITEM and PROMOTED for each item: float32 [n_items, columns]. Prices are logarithms, gaps and ages
-    days."""
-    return facts_of(catalog, Tallies.of(data, len(catalog)))
-
-
-def facts_of(catalog: Catalog, of: Tallies) -> Floats:
-    """Columns of ITEM and PROMOTED for what was tallied of each item of a catalogue."""
+    days. An item that came behind those of `tallies` is as the last of them, which nobody bought."""
+    of = tallies.at(np.minimum(np.arange(len(catalog)), len(tallies.ever) - 1))
     need = np.where(catalog.need < 0, len(catalog.needs), catalog.need)  # unknown needs are one
 
     def in_need(values: Array) -> Array:

@@ -30,6 +30,7 @@ EVENT_TYPES = (
     *("order", "return", "view", "cart", "remove", "search", "impression", "click", "sent", "delivered"),
     *("open", "bounce", "complaint", "unsubscribe", "rating"),
 )
+PURCHASES = ("order", "return")  # what `Interactions` and `Catalog` are made of
 Channel = Literal["email", "sms", "push", "web", "app", "store", "post", "phone"]
 CHANNELS: tuple[Channel, ...] = get_args(Channel)
 PURPOSES = ("marketing", "transactional", "personalisation")

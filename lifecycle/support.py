@@ -1,7 +1,7 @@
 """What a history can support: which placements, programs and scores, and why not."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -86,11 +86,10 @@ ONE_ORDER = (
 
 def measured(history: History) -> dict[str, float]:
     """The FIGURES of a history, of customers by all their orders, of products by those that may be recommended; all 0
-    where it holds no events."""
-    span = history.span()
-    if span is None:
+    where it holds no orders."""
+    if history.last_purchase() is None:
         return dict.fromkeys(FIGURES, 0.0)
-    until: datetime = span[1] + timedelta(seconds=1)
+    until = history.end()
     events = history.purchases(until)
     catalog = Catalog.of(history.table("products"), events, until=until)
     whole, data = whole_and_part(events, items=catalog.items, keep=catalog.eligible, until=until)

@@ -15,14 +15,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from features.catalog import Catalog
 from features.history import Marks, Store
 from features.interactions import Ids, Interactions, seconds
-from features.pairs import item_facts
+from features.pairs import Tallies, facts_of
 from serving.fitted import Fitted, load_fitted, mapped
 from serving.placements import Placement, models_in_use
 from serving.ranker import Ranker, load_rankers, load_rankings
 
-FORMAT = 5
+FORMAT = 6
 CHAMPION = "champion"
-FACTS = "items.facts.npy"
+FACTS, TALLIES = "items.facts.npy", "items.tallies.npy"
 IDS = ("customers", "items", "orders")
 ROWS = ("customer", "item", "order", "at", "quantity", "paid", "discount")
 
@@ -60,13 +60,16 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Bundle:
-    """facts: what all customers say of each item, columns features.pairs.ITEM and what of them is promoted."""
+    """facts: what all customers say of each item, columns features.pairs.ITEM and what of them is promoted.
+    tallies: of that, what purchases alone say, as it was learned, whoever is erased since: `Tallies.with_nobody`,
+    float64 [fields, n_items + 1]."""
 
     manifest: Manifest
     catalog: Catalog
     interactions: Interactions
     models: dict[str, Fitted]
     facts: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    tallies: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0), np.float64))
     rankers: dict[str, Ranker] = field(default_factory=dict)
     rankings: dict[str, NDArray[Any]] = field(default_factory=dict)  # made beforehand, by placement
 
@@ -80,7 +83,8 @@ class Bundle:
         check_files(folder, manifest)
         try:
             catalog, interactions = load_data(folder, until=seconds(manifest.data_until))
-            models, facts = load_fitted(folder), mapped(folder / FACTS)
+            models = load_fitted(folder)
+            facts, tallies = mapped(folder / FACTS), mapped(folder / TALLIES)
             rankers, rankings = load_rankers(folder), load_rankings(folder)
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise BundleError(
@@ -88,7 +92,7 @@ class Bundle:
             ) from error
         if missing := models_in_use(manifest.placements) - models.keys():
             raise BundleError(f"bundle {folder} lacks the models {', '.join(sorted(missing))}: retrain")
-        return cls(manifest, catalog, interactions, models, facts, rankers, rankings)
+        return cls(manifest, catalog, interactions, models, facts, tallies, rankers, rankings)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -137,16 +141,18 @@ def sha256(path: Path) -> str:
 
 
 def save_data(
-    folder: Path, catalog: Catalog, interactions: Interactions, facts: NDArray[np.float32] | None = None
+    folder: Path, catalog: Catalog, interactions: Interactions, tallies: Tallies | None = None
 ) -> None:
-    """Write ids, interactions and catalog: the part of a bundle that recipes are fitted on. `facts` are of the
+    """Write ids, interactions and catalog: the part of a bundle that recipes are fitted on. `tallies` are of the
     interactions where none are given."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in IDS:
         np.save(folder / f"{name}.npy", getattr(interactions, name).values)
     for name in ROWS:
         np.save(folder / f"interactions.{name}.npy", getattr(interactions, name))
-    np.save(folder / FACTS, item_facts(catalog, interactions) if facts is None else facts)
+    tallies = tallies or Tallies.with_nobody(interactions)
+    np.save(folder / TALLIES, np.array(list(vars(tallies).values()), np.float64))
+    np.save(folder / FACTS, facts_of(catalog, tallies))
     pq.write_table(catalog.table, folder / "catalog.parquet", compression="zstd")
 
 

@@ -22,13 +22,13 @@ import pyarrow as pa
 from features.catalog import Catalog
 from features.interactions import EVENT_COLUMNS, Interactions, runs, sorted_set
 from features.pairs import Pairs
-from features.schema import EVENTS
+from features.schema import EVENTS, PURCHASES
 from serving import metrics
 from serving.fitted import NOTHING, Array
 from serving.identities import Identities
 from serving.store import Store, StoreError, micros
 
-PURCHASES, VISITS = ("order", "return"), ("view", "cart", "remove")
+VISITS = ("view", "cart", "remove")
 LATE = timedelta(
     days=7
 )  # before the end of what was learned: as far back orders are sought that it does not know

@@ -90,17 +90,12 @@ class Overlay:
         ):
             models = self.models(catalog)
         if not all(catalog.table[c].equals(was.catalog.table[c]) for c in ("price", "need")):
-            nobody = len(self.known)  # the tally behind the last is of a product that nobody bought
-            facts = facts_of(catalog, self.tallies.at(np.minimum(np.arange(len(catalog)), nobody)))
+            facts = facts_of(catalog, Tallies(*self.base.tallies))
         return replace(was, catalog=catalog, models=models, facts=facts)
 
     def kinds(self, catalog: Catalog) -> pa.Table:
         """What decides where new products lie."""
         return catalog.table.select(KIND).slice(len(self.known))
-
-    @cached_property
-    def tallies(self) -> Tallies:
-        return Tallies.of(self.base.interactions, len(self.known) + 1)
 
     def catalog(self, was: Catalog) -> Catalog:
         items = MoreIds(self.known.values, dict(self.later))

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from features.history import History, canonical
 from features.judge import Row
-from features.schema import CHANNELS, CONSENTS, CUSTOMERS, IDENTITIES, PURPOSES, RECEIVED, Table
+from features.schema import CHANNELS, CONSENTS, CUSTOMERS, IDENTITIES, PURCHASES, PURPOSES, RECEIVED, Table
 from serving.addresses import subjects_of, suppress
 from serving.body import read_body
 from serving.changes import judge_of
@@ -37,7 +37,6 @@ PATHS = "/v1/customers"
 Told = TypeVar("Told")
 MAX_CUSTOMERS = 1_000  # in one request
 MOST = 100  # other ids, and consents, in one request
-ORDERS = ("order", "return")
 LETTERS = (
     "decisions",
     "deliveries",
@@ -382,7 +381,7 @@ def held(
         consents=tuple(told("consents", row) for row in consents_now(records).values()),
         consent_records=tuple(told("consents", row) for row in records),
         orders=tuple(orders_of(happened)),
-        events=tuple(told("events", row) for row in happened if row["event_type"] not in ORDERS),
+        events=tuple(told("events", row) for row in happened if row["event_type"] not in PURCHASES),
         sends=tuple(told("sends", row) for row in sends),
         ledgers={
             name: tuple(told(name, row) for row in rows)
@@ -441,7 +440,7 @@ def consents_now(records: Iterable[Row]) -> dict[tuple[str, str], Row]:
 def orders_of(events: Sequence[Row]) -> Iterable[dict[str, Any]]:
     orders: dict[str | None, list[Row]] = {}
     for row in events:
-        if row["event_type"] in ORDERS:
+        if row["event_type"] in PURCHASES:
             orders.setdefault(row["order_id"], []).append(row)
     for order_id, lines in orders.items():
         yield {

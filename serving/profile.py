@@ -25,7 +25,7 @@ from features.customers import BANDS, Norms, Orders, facts, favourite, month_end
 from features.interactions import DAY, EVENT_COLUMNS, Interactions, distinct, moment, seconds
 from features.judge import Row
 from features.replenishment import LIKELY, Renewal, due
-from features.schema import EVENTS
+from features.schema import EVENTS, PURCHASES
 from serving.schemas import CategoryAbout, DueAbout, Favourites, OrdersAbout, Profile, Rfm, ScoresAbout
 from serving.scores import CATEGORIES, CHURN, SPEND, Scores
 from serving.wire import RequestError
@@ -35,7 +35,6 @@ Keep = NDArray[np.bool_] | None  # by product of the catalogue, None: all
 DUE = 10  # products that are told as due next
 LIKELIEST = 5  # main categories that are told
 SCHEMA = pa.schema([EVENTS.schema.field(name) for name in EVENT_COLUMNS])
-PURCHASES = ("order", "return")
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 KEPT = 128  # moments of which what was usual is kept
 YEARS = timedelta(days=3 * 366)  # before the moment, told by month

@@ -26,6 +26,7 @@ from training.card import (
     former_of,
     results_of,
     top_levels,
+    without_customers,
 )  # fmt: skip
 from training.drift import Change, Drift
 from training.evaluate import METRICS, Answers, Audit, by_stage
@@ -227,6 +228,15 @@ def test_no_customer_is_named(card: Card, bundle: Bundle) -> None:
     page = DATA.sub("", card_html(card))
     assert list(ids(bundle)) == [ANN, BOB]
     assert not [customer for customer in ids(bundle) if customer in page]
+
+
+def test_without_its_customers_it_tells_all_else(card: Card) -> None:
+    page = card_html(card)
+    left = without_customers(page)
+    assert not Tags(left).open and "✓ Bread · Soap" in page and "Bread" not in left
+    head, tail = page.split("<h2>Customers, in words</h2>")
+    assert left.startswith(head) and left.endswith(tail.split("</section>", 1)[1])
+    assert without_customers(left) == left and without_customers("<p>no card</p>") == "<p>no card</p>"
 
 
 def ids(bundle: Bundle) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import lzma
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -29,11 +30,13 @@ from serving.compact import compact
 from serving.engine import Engine
 from serving.identities import Identities
 from serving.outgoing import DEAD, OUTBOX
+from serving.overlay import Overlay
 from serving.people import erase, held
 from serving.placements import PLACEMENTS
 from serving.ranker import PUBLISHED, RANKED
 from serving.schemas import RecommendRequest
 from serving.store import PERSONAL, Store
+from training.card import IN_WORDS, PAGE, Section, Table, page_html
 from training.erase import blanked, finish
 from training.lists import lists_without
 from training.publish import Registry
@@ -115,8 +118,10 @@ def publish(home: Path) -> None:
     np.save(
         made / "next_best.ranked.npy", np.full((customers, PUBLISHED), np.array((1, 0.5, 0, (2, 9)), RANKED))
     )
-    registry.register(made, run_id=registry.log_run("train"))
-    registry.keep_card("1", "<html>no names</html>")
+    words = Section(IN_WORDS, "", (Table(("bought",), (("Rolls",),)),))
+    card = page_html("version 1", "", {}, [words])
+    registry.register(made, run_id=registry.log_run("train", artifacts={PAGE: card}))
+    registry.keep_card("1", card)
     registry.promote("1")
     shutil.rmtree(made)
 
@@ -224,8 +229,19 @@ def answers(home: Path) -> list[Any]:
     ]
 
 
+def facts_with_news(home: Path) -> list[Any]:
+    """What rankers are told of products where one came after the bundle learned."""
+    base = Bundle.load(home / "bundles" / "1")
+    overlay = Overlay(base)
+    overlay.say([{"product_id": "new", "category": ["food"], "price": 3.0}])
+    made: list[Any] = overlay.bundle(base).facts.tolist()
+    assert len(made) == len(base.catalog) + 1
+    return made
+
+
 def test_no_file_holds_the_erased_and_all_others_are_answered_as_before(home: Path, store: Store) -> None:
     before, history, ids = answers(home), History(home / "history"), (WHO, CARD, f"web-{CARD}")
+    told = facts_with_news(home)
     in_files = holding(home, WHO, CARD)
     wanted = (
         "history/events",
@@ -247,17 +263,21 @@ def test_no_file_holds_the_erased_and_all_others_are_answered_as_before(home: Pa
     engine.follow(store, identities=Identities(), clock=lambda: NOW)
     assert WHO not in dict(everybody(engine, None)) and WHO not in engine.sample().customers
     done = finish(home, store, at=NOW)
-    assert (done.bundles, done.rows, done.lines) == (2, 13, 17) and done.files >= 5
+    assert (done.bundles, done.rows, done.lines, done.cards) == (2, 13, 17, 2) and done.files >= 5
+    pages = [home / "cards" / "1.html", *(home / "mlruns").glob("*/artifacts/card.html")]
+    assert len(pages) == 2 and not any("Rolls" in page.read_text() for page in pages)
     assert holding(home, WHO, CARD) == {} and rows_of(store, *ids) == 0
     assert finish(home, store, at=NOW).as_dict() == {
         "ids": 0,
         "files": 0,
         "rows": 0,
         "bundles": 0,
+        "cards": 0,
         "lines": 0,
         "unread": (),
     }
     assert answers(home) == before
+    assert repr(facts_with_news(home)) == repr(told)  # not a number is like itself
     assert (home / "lists.ndjson").read_text().count("\n") == 1 and store.buried(ids) == set(ids)
     torn = (home / "for ads" / "torn.ndjson").read_bytes()
     assert torn.splitlines()[1:] == [b"[" * 9_999, b'{"customer_id": "zoe", "rank": 1}', b"\xff"]
@@ -431,7 +451,17 @@ def test_lists_are_read_as_people_leave_them(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     (tmp_path / "wide.txt").write_bytes("bob\n".encode("utf-16"))
     (tmp_path / "linked.txt").symlink_to(tmp_path / "A.CSV")
-    assert lists_without(tmp_path, gone, set()) == (7, ("linked.txt", "wide.txt"))
+    for name in ("sheet.xlsx", "bad.csv.gz", "table.parquet.gz"):
+        (tmp_path / name).write_bytes(b"bob")
+    with gzip.open(tmp_path / "lists.ndjson.gz", "wt") as file:
+        file.write('{"customer_id":"bob"}\n{"customer_id":"zoe"}\n')
+    with lzma.open(tmp_path / "cut.txt.xz", "wt") as file:
+        file.write("bob\n" * 9_999)
+    (tmp_path / "cut.txt.xz").write_bytes((tmp_path / "cut.txt.xz").read_bytes()[:80])
+    unread = ("bad.csv.gz", "cut.txt.xz", "linked.txt", "sheet.xlsx", "table.parquet.gz", "wide.txt")
+    assert lists_without(tmp_path, gone, set()) == (8, unread)
+    packed = (tmp_path / "lists.ndjson.gz").read_bytes()
+    assert gzip.decompress(packed) == b'{"customer_id":"zoe"}\n'
     assert {name: (tmp_path / name).read_text() for name in texts} == {
         n: left for n, (_, left) in texts.items()
     }

@@ -109,6 +109,25 @@ def test_since_is_in_the_range_and_until_is_not(history: History) -> None:
     assert ids(history, since=day(3, 1) + timedelta(microseconds=1)) == []
 
 
+def test_it_ends_with_its_last_purchase_whatever_else_happened_since(history: History) -> None:
+    assert history.last_purchase() == day(3, 1) - timedelta(seconds=1)
+    assert history.end() == day(3, 1)
+    viewed = ("e6,view,2017-02-28T23:59:59.5Z,anna,tea", "e7,click,2017-05-01T10:00:00Z,anna,tea")
+    put(history, "\n".join(("id,type,at,who,what", *viewed, "")))
+    assert history.end() == day(3, 1)
+    put(history, "id,type,at,who,what\ne8,return,2017-04-01T10:00:00.5Z,anna,tea\n")
+    assert history.end() == datetime(2017, 4, 1, 10, 0, 1, tzinfo=UTC)
+    assert history.span() == (datetime(2017, 1, 1, 10, tzinfo=UTC), datetime(2017, 5, 1, 10, tzinfo=UTC))
+
+
+def test_one_without_purchases_says_what_to_do(tmp_path: Path) -> None:
+    history = History(tmp_path / "history")
+    put(history, "id,type,at,who,what\ne1,view,2017-01-01T10:00:00Z,anna,tea\n")
+    assert history.last_purchase() is None
+    with pytest.raises(HistoryError, match="holds no orders: run `osclms load` first"):
+        history.end()
+
+
 def test_types_and_columns(history: History) -> None:
     put(history, SECOND)
     found = history.events(types=["order", "return"], columns=["quantity", "event_id"])

@@ -28,7 +28,7 @@ from conftest import SMALL
 import osclms
 from features.catalog import Catalog
 from features.completejourney import mapping_of, source_folder
-from features.history import History, HistoryError
+from features.history import History
 from features.interactions import Interactions
 from features.sources import load
 from serving.bundle import champion, read_manifest
@@ -41,7 +41,7 @@ from training import train as module
 from training.models import Recipe, Rhythm, described
 from training.rank import Ranking
 from training.split import AUDITS
-from training.train import VALIDATION_DAYS, Side, TrainError, end_of, rival_of, train
+from training.train import VALIDATION_DAYS, Side, TrainError, rival_of, train
 
 UNTIL = datetime(2017, 12, 1, tzinfo=UTC)
 EARLY = datetime(2017, 11, 1, tzinfo=UTC)
@@ -596,16 +596,3 @@ def test_a_moment_before_all_purchases_is_refused(home: Path, tmp_path: Path) ->
     with pytest.raises(TrainError, match="nothing that may be recommended was bought before 2016"):
         train(tmp_path, until=datetime(2016, 1, 1, tzinfo=UTC))
     assert not (tmp_path / "champion").exists()
-
-
-def test_without_events_it_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(HistoryError, match="holds no events: run `osclms load` first"):
-        end_of(History(tmp_path / "history"))
-
-
-def test_the_data_ends_at_the_first_whole_second_after_its_last_event(home: Path) -> None:
-    history = History(home / "history")
-    span = history.span()
-    assert span is not None
-    assert timedelta(0) < end_of(history) - span[1] <= timedelta(seconds=1)
-    assert end_of(history).microsecond == 0

@@ -34,6 +34,8 @@ RESAMPLES = 500  # enough for the many small parts
 EXAMPLES = 10
 LATELY = 8  # products that an example customer bought last
 OTHERS = "all others"
+PAGE = "card.html"  # what it is among a run's artifacts
+IN_WORDS = "Customers, in words"
 ORDER = (*STAGES[1:], STAGES[0], *(name for _, name in HISTORY))  # of parts that have one
 STABLE, MOVED = 0.1, 0.25  # customary readings of a population stability index
 
@@ -420,7 +422,15 @@ def examples_section(card: Card) -> Section:
         for n, e in enumerate(card.examples, 1)
     )
     head = ("", "bought lately", "was offered", "of it, of all they bought")
-    return Section("Customers, in words", says, (Table(head, rows),))
+    return Section(IN_WORDS, says, (Table(head, rows),))
+
+
+def without_customers(page: str) -> str:
+    """The page without its customers in words: it does not say who they are, so that whoever is erased may be one."""
+    head, title, tail = page.partition(f"<h2>{IN_WORDS}</h2>\n")
+    told = "<p>Removed, as a customer was erased since, who may have been one of them.</p>\n"
+    _, end, rest = tail.partition("</section>")
+    return f"{head}{title}{told}{end}{rest}" if title else page
 
 
 def drift_section(found: drift.Drift) -> Section:

@@ -29,9 +29,11 @@ from serving.outgoing import DEAD, OUTBOX, messages_of, stem_of
 from serving.people import bar, history_rows
 from serving.ranker import RANKED_SUFFIX
 from serving.store import LIVE, Mark, Store
+from training.card import PAGE, without_customers
 from training.lists import lists_without, signs_of, sweep
 from training.publish import (
     ARTIFACT,
+    CARDS,
     LOCK_SECONDS,
     fsync_tree,
     link,
@@ -48,14 +50,15 @@ PERSONAL = ("events", "customers", "identities", "consents")
 
 @dataclass(frozen=True)
 class Finished:
-    """What was removed: ids of the erased that were found, files of the history and bundles written anew, rows of the
-    database, lines of rejects and of lists, messages in files. unread: lists and bundles that could not be read, by
-    their place below the home."""
+    """What was removed: ids of the erased that were found, files of the history, bundles and model cards written anew,
+    rows of the database, lines of rejects and of lists, messages in files. unread: lists, bundles and cards that could
+    not be read, by their place below the home."""
 
     ids: int = 0
     files: int = 0
     rows: int = 0
     bundles: int = 0
+    cards: int = 0
     lines: int = 0
     unread: tuple[str, ...] = ()
 
@@ -64,8 +67,9 @@ class Finished:
 
     def __str__(self) -> str:
         return (
-            f"{self.ids:,} ids of the erased found: {self.files:,} files of the history and {self.bundles:,} bundles "
-            f"written anew, {self.rows:,} rows of the database and {self.lines:,} lines of other files removed"
+            f"{self.ids:,} ids of the erased found: {self.files:,} files of the history, {self.bundles:,} bundles and "
+            f"{self.cards:,} model cards written anew, {self.rows:,} rows of the database and {self.lines:,} lines of "
+            "other files removed"
         )
 
 
@@ -87,10 +91,11 @@ def finish(home: Path, store: Store, *, at: datetime) -> Finished:
             signs = signs_of(facts_held(store, history, ids))
             listed, unread = lists_without(home, buried, signs)
             bundles, torn = bundles_without(home, set(ids))
+            cards, spoiled = cards_without(home) if ids else (0, [])
             files = forgotten_in(history, store, ids, staging) if ids else 0
             rows = store.forget(ids) if ids else 0
             store.shred()
-    return Finished(len(ids), files, rows, bundles, lines + listed, (*unread, *torn))
+    return Finished(len(ids), files, rows, bundles, cards, lines + listed, (*unread, *torn, *spoiled))
 
 
 # --- who is meant -----------------------------------------------------------------------------------------
@@ -258,6 +263,21 @@ def cells_without(folder: Path, name: str, gone: NDArray[np.bool_]) -> dict[str,
 def facts_held(store: Store, history: History, ids: Sequence[str]) -> list[Row]:
     """Every row of facts of these ids, by which lists may name them."""
     return [*history_rows(history, "customers", ids), *store.of("customers", ids)] if ids else []
+
+
+def cards_without(home: Path) -> tuple[int, list[str]]:
+    """Take the customers in words from every model card: (how many had any, those that cannot be read)."""
+    count, torn = 0, list[str]()
+    for path in sorted([*(home / CARDS).glob("*.html"), *(home / "mlruns").glob(f"*/artifacts/{PAGE}")]):
+        try:
+            page = path.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            torn.append(path.relative_to(home).as_posix())
+            continue
+        if (left := without_customers(page)) != page:
+            write_atomically(path, left)
+            count += 1
+    return count, torn
 
 
 def outbox_without(home: Path, messages: set[str]) -> int:

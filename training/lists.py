@@ -1,12 +1,16 @@
 """Lists of customers that lie in a home: recommended to, written for a mailing, or hashed for an ads platform; and
 what loads refused. Whoever is erased is taken out of them."""
 
+import bz2
 import csv
+import gzip
 import hashlib
 import json
+import lzma
 import re
 import shutil
 import sys
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -25,6 +29,17 @@ OURS = (
 )  # fmt: skip
 QUOTED = re.compile(r'"([^"]*)')
 REJECTS, FRESH, TABLE = "rejects", ".fresh", ".parquet"
+PACKED: Mapping[str, Callable[..., Any]] = {"": open, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+SEALED = (
+    ".zip",
+    ".zst",
+    ".7z",
+    ".tar",
+    ".tgz",
+    ".xlsx",
+    ".xls",
+    ".ods",
+)  # may hold lists, and are not opened
 WORDS = re.compile(r"[^\s,;|/\"']+")
 APART = ",;\t|"
 NAMED = ("customer_id", "alias")
@@ -41,12 +56,15 @@ def lists_without(home: Path, gone: Gone, signs: Collection[str]) -> tuple[int, 
         try:
             if path.is_symlink():
                 raise OSError("what it leads to is elsewhere")
-            if path.suffix.lower() == TABLE:
+            kind, packed = kind_of(path)
+            if kind == TABLE and not packed:
                 count += clean_table(path, gone)
+            elif kind in SIFTS:
+                sift = refused if path.parent == home / REJECTS else SIFTS[kind]
+                count += clean_text(path, PACKED[packed], sift, gone, signs)
             else:
-                sift = refused if path.parent == home / REJECTS else SIFTS[path.suffix.lower()]
-                count += clean_text(path, sift, gone, signs)
-        except (OSError, pa.ArrowException):
+                raise OSError("it is not opened")
+        except (OSError, EOFError, lzma.LZMAError, zlib.error, pa.ArrowException):
             unread.append(path.relative_to(home).as_posix())
             fresh_of(path).unlink(missing_ok=True)
     return count, tuple(unread)
@@ -57,17 +75,23 @@ def fresh_of(path: Path) -> Path:
     return path.with_name(f".{path.name}{FRESH}")
 
 
-def is_wide(path: Path) -> bool:
+def kind_of(path: Path) -> tuple[str, str]:
+    """(what kind of list it is by its name, what it is packed by)."""
+    packed = last if (last := path.suffix.lower()) in PACKED else ""
+    return (path.with_suffix("") if packed else path).suffix.lower(), packed
+
+
+def is_wide(path: Path, opened: Callable[..., Any]) -> bool:
     """Whether a text is of two bytes or more a letter, as some tables are saved."""
-    with path.open("rb") as file:
-        begins = file.read(4_096)
+    with opened(path, "rb") as file:
+        begins: bytes = file.read(4_096)
     return begins.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in begins
 
 
 def lists_in(home: Path) -> Iterator[Path]:
     """Every list in a home that is not in a folder of OURS, and the rejects."""
     yield from sorted((home / REJECTS).glob("*.csv"))
-    yield from (path for path in others(home) if path.suffix.lower() in (*SIFTS, TABLE))
+    yield from (path for path in others(home) if kind_of(path)[0] in (*SIFTS, TABLE, *SEALED))
 
 
 def sweep(home: Path) -> None:
@@ -93,13 +117,16 @@ def clean_table(path: Path, gone: Gone) -> int:
     return len(mask) - sum(mask)
 
 
-def clean_text(path: Path, sift: Sift, gone: Gone, signs: Collection[str]) -> int:
+def clean_text(path: Path, opened: Callable[..., Any], sift: Sift, gone: Gone, signs: Collection[str]) -> int:
     """Write a file anew without the records that go; how many. Bytes that are no text stay as they are."""
-    if is_wide(path):
+    if is_wide(path, opened):
         raise OSError("it is in another encoding")
     fresh, left_out = fresh_of(path), 0
     how: Any = {"newline": "", "errors": "surrogateescape"}
-    with path.open(encoding="utf-8-sig", **how) as file, fresh.open("w", encoding="utf-8", **how) as out:
+    with (
+        opened(path, "rt", encoding="utf-8-sig", **how) as file,
+        opened(fresh, "wt", encoding="utf-8", **how) as out,
+    ):
         for raw, goes in sift(file, gone, signs):
             left_out += goes
             if not goes:

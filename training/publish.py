@@ -54,6 +54,7 @@ NAME = "osclms"  # of the experiment and of the registered model
 CHAMPION = "champion"  # of the alias and of the file
 VERDICT = "verdict"  # the tag of a version that holds what the gate said
 PRUNED = "pruned"  # the tag of a version whose bundle was removed
+CARDS = "cards"
 ARTIFACT = "bundle"  # the folder of a run's artifacts that holds the bundle
 LONGEST_PARAM = 5_000  # characters; MLflow cuts at 6,000 without a word
 LOCK_SECONDS = 300.0
@@ -264,7 +265,7 @@ class Registry:
 
     def keep_card(self, version: str, page: str) -> None:
         """Lay a version's model card where people find it."""
-        cards = self.home / "cards"
+        cards = self.home / CARDS
         cards.mkdir(exist_ok=True)
         write_atomically(cards / f"{version}.html", page)
 

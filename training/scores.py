@@ -42,7 +42,7 @@ from serving.scores import (
 from training.backtest import JUDGES, Examples, Judged, drawn, line, section
 from training.card import page_html, told_at
 from training.split import Data, cut
-from training.train import SEED, Say, end_of, revision, silent
+from training.train import SEED, Say, revision, silent
 
 if TYPE_CHECKING:
     from training.publish import Registry
@@ -185,7 +185,7 @@ def next_version(home: Path) -> str:
 def fitted(
     history: History, until: datetime | None, horizon: int | None, seed: int, say: Say
 ) -> tuple[Outcome, dict[str, str]]:
-    last = end_of(history)
+    last = history.end()
     end = min(until, last) if until else last
     events, products = history.purchases(end), history.table("products")
     shop = Shop(lambda moment: cut(events, products, moment), end)

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.history import History
 from features.interactions import DAY, seconds
-from features.pairs import item_facts
+from features.pairs import Tallies
 from serving.bundle import (
-    FACTS,
     Bundle,
     BundleError,
     Manifest,
@@ -28,11 +26,10 @@ from serving.bundle import (
     write_manifest,
 )
 from serving.engine import Engine
-from serving.fitted import mapped
 from serving.placements import PLACEMENTS, Placement, models_in_use
 from serving.ranker import PUBLISHED, RANKED, RANKED_SUFFIX, columns_for, has_ranker, is_published, ranked_by
 from training import jobs
-from training.card import Card, card_html, examples_of, former_of, results_of
+from training.card import PAGE, Card, card_html, examples_of, former_of, results_of
 from training.defaults import defaults
 from training.drift import drift
 from training.evaluate import PRIMARY, Answers, Audit, gate_figures, index_recall
@@ -72,7 +69,7 @@ class TrainError(RuntimeError):
 class Side:
     """A bundle in the making: what is learned, from what. Without `data` it lies finished in `folder`.
 
-    facts: what all customers say of each item, where that is known already. short: whether `data` is of some
+    tallies: what all customers say of each item, where `data` says less. short: whether `data` is of some
     customers' last orders alone, and nobody's what they bought before.
     """
 
@@ -82,7 +79,7 @@ class Side:
     placements: Mapping[str, Placement]
     data: Data | None
     rankings: Mapping[str, Ranking] = field(default_factory=dict)
-    facts: NDArray[np.float32] | None = None
+    tallies: Tallies | None = None
     short: bool = False
 
     @property
@@ -276,11 +273,6 @@ def learned(
     return fits
 
 
-def end_of(history: History) -> datetime:
-    """The first whole second after the last event. Raises HistoryError without any."""
-    return history.known_span()[1].replace(microsecond=0) + timedelta(seconds=1)
-
-
 def fresh(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -295,7 +287,7 @@ def read(
 ) -> tuple[Side, Side, list[Side], dict[str, Any]]:
     """(the past that is judged, everything before `until`, the pasts that rankers learn on, what the manifests
     say of the data)."""
-    last = end_of(history)
+    last = history.end()
     end = min(until, last) if until else last
     about: dict[str, Any] = {"store": history.store, "fingerprint": history.fingerprint(end)}
     about["marks"] = history.manifest.marks
@@ -306,9 +298,9 @@ def read(
 def stored(side: Side) -> Side:
     """The side with its data saved in its folder and mapped from there, so that it takes no memory."""
     assert side.data is not None
-    save_data(side.folder, side.data.catalog, side.data.interactions, side.facts)
+    save_data(side.folder, side.data.catalog, side.data.interactions, side.tallies)
     data = Data(*load_data(side.folder, until=seconds(side.until)))
-    return replace(side, data=data, facts=mapped(side.folder / FACTS))
+    return replace(side, data=data, tallies=None)
 
 
 def sides_of(
@@ -347,7 +339,7 @@ def sides_of(
         at = at.replace(microsecond=0)
         known = before(at)
         label = side(f"label-{at:%Y-%m-%d}", at, set(recipes), known)
-        label = replace(label, facts=item_facts(known.catalog, known.interactions))
+        label = replace(label, tallies=Tallies.with_nobody(known.interactions))
         short = replace(label, folder=work / f"short-{at:%Y-%m-%d}", short=True)
         if (made := taught(label)).rankings:
             yield made
@@ -703,7 +695,7 @@ def publish(
         tags=tags,
         artifacts={
             "report.json": report,
-            "card.html": card,
+            PAGE: card,
             "recipes.png": plots.recipes_compared(
                 names, metric="NDCG@10", baseline="popular", customers=customers
             ),

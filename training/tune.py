@@ -26,7 +26,7 @@ from training.intervals import Interval, clustered_interval
 from training.models import Recipe, described
 from training.settings import FILE, read_settings, with_settings, write_settings
 from training.split import cut
-from training.train import SEED, Say, Side, TrainError, end_of, fresh, judged_days, revision, seal, silent
+from training.train import SEED, Say, Side, TrainError, fresh, judged_days, revision, seal, silent
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -269,7 +269,7 @@ def read(
     history: History, until: datetime | None, work: Path, recipes: Mapping[str, Recipe] | None
 ) -> Window:
     """The past and the days after it, in files. What came after those days is known by its length alone."""
-    last = end_of(history)
+    last = history.end()
     end = min(until, last) if until else last
     events = history.purchases(end)
     products = history.table("products")
