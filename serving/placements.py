@@ -303,7 +303,7 @@ def changed(name: str, keys: object, known: Mapping[str, Placement]) -> tuple[Pl
     if not isinstance(like, str) or (like not in known and (like or name not in known)):
         return None, [(("like",), f"a new placement is `like` a known one: {', '.join(known)}")]
     start, faults = known[name if name in known else like], list[Fault]()
-    given = {**vars(start), **keys, "name": name, "like": like}
+    given = {**vars(start), "asks": asked_with(start, keys), **keys, "name": name, "like": like}
     try:
         made = PLACEMENT.validate_python(given)
     except ValidationError as error:
@@ -312,6 +312,18 @@ def changed(name: str, keys: object, known: Mapping[str, Placement]) -> tuple[Pl
         made = PLACEMENT.validate_python(vars(start) | {k: v for k, v in given.items() if k not in wrong})
     faults += unknown(made, set().union(*(p.models for p in known.values())))
     return (start if faults else made), faults
+
+
+def asked_with(start: Placement, keys: Mapping[str, object]) -> list[object]:
+    """What a placement asks with that is like another and has sources of its own: what these ask with, too."""
+    sources = keys.get("sources", ())
+    own = (
+        [source.get("asks") for source in sources if isinstance(source, dict)]
+        if isinstance(sources, list)
+        else []
+    )
+    every = dict.fromkeys([*start.asks, *(one for one in own if one in get_args(Asks))])
+    return [one for one in every if one != "nobody"] or list(NOBODY)
 
 
 def ruled(row: Placement) -> Iterator[tuple[Place, Source, Set[str]]]:
@@ -352,7 +364,7 @@ def wrong_with(source: Source, rules: Set[str], models: Set[str]) -> Iterator[tu
         yield "model", f"there is no model {source.model!r}; known: {', '.join(sorted(known))}"
     elif source.asks not in (asks := ANSWERS[source.model]):
         yield "asks", f"{source.model} is not asked with {source.asks!r}; it is with: {', '.join(asks)}"
-    elif source.story in STORIES and not is_true(source.story, source, rules):
+    elif source.story in STORIES and rules <= set(ELIGIBLE) and not is_true(source.story, source, rules):
         true = ", ".join(story for story in STORIES if is_true(story, source, rules))
         rule = TRUTHS[source.story].rule if source.story in TRUTHS else ""
         unless = f" unless under the rule {rule!r}" if rule else ""

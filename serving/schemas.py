@@ -153,7 +153,9 @@ class Recommendation(Wire):
     source: str = Field(description="the recipe that proposed it: rhythm, als, copurchase …")
     story: str = Field(description="one line for people: why it is here")
     because: tuple[Because, ...] = Field((), description="the products that led here")
-    filled: bool = Field(False, description="true where the placement's own sources ran out")
+    filled: bool = Field(
+        False, description="true where the placement's own sources ran out, or had nothing worth offering"
+    )
     parts: dict[str, float] | None = Field(None, description="with explain: what each source scored")
 
     @classmethod

@@ -16,7 +16,7 @@ class Wire(BaseModel):
 
 def worded(fault: Mapping[str, Any]) -> str:
     """What a fault that pydantic found says, in the words of who wrote it."""
-    return str(fault["msg"]).removeprefix("Value error, ")
+    return str(fault["msg"]).removeprefix("Value error, ").replace("valid tuple", "valid list")
 
 
 class RequestError(ValueError):

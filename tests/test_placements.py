@@ -202,6 +202,7 @@ def test_a_shops_own_table_changes_and_adds(tmp_path: Path) -> None:
             24, "cart.fill.rules: there is no rule 'none'; known: not_owned",
         ),
         (("limit = 6", "sources = []"), 4, "next_best.sources: .*at least 1 item"),
+        (("limit = 6", "rules = 6"), 4, "next_best.rules: Input should be a valid list"),
         (("limit = 6", "asks = []"), 4, "next_best.asks: .*at least 1 item"),
         (("limit = 6", "worth = nan"), 4, "next_best.worth: .*finite"),
         (("limit = 6", "needs = 'als'"), 4, "there is no model 'als' of needs; known: ease_needs"),
@@ -230,6 +231,7 @@ def source(about: str) -> str:
     return f"{{{', '.join(f'{key} = {value}' for key, value in (usual | told).items())}}}"
 
 
+GOES_WITH = "asks = 'products', story = 'goes_with'"
 UNTRUE = "would not be true of"
 
 
@@ -296,6 +298,21 @@ def test_the_tables_of_the_readme_are_understood(tmp_path: Path) -> None:
     assert len(tables) == 2
     found = read_placements(written(tmp_path, "".join(tables)), PLACEMENTS)
     assert found.keys() == {*PLACEMENTS, "cart", "novelties"} and len(found["novelties"].fill) == 2
+    assert (PLACEMENTS["new_arrivals"].asks, found["novelties"].asks) == (("nobody",), ("customer",))
+
+
+def test_sources_of_its_own_say_what_it_asks_with_too(tmp_path: Path) -> None:
+    mine = "\n".join(("[mine]", 'like = "next_best"', f"sources = [{source(GOES_WITH)}]"))
+    assert read_placements(written(tmp_path, mine), PLACEMENTS)["mine"].asks == ("customer", "products")
+    said = read_placements(written(tmp_path, f'{mine}\nasks = ["products"]'), PLACEMENTS)
+    assert said["mine"].asks == ("products",)
+
+
+def test_a_misspelt_rule_is_one_fault(tmp_path: Path) -> None:
+    for name in PLACEMENTS:
+        with pytest.raises(PlacementsError) as found:
+            read_placements(written(tmp_path, f"[{name}]\nrules = ['dearest']\n"), PLACEMENTS)
+        assert str(found.value).count("there is no rule 'dearest'") == 1 and UNTRUE not in str(found.value)
 
 
 def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
