@@ -242,8 +242,9 @@ PLACEMENTS: Mapping[str, Placement] = {
             "products like this one",
             ("products",),
             (
-                Source("content", "products", "similar"),
-                Source("als", "products", "similar"),
+                # as many as a list may have, so that one begins alike however long it is
+                Source("content", "products", "similar", take=MAX_LIMIT),
+                Source("als", "products", "similar", take=MAX_LIMIT),
             ),
             fill=(Step(Source("popular", "nobody", "same_need"), ("same_need",)), Step(POPULAR)),
         ),

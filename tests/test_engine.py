@@ -207,6 +207,14 @@ def test_a_shorter_list_is_the_beginning_of_a_longer_one(engine: Engine, regular
     assert ids(short) == ids(tried(engine, "next_best", customer_id=regular, limit=100))[:limit]
 
 
+@pytest.mark.parametrize("limit", [1, 8, 20])
+def test_a_list_like_a_product_begins_alike_however_long_it_is(engine: Engine, limit: int) -> None:
+    products = engine.catalog.items.at(np.flatnonzero(engine.available)[::25])
+    for product in products[:60]:
+        whole = ids(tried(engine, "similar", product_ids=[product], limit=100))
+        assert whole[:limit] == ids(tried(engine, "similar", product_ids=[product], limit=limit)), product
+
+
 def questions(engine: Engine) -> st.SearchStrategy[RecommendRequest]:
     """Requests over a shop: customers and products known and unknown, popular and rare."""
     n = len(engine.catalog)
