@@ -446,6 +446,17 @@ def test_a_line_finds_the_coefficients_that_made_it(link: str) -> None:
     assert all(np.isfinite(line(raw, raw > 0, "logit"))), "what is told apart wholly has an answer, too"
 
 
+@pytest.mark.parametrize("mean", [-8, -5, 0, 3, 8])
+@pytest.mark.parametrize("spread", [1, 6])
+def test_a_line_is_found_however_far_it_lies(mean: float, spread: float) -> None:
+    """Where whole steps of Newton's go astray."""
+    rng = np.random.default_rng(5)
+    raw = rng.normal(mean, spread, 40_000)
+    true = (-1 - mean / 2, 0.5)
+    y = rng.random(len(raw)) < 1 / (1 + np.exp(-(true[0] + true[1] * raw)))
+    assert line(raw, y, "logit") == pytest.approx(true, abs=0.25 if spread == 1 else 0.1)
+
+
 def test_tenths_and_differences_by_hand() -> None:
     score = np.arange(20) / 20
     assert deciles(score, score > 0.7)[0] == (0.025, 0.0, 2) and deciles(score, score > 0.7)[-1][1] == 1.0

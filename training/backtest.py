@@ -50,10 +50,17 @@ class Judged:
 def line(raw: Array, y: Array, link: str) -> tuple[float, float]:
     """(intercept, slope) of the generalised linear model of y on what trees say: logistic, or Poisson by a logarithm.
 
-    By Newton's steps, a little drawn to (0, 1), so that there is an answer where one of them is never right.
+    By Newton's steps, each halved until it leads downhill, and a little drawn to (0, 1), so that there is an answer
+    where one of them is never right.
     """
     x = np.column_stack([np.ones(len(raw)), raw])
     usual = np.array([0.0, 1.0])
+
+    def loss(at: Array) -> float:
+        eta = np.clip(x @ at, -30, 30)
+        total = np.logaddexp(0, eta) if link == "logit" else np.exp(eta)
+        return float((total - y * eta).sum() + ((at - usual) ** 2).sum() / 2)
+
     found = usual
     for _ in range(100):
         eta = np.clip(x @ found, -30, 30)
@@ -61,8 +68,11 @@ def line(raw: Array, y: Array, link: str) -> tuple[float, float]:
         weight = mean * (1 - mean) if link == "logit" else mean
         slope = x.T @ (y - mean) - (found - usual)
         step = np.linalg.solve(x.T @ (x * weight[:, None]) + np.eye(2), slope)
-        found = found + np.clip(step, -2, 2)
-        if np.abs(step).max() < 1e-9:
+        before = loss(found)
+        while loss(found + step) > before and np.abs(step).max() > 1e-9:
+            step = step / 2
+        found = found + step
+        if np.abs(step).max() <= 1e-9:
             break
     return float(found[0]), float(found[1])
 
