@@ -17,10 +17,11 @@ PART_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src https: http:",
 }
 MESSAGE_HEADERS = {"Vary": "Accept", **PART_HEADERS}
-WIDGET_HEADERS = {  # a page of any shop may load it, and need not ask for it on each of its pages
+WIDGET_HEADERS = {  # a page of any shop may load it, without cookies too, and need not ask for it on each of its pages
     "Cache-Control": "public, max-age=3600",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "cross-origin",
+    "Access-Control-Allow-Origin": "*",
     "Content-Security-Policy": "default-src 'none'",
 }
 REPLY_HEADERS = {  # of pages that a message leads to

@@ -30,16 +30,17 @@ const SHEET = new CSSStyleSheet();
 SHEET.replaceSync(`
   :host { display: block; }
   * { box-sizing: border-box; }
-  h2 { margin: 0 0 .6em; font-size: 1.25em; line-height: 1.3; }
+  section { display: flex; flex-direction: column; max-block-size: 100%; } /* of room that is short, pictures give most */
+  h2 { flex: none; margin: 0 0 .6em; font-size: 1.25em; line-height: 1.3; }
   [aria-busy="true"] h2 { visibility: hidden; }
   ul {
     display: flex; gap: var(--osclms-gap, 1em); block-size: var(--osclms-row, 20em); margin: 0; padding: 0 0 1em;
     list-style: none; overflow: auto hidden; scroll-snap-type: x proximity; scrollbar-width: thin;
   }
   li { flex: none; inline-size: var(--osclms-tile, 11em); scroll-snap-align: start; }
-  .link { display: flex; flex-direction: column; gap: .25em; block-size: 100%; color: inherit; text-decoration: none; }
+  .link { display: flex; flex-direction: column; gap: .25em; block-size: 100%; padding: 4px; color: inherit; text-decoration: none; }
   .image, .ghost::before {
-    flex: none; display: block; block-size: var(--osclms-image, 11em); border-radius: .75em; overflow: hidden; background: #8883;
+    flex: 0 1 auto; display: block; block-size: var(--osclms-image, 11em); border-radius: .75em; overflow: hidden; background: #8883;
   }
   img { display: block; inline-size: 100%; block-size: 100%; object-fit: cover; }
   .title, .story { flex: none; overflow: hidden; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow-wrap: anywhere; }
@@ -103,13 +104,19 @@ const ghosts = () => el("ul", { "aria-hidden": "true", part: "list" }, ...Array.
 // stood there before this script may have been, though the browser does not say so yet.
 const painted = () => !awake || document.readyState !== "loading" || performance.getEntriesByType("paint").length > 0;
 
-// Where what follows an element begins; where nothing does, where its parent ends. What has no height is passed over, and
-// so are our own that are not awake yet: where they stand says nothing of what people see.
+const oneColumn = (one, other) => one.left < other.right && other.left < one.right;
+
+// Where what follows an element, or else one that holds it, begins; where nothing does, where its parent ends. What has no
+// height is passed over, and so are our own that are not awake yet: where they stand says nothing of what people see.
 function follows(element) {
-  const seen = (node) => node.getBoundingClientRect().height > 0 && (node.localName !== NAME || present.has(node));
-  let next = element.nextElementSibling;
-  while (next && !seen(next)) next = next.nextElementSibling;
-  return next ? next.getBoundingClientRect().top : element.parentElement?.getBoundingClientRect().bottom ?? 0;
+  const box = (node) => node.getBoundingClientRect();
+  const seen = (node) => box(node).height > 0 && (node.localName !== NAME || present.has(node));
+  for (let at = element; at; at = at.parentElement) {
+    for (let next = at.nextElementSibling; next; next = next.nextElementSibling) {
+      if (seen(next) && (at === element || oneColumn(box(at), box(next)))) return box(next).top;
+    }
+  }
+  return element.parentElement ? box(element.parentElement).bottom : 0;
 }
 
 // No browser keeps the answer to a POST by itself.
@@ -282,7 +289,8 @@ class Recommendations extends HTMLElement {
   }
 
   #natural() {
-    for (const size of [...SIZES, "min-block-size", "overflow"]) this.style.removeProperty(size);
+    for (const size of [...SIZES, "min-block-size", "overflow", "display"]) this.style.removeProperty(size);
+    this.#reach();
     const style = getComputedStyle(this);
     return SIZES.map((size) => parseFloat(style.getPropertyValue(size)) || 0);
   }
@@ -291,10 +299,32 @@ class Recommendations extends HTMLElement {
     this.style.minBlockSize = "0";
     this.style.overflow = "hidden"; // which also keeps its two margins apart
     SIZES.forEach((size, place) => this.style.setProperty(size, `${sizes[place]}px`));
+    this.#reach();
+  }
+
+  // What has not the room to be seen is nothing to the keyboard and to screen readers.
+  #reach() {
+    const section = this.shadowRoot?.firstElementChild, list = section?.querySelector("ul");
+    if (list) section.inert = this.scrollHeight > this.clientHeight || list.scrollHeight > list.clientHeight;
+  }
+
+  // How many of those that move stand above or below this one, itself among them: they share the STEP of a frame.
+  get #together() {
+    const own = this.getBoundingClientRect();
+    const boxes = [...moving].map((other) => other.getBoundingClientRect());
+    return Math.max(boxes.filter((other) => oneColumn(own, other)).length, 1);
+  }
+
+  // How much lower what follows stands than it would without the element: by margins that it keeps apart.
+  get #apart() {
+    const there = follows(this);
+    this.style.display = "none";
+    const without = follows(this);
+    this.style.removeProperty("display");
+    return there - without;
   }
 
   // Take the room of the list, or give it back: at once below the view, else so slowly that it is no shift.
-  // All elements that move share the STEP of a frame.
   async #room(open) {
     if (open && !this.#sizes) return;
     const full = this.#natural();
@@ -302,20 +332,37 @@ class Recommendations extends HTMLElement {
     const sizes = this.#sizes ??= full;
     this.#setSizes(sizes);
     if (!open) this.shadowRoot.replaceChildren();
-    const left = () => sizes.some((size, place) => size !== goal[place]);
     const turn = this.#turn = {};
+    const here = () => turn === this.#turn && this.isConnected;
+    const move = async () => {
+      while (sizes.some((size, place) => size !== goal[place]) && here()) {
+        if (this.#inView) await (calm.matches ? this.#unseen() : frame());
+        if (!here()) return;
+        nearer(sizes, goal, this.#inView && !calm.matches ? STEP / this.#together : Infinity, open);
+        this.#setSizes(sizes);
+      }
+    };
     moving.add(this);
-    while (left() && turn === this.#turn && this.isConnected) {
-      if (this.#inView) await (calm.matches ? this.#unseen() : frame());
-      if (turn !== this.#turn) return;
-      nearer(sizes, goal, this.#inView && !calm.matches ? STEP / moving.size : Infinity, open);
-      this.#setSizes(sizes);
+    await move();
+    if (!open && here()) {
+      goal[BELOW] = -this.#apart;
+      await move();
     }
+    if (turn !== this.#turn) return;
     const rest = () => turn === this.#turn && moving.delete(this);
     if (this.#inView) requestAnimationFrame(rest); // its last step still counts in this frame
     else rest();
-    if (open) this.#natural();
-    if (open) this.#sizes = null;
+    if (open) {
+      this.#natural();
+      this.#sizes = null;
+    } else if (here()) this.#leave(turn);
+  }
+
+  // Without any room left the element is as if it were not there. Where that moves something, as in a grid with gaps,
+  // it is so once nobody sees it.
+  async #leave(turn) {
+    if (Math.abs(this.#apart) > STEP && this.#inView) await this.#unseen();
+    if (turn === this.#turn) this.style.display = "none";
   }
 
   #unseen() {

@@ -493,8 +493,11 @@ def test_a_link_follows_the_stock_in_every_worker(writable: httpx.Client) -> Non
             time.sleep(0.2)
 
 
-def test_the_widget_may_be_loaded_by_any_page(http: httpx.Client) -> None:
-    response = http.get("/v1/widget.js")
+@pytest.mark.parametrize("origin", [None, "https://shop.example"])
+def test_the_widget_may_be_loaded_by_any_page(http: httpx.Client, origin: str | None) -> None:
+    """Without cookies, too, which browsers leave at home where the script is asked for by CORS."""
+    response = http.get("/v1/widget.js", headers={"Origin": origin} if origin else {})
+    assert response.headers["access-control-allow-origin"] == "*"
     assert response.headers["content-type"] == "text/javascript; charset=utf-8"
     assert response.headers["cross-origin-resource-policy"] == "cross-origin"
     assert response.headers["x-content-type-options"] == "nosniff"
