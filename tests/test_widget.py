@@ -420,7 +420,8 @@ def test_lists_beside_each_other_open_as_fast_as_one(page: Page, stall: Stall) -
     page.goto(stall.url)
     steps = page.evaluate(
         f"""async () => {{
-          const heights = () => [...document.querySelectorAll("{ELEMENT}")].map((e) => e.getBoundingClientRect().height);
+          const elements = [...document.querySelectorAll("{ELEMENT}")];
+          const heights = () => elements.map((element) => element.getBoundingClientRect().height);
           while (Math.min(...heights()) < 20) await new Promise(requestAnimationFrame);
           const before = heights();
           for (let frame = 0; frame < 20; frame++) await new Promise(requestAnimationFrame);
