@@ -151,6 +151,7 @@ class Recommendations extends HTMLElement {
   connectedCallback() {
     present.add(this);
     const before = painted() ? follows(this) : null;
+    this.style.removeProperty("display"); // of one that was closed, and moved since
     this.#wait();
     if (before !== null) this.#grow(before);
     if (this.hasAttribute("lazy")) this.#whenNear();

@@ -303,7 +303,7 @@ def test_the_demo_data_brings_its_own_files_and_mappings(
 def test_training_on_nothing_says_what_to_do(run: Run, tmp_path: Path) -> None:
     ended = run("train", "--home", tmp_path, "--json")
     assert (ended.code, ended.out) == (1, "")
-    assert ended.err == f"osclms: {tmp_path}/history holds no events: run `osclms load` first\n"
+    assert ended.err == f"osclms: {tmp_path}/history holds no orders: run `osclms load` first\n"
 
 
 def test_evaluating_on_what_was_learned_is_refused(run: Run, shop_home: Path) -> None:

@@ -413,6 +413,18 @@ def test_in_a_grid_with_gaps_it_leaves_its_gap_until_nobody_looks(page: Page, st
     assert page.evaluate("window.shifts") == []
 
 
+def test_one_that_was_closed_asks_again_where_it_is_put_anew(page: Page, stall: Stall) -> None:
+    visit(page, stall, "empty", attributes="lazy", script="defer")
+    assert said(page) == ["empty"]
+    page.wait_for_function(f"document.querySelector('{ELEMENT}').style.display === 'none'")
+    stall.answer = ANSWERS["rendered"]
+    page.evaluate(f"document.querySelector('#after').before(document.querySelector('{ELEMENT}'))")
+    page.wait_for_function("window.said.length === 2")
+    assert said(page) == ["empty", "rendered"]
+    page.wait_for_function(f"document.querySelector('{ELEMENT}').offsetHeight > 300")
+    assert page.evaluate("window.shifts") == []
+
+
 def test_lists_beside_each_other_open_as_fast_as_one(page: Page, stall: Stall) -> None:
     column = f'<div><{ELEMENT} placement="cart"></{ELEMENT}></div>'
     columns = f"<div style='display: grid; grid-template-columns: 1fr 1fr'>{column}{column}</div>"
