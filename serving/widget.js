@@ -107,10 +107,12 @@ const painted = () => !awake || document.readyState !== "loading" || performance
 const oneColumn = (one, other) => one.left < other.right && other.left < one.right;
 
 // Where what follows an element, or else one that holds it, begins; where nothing does, where its parent ends. What has no
-// height is passed over, and so are our own that are not awake yet: where they stand says nothing of what people see.
+// height is passed over, and so are our own that are not awake yet, and what stands apart from the flow, as a fixed bar:
+// where they are says nothing of what people see.
 function follows(element) {
   const box = (node) => node.getBoundingClientRect();
-  const seen = (node) => box(node).height > 0 && (node.localName !== NAME || present.has(node));
+  const flows = (node) => !["absolute", "fixed"].includes(getComputedStyle(node).position);
+  const seen = (node) => box(node).height > 0 && (node.localName !== NAME || present.has(node)) && flows(node);
   for (let at = element; at; at = at.parentElement) {
     for (let next = at.nextElementSibling; next; next = next.nextElementSibling) {
       if (seen(next) && (at === element || oneColumn(box(at), box(next)))) return box(next).top;
@@ -306,7 +308,10 @@ class Recommendations extends HTMLElement {
   // What has not the room to be seen is nothing to the keyboard and to screen readers.
   #reach() {
     const section = this.shadowRoot?.firstElementChild, list = section?.querySelector("ul");
-    if (list) section.inert = this.scrollHeight > this.clientHeight || list.scrollHeight > list.clientHeight;
+    if (!list) return;
+    const was = section.inert;
+    section.inert = this.scrollHeight > this.clientHeight || list.scrollHeight > list.clientHeight;
+    if (section.inert !== was) this.#watch();
   }
 
   // How many of those that move stand above or below this one, itself among them: they share the STEP of a frame.
@@ -387,6 +392,7 @@ class Recommendations extends HTMLElement {
     if (!consent) this.#told = [];
     if (!consent || !this.#answer || !this.isConnected || document.visibilityState !== "visible") return;
     this.#watcher = new IntersectionObserver((entries) => entries.forEach((entry) => this.#looked(entry)), { threshold: SHOWN });
+    if (this.shadowRoot.firstElementChild.inert) return; // nobody can use it yet
     for (const row of this.shadowRoot.querySelectorAll("li")) if (!this.#seen.has(row)) this.#watcher.observe(row);
   }
 

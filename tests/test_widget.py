@@ -373,6 +373,8 @@ def test_a_lazy_list_asks_when_it_comes_near(page: Page, stall: Stall) -> None:
 AROUND = {  # what stands around the element, and whether its margins meet those of its neighbours
     "siblings": "<p>before</p>{}<p id=after>after</p>",
     "last of its parent": "<section><p>before</p>{}</section><p id=after>after</p>",
+    "before a fixed bar": "<section><p>before</p>{}</section><div style='position: fixed; bottom: 0; height: 40px; "
+    "width: 100%'>bar</div><p id=after>after</p>",
     "text": "<p>before</p>{}text <b id=after>after</b>",
 }
 
@@ -427,7 +429,9 @@ def test_one_that_was_closed_asks_again_where_it_is_put_anew(page: Page, stall: 
 
 def test_lists_beside_each_other_open_as_fast_as_one(page: Page, stall: Stall) -> None:
     column = f'<div><{ELEMENT} placement="cart"></{ELEMENT}></div>'
-    columns = f"<div style='display: grid; grid-template-columns: 1fr 1fr'>{column}{column}</div>"
+    columns = (
+        f"<div style='display: grid; grid-template-columns: repeat(2, minmax(0, 1fr))'>{column}{column}</div>"
+    )
     stall.page = ELEMENTS.sub(columns, html(script="defer"))
     page.goto(stall.url)
     steps = page.evaluate(
@@ -584,6 +588,15 @@ def test_room_follows_the_font_and_cuts_no_price(page: Page, stall: Stall, room:
     page.keyboard.press("Tab")
     assert focused(page) == "a"
     assert page.evaluate("window.shifts") == []
+
+
+def test_of_room_that_shows_no_prices_nothing_is_told(page: Page, stall: Stall) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    page.add_init_script("window.OSCLMS = { consent: true }")
+    opened(page, stall, ROOMY, "comes", style=f"{ELEMENT} {{ min-height: 6em !important }}")
+    assert said(page) == ["rendered"]
+    page.wait_for_timeout(1600)
+    assert stall.events() == []
 
 
 @PAGES
