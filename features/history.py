@@ -166,8 +166,8 @@ class History:
         """The moment of the last order or return."""
 
         def read(manifest: Manifest) -> datetime | None:
-            months = sorted(manifest.tables.get("events", {}).items(), reverse=True)
-            latest = (self._open(EVENTS, file, ["occurred_at"], BOUGHT) for _, file in months)
+            months = reversed(manifest.files("events"))
+            latest = (self._open(EVENTS, file, ["occurred_at"], BOUGHT) for file in months)
             return next((pc.max(part["occurred_at"]).as_py() for part in latest if len(part)), None)
 
         return self._reading(read)

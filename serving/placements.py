@@ -317,12 +317,8 @@ def changed(name: str, keys: object, known: Mapping[str, Placement]) -> tuple[Pl
 
 def asked_with(start: Placement, keys: Mapping[str, object]) -> list[object]:
     """What a placement asks with that is like another and has sources of its own: what these ask with, too."""
-    sources = keys.get("sources", ())
-    own = (
-        [source.get("asks") for source in sources if isinstance(source, dict)]
-        if isinstance(sources, list)
-        else []
-    )
+    sources = keys.get("sources")
+    own = [of.get("asks") for of in sources if isinstance(of, dict)] if isinstance(sources, list) else []
     every = dict.fromkeys([*start.asks, *(one for one in own if one in get_args(Asks))])
     return [one for one in every if one != "nobody"] or list(NOBODY)
 

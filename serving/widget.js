@@ -391,8 +391,8 @@ class Recommendations extends HTMLElement {
     this.#timers.clear();
     if (!consent) this.#told = [];
     if (!consent || !this.#answer || !this.isConnected || document.visibilityState !== "visible") return;
-    this.#watcher = new IntersectionObserver((entries) => entries.forEach((entry) => this.#looked(entry)), { threshold: SHOWN });
     if (this.shadowRoot.firstElementChild.inert) return; // nobody can use it yet
+    this.#watcher = new IntersectionObserver((entries) => entries.forEach((entry) => this.#looked(entry)), { threshold: SHOWN });
     for (const row of this.shadowRoot.querySelectorAll("li")) if (!this.#seen.has(row)) this.#watcher.observe(row);
   }
 

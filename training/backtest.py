@@ -61,17 +61,16 @@ def line(raw: Array, y: Array, link: str) -> tuple[float, float]:
         total = np.logaddexp(0, eta) if link == "logit" else np.exp(eta)
         return float((total - y * eta).sum() + ((at - usual) ** 2).sum() / 2)
 
-    found = usual
+    found, now = usual, loss(usual)
     for _ in range(100):
         eta = np.clip(x @ found, -30, 30)
         mean = 1 / (1 + np.exp(-eta)) if link == "logit" else np.exp(eta)
         weight = mean * (1 - mean) if link == "logit" else mean
         slope = x.T @ (y - mean) - (found - usual)
         step = np.linalg.solve(x.T @ (x * weight[:, None]) + np.eye(2), slope)
-        before = loss(found)
-        while loss(found + step) > before and np.abs(step).max() > 1e-9:
+        while (then := loss(found + step)) > now and np.abs(step).max() > 1e-9:
             step = step / 2
-        found = found + step
+        found, now = found + step, then
         if np.abs(step).max() <= 1e-9:
             break
     return float(found[0]), float(found[1])

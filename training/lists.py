@@ -30,16 +30,8 @@ OURS = (
 QUOTED = re.compile(r'"([^"]*)')
 REJECTS, FRESH, TABLE = "rejects", ".fresh", ".parquet"
 PACKED: Mapping[str, Callable[..., Any]] = {"": open, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-SEALED = (
-    ".zip",
-    ".zst",
-    ".7z",
-    ".tar",
-    ".tgz",
-    ".xlsx",
-    ".xls",
-    ".ods",
-)  # may hold lists, and are not opened
+# what may hold lists, and is not opened
+SEALED = (".zip", ".zst", ".7z", ".tar", ".tgz", ".xlsx", ".xls", ".ods")
 WORDS = re.compile(r"[^\s,;|/\"']+")
 APART = ",;\t|"
 NAMED = ("customer_id", "alias")
