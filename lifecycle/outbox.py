@@ -30,17 +30,18 @@ from lifecycle.hours import local_day, opens
 from lifecycle.leases import Held
 from lifecycle.ledger import Pauses, pauses
 from lifecycle.messages import About, NotSent, compose
-from lifecycle.permission import Said, agreed, personal
+from lifecycle.permission import agreed
 from lifecycle.programs import Policy, Program, known, policy
 from lifecycle.run import OWN
 from serving import addresses, outgoing
 from serving.addresses import CONTACT
+from serving.consents import Said, consents_now, personal, records_in
 from serving.current import current
 from serving.engine import Engine
 from serving.links import Links
 from serving.mailed import rate_url, unsubscribe_url
 from serving.outgoing import BACKOFF, LEASE, Due, Taken
-from serving.people import consents_now, facts_in, records_in
+from serving.people import facts_in
 from serving.settings import Settings
 from serving.store import Store, address, moment_of
 

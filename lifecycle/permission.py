@@ -4,20 +4,18 @@ Lists of products are promotion, also in a message that needs no consent: withou
 goes without its lists.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from features.history import History
-from features.judge import Row
 from lifecycle.ledger import pauses
 from lifecycle.programs import Policy, Program
 from serving.addresses import CONTACT, is_suppressed, subject
+from serving.consents import Said, consent_records, consents_now, personal
 from serving.identities import ids_now
-from serving.people import consent_records, consents_now, facts_of
+from serving.people import facts_of
 from serving.store import Store
-
-Said = Mapping[tuple[str, str], Row]  # the latest record of each channel and purpose
 
 
 class Permission(NamedTuple):
@@ -37,13 +35,6 @@ def agreed(said: Said, channel: str) -> bool:
     """No record means no."""
     record = said.get((channel, "marketing"))
     return bool(record and record["granted"])
-
-
-def personal(said: Said, opt_in: bool) -> bool:
-    """Whether lists may be of what is known of a customer: who agreed on some channel, and, unless everybody has to be
-    asked, who was not."""
-    answers = [row["granted"] for (_, purpose), row in said.items() if purpose == "personalisation"]
-    return any(answers) or not (opt_in or answers)
 
 
 def permission(

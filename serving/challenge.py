@@ -202,5 +202,5 @@ def followed(
     follower = Follower(engine.bundle, store, History(home / "history"))
     engine = follower.look(engine) or engine
     engine.check(placements)
-    engine.follow(store, identities=follower.identities, clock=clock)
+    engine.follow(store, identities=follower.identities, clock=clock, ledger=follower.history)
     return engine

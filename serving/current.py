@@ -38,5 +38,5 @@ def current(home: Path, database_url: str | None, *, clock: Callable[[], datetim
         follower = Follower(engine.bundle, store, history)
         engine = follower.look(engine) or engine
         engine.check(home / PLACEMENTS)
-        engine.follow(store, identities=follower.identities, clock=clock)
+        engine.follow(store, identities=follower.identities, clock=clock, ledger=history)
         yield Current(engine, follower.identities.aliases)

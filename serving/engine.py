@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.catalog import PATH_SEPARATOR
-from features.history import Store
+from features.history import History, Store
 from features.interactions import DAY, Ints, is_in, moment, seconds, sorted_set
 from features.pairs import GAP, Pairs
 from serving.bundle import Bundle, BundleError
@@ -326,10 +326,25 @@ class Engine:
         if placements is not None and placements.exists():
             check_policies(placements, self.placements, self.shelf.check)
 
-    def follow(self, store: Database, *, identities: Identities, clock: Callable[[], datetime]) -> None:
-        """Read from now on what comes into a database, too. Raises StoreError where it cannot be read."""
+    def follow(
+        self,
+        store: Database,
+        *,
+        identities: Identities,
+        clock: Callable[[], datetime],
+        ledger: History | None = None,
+    ) -> None:
+        """Read from now on what comes into a database, too, and of `ledger` who declined lists of their own.
+
+        Raises StoreError where it cannot be read."""
         self.live = Live(
-            store, self.catalog, self.history, until=self.data_until, identities=identities, clock=clock
+            store,
+            self.catalog,
+            self.history,
+            until=self.data_until,
+            identities=identities,
+            clock=clock,
+            ledger=ledger,
         )
 
     def ranker_for(self, row: Placement) -> Ranker | None:
@@ -421,7 +436,7 @@ class Engine:
     def ask(self, row: Placement, request: RecommendRequest, at: datetime | None = None) -> Ask:
         """The request in positions, as of `at` (missing: the end of what was learned from)."""
         when = at or self.data_until
-        person = self.person(request.customer_id, when)
+        person = self.asker(request.customer_id, when)
         products = sorted_set(self.places(request.product_ids)) if request.product_ids else NOTHING[0]
         cart = person.cart if row.beside else NOTHING[0]
         asked: Array = products if len(request.product_ids) else cart
@@ -441,6 +456,13 @@ class Engine:
             lead=self.lead(row, person, held, seconds(when)) if person.customer < 0 else Lead(),
             shown=self.shown(rules, request.customer_id, when),
         )
+
+    def asker(self, customer_id: str | None, at: datetime) -> Person:
+        """The person whom a list is for: nobody in particular, where they declined lists of what is known of them."""
+        person = self.person(customer_id, at)
+        if customer_id is not None and self.live and self.live.is_impersonal(customer_id):
+            return stranger(self.pairs)
+        return person
 
     def person(self, customer_id: str | None, at: datetime) -> Person:
         """Who asks, as the bundle knows them, and with what came in live before `at`."""

@@ -1,6 +1,6 @@
 """What came in since the models learned, laid over what they know of the customer who asks.
 
-An answer costs one look at the ends of two tables. Who did something since then is kept in memory, by a number
+An answer costs one look at the ends of three tables. Who did something since then is kept in memory, by a number
 that stands for the id; only of these is anything read. What is read becomes rows by the functions that make the
 history's, so that nothing else need know where a row came from.
 """
@@ -20,10 +20,12 @@ import numpy as np
 import pyarrow as pa
 
 from features.catalog import Catalog
+from features.history import History
 from features.interactions import EVENT_COLUMNS, Interactions, runs, sorted_set
 from features.pairs import Pairs
 from features.schema import EVENTS, PURCHASES
 from serving import metrics
+from serving.consents import consent_records, consents_now, declined, declines, personal
 from serving.fitted import NOTHING, Array
 from serving.identities import Identities
 from serving.store import Store, StoreError, micros
@@ -122,8 +124,8 @@ class Live:
     news: by a number that stands for the id that an event names, NEW; or, where the bundle knows all of it of the
     customer whom the id named when it came, the number of that one. So it is of whomever the id names later.
 
-    Memory: two numbers and a slot for each of at most MOST ids, for each that was erased its tombstone, and what
-    the last customer with news did, until another is asked for.
+    Memory: two numbers and a slot for each of at most MOST ids, for each that was erased its tombstone, who declined
+    lists of their own, and what the last customer with news did, until another is asked for.
     """
 
     def __init__(
@@ -135,8 +137,11 @@ class Live:
         until: datetime,
         identities: Identities,
         clock: Callable[[], datetime],
+        ledger: History | None = None,
     ) -> None:
-        """Raises StoreError where the database cannot be read: later that is no more than an answer from the bundle."""
+        """`ledger`: where consents are that files told.
+
+        Raises StoreError where the database cannot be read: later that is no more than an answer from the bundle."""
         self.store, self.catalog, self.history = store, catalog, history
         self.until, self.clock = until, clock
         self.identities, self.news = identities, dict[int, int]()
@@ -145,6 +150,10 @@ class Live:
         self.beside = ThreadPoolExecutor(1, "live")  # no thread until it is asked
         self.asking: Future[Any] | None = None
         self.graves: set[str] = set()
+        self.ledger, self.declined = ledger, declined(ledger)  # ids that ever said no
+        self.impersonal: dict[
+            tuple[int, tuple[str, ...]], bool
+        ] = {}  # whether that holds: by what was read, and ids
         self.looking = Lock()
         self.begin()
         self.refresh()
@@ -161,7 +170,11 @@ class Live:
 
     def begin(self) -> None:
         """Read anew all that may matter."""
-        self.ends = {"events": self.store.first_since(self.until - LATE - AHEAD), "tombstones": 0}
+        self.ends = {
+            "events": self.store.first_since(self.until - LATE - AHEAD),
+            "tombstones": 0,
+            "consents": 0,
+        }
         self.news = {}
         self.everybody, self.first = False, True
 
@@ -185,6 +198,20 @@ class Live:
     def erased(self, customer_id: str) -> bool:
         """The same by what the last look saw."""
         return bool(self.graves) and self.store.subject(customer_id) in self.graves
+
+    def is_impersonal(self, customer_id: str) -> bool:
+        """Whether a customer may get no list of what is known of them, as was said last under any of their ids; where
+        the database is away, whoever ever said so."""
+        names = self.identities.ids(self.identities.own(customer_id))
+        if self.declined.isdisjoint(names):
+            return False
+        told = self.ends["consents"], names
+        if told not in self.impersonal:
+            found = self.asked(lambda: consents_now(consent_records(self.store, self.ledger, names)), None)
+            if found is None:
+                return True
+            self.impersonal[told] = not personal(found, opt_in=False)
+        return self.impersonal[told]
 
     def shown(self, customer_id: str, since: datetime, until: datetime) -> tuple[Array, Array]:
         """(items that a customer was sent, or had in view on a page, when: seconds)."""
@@ -246,9 +273,9 @@ class Live:
     # --- who has news -------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Take in who did something since the last time, and who was erased."""
+        """Take in who did something since the last time, who was erased, and who said no."""
         with self.looking:
-            ends = self.store.ends("events", "tombstones")
+            ends = self.store.ends("events", "tombstones", "consents")
             if ends != self.ends:
                 self.take_in(ends)
             self.first = False
@@ -258,6 +285,9 @@ class Live:
             self.begin()
         for page in self.store.read("tombstones", self.ends["tombstones"], ends["tombstones"]):
             self.graves.update(row["subject"] for row in page)
+        for page in self.store.read("consents", self.ends["consents"], ends["consents"]):
+            self.declined.update(row["customer_id"] for row in page if declines(row))
+            self.impersonal.clear()
         newest = max(
             self.take(PURCHASES, self.until, ends),
             self.take(VISITS, self.until - VISIT, ends),

@@ -22,6 +22,7 @@ from features.schema import CHANNELS, CONSENTS, CUSTOMERS, IDENTITIES, PURCHASES
 from serving.addresses import subjects_of, suppress
 from serving.body import read_body
 from serving.changes import judge_of
+from serving.consents import consent_records, consents_now, history_rows, records_in
 from serving.door import caller
 from serving.headers import JSON, NDJSON
 from serving.identities import ERASED, an_id, buried, ids_now, ids_of, naming, settled
@@ -392,16 +393,6 @@ def held(
     )
 
 
-def history_rows(history: History | None, table: str, ids: Sequence[str]) -> list[Row]:
-    if history is None:
-        return []
-    if table == "events":
-        return list(history.events_of(ids))
-    import pyarrow.compute as pc
-
-    return list(history.table(table, where=pc.field("customer_id").isin(list(ids))).to_pylist())
-
-
 def facts_of(store: Store, history: History | None, ids: Sequence[str]) -> dict[str, Any]:
     """What was said last of each fact, in the history and then live: of the first of the ids, which is the customer's
     own, and what is lacking there of the others in their order."""
@@ -417,24 +408,6 @@ def facts_in(rows: Iterable[Row], ids: Sequence[str]) -> dict[str, Any]:
     ):  # the last word is the first id's
         found |= {name: row[name] for name in CUSTOMERS.names[1:] if row.get(name) is not None}
     return {name: of for name, of in found.items() if of != WITHDRAWN}
-
-
-def consent_records(store: Store | None, history: History | None, ids: Sequence[str]) -> list[Row]:
-    """Every record, oldest first, as it was received last."""
-    live = store.of("consents", ids) if store else ()
-    return records_in((*history_rows(history, "consents", ids), *live))
-
-
-def records_in(rows: Iterable[Row]) -> list[Row]:
-    known = {
-        tuple(row[name] for name in CONSENTS.key[1:]): row for row in rows
-    }  # whichever id it was given by
-    return sorted(known.values(), key=lambda row: row["at"])
-
-
-def consents_now(records: Iterable[Row]) -> dict[tuple[str, str], Row]:
-    """By channel and purpose the latest record. What is not in it was not agreed to."""
-    return {(row["channel"], row["purpose"]): row for row in records}
 
 
 def orders_of(events: Sequence[Row]) -> Iterable[dict[str, Any]]:

@@ -23,13 +23,13 @@ from starlette.responses import Response
 from features.history import History
 from lifecycle.programs import Policy
 from serving.body import read_all, read_body
+from serving.consents import consent_records, consents_now
 from serving.headers import HTML, JSON, REPLY_HEADERS
 from serving.identities import ids_now
 from serving.keys import OPEN
 from serving.mailed import Kind, Mailed, Rate, Unsubscribe, opened
 from serving.openapi import Operation
 from serving.outgoing import alarm, message_of, open_alert, redeem
-from serving.people import consent_records, consents_now
 from serving.schemas import Redeem, Redeemed
 from serving.store import DATA, Store, StoreError
 from serving.tokens import Expired, TokenError, Tokens

@@ -939,7 +939,7 @@ def load(settings: Settings, intake: events.Intake | None, folder: Path) -> Site
     )
     if intake:
         in_a_hurry = Store(intake.store.url, hurry=True)
-        engine.follow(in_a_hurry, identities=site.identities, clock=now)
+        engine.follow(in_a_hurry, identities=site.identities, clock=now, ledger=site.history)
     try:
         warm_up(site)
         # a database that is away is told as such, and not as a fault of a file

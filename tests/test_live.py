@@ -18,8 +18,10 @@ import sqlalchemy as sa
 import tiny
 from pydantic import ValidationError
 from running import WORKERS, Server, start, stop
+from test_compact import put
 from tiny import GROCER, GROCERIES, UNTIL
 
+from features.history import History
 from features.interactions import EVENT_COLUMNS, Interactions
 from features.pairs import Pairs
 from serving import live as live_module
@@ -476,6 +478,52 @@ def test_whoever_is_erased_is_a_stranger_at_once(engine: Engine, store: Store) -
             listed(engine, placement, customer_id=None)
         )
     assert engine.order("anna", None, AT) is None
+
+
+def answered(
+    store: Store, granted: bool, channel: str = "web", customer: str = "anna", days: float = 1
+) -> None:
+    at = UNTIL + timedelta(days=days)
+    row = {"customer_id": customer, "channel": channel, "purpose": "personalisation", "granted": granted}
+    store.append("consents", [{**row, "at": at, "received_at": at}])
+
+
+def test_who_declined_gets_the_lists_of_nobody_in_particular(engine: Engine, store: Store) -> None:
+    store.add([bought("gold", 1, "n1")])
+    own = {name: names(listed(engine, name)) for name in engine.placements}
+    nobodys = {name: names(listed(engine, name, customer_id=None)) for name in engine.placements}
+    assert own != nobodys
+    request = RecommendRequest(customer_id="anna")
+    before = engine.recommend("next_best", request, at=AT).recommendation_id
+    answered(store, False, customer="card")  # another of their ids
+    assert {name: names(listed(engine, name)) for name in engine.placements} == nobodys
+    assert engine.recommend("next_best", request, at=AT).recommendation_id != before
+    assert engine.order("anna", None, AT) is not None  # what they ordered is theirs all the same
+    assert names(listed(engine, customer_id="bert")) != names(listed(engine, customer_id=None))
+    answered(store, True, days=2)  # a change of mind
+    assert {name: names(listed(engine, name)) for name in engine.placements} == own
+    answered(store, False, days=1.5)  # told late, said before
+    assert names(listed(engine)) == own["discover"]
+
+
+def test_a_no_that_files_told_counts_and_stays_while_the_database_is_away(
+    bundle: Bundle, store: Store, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = History(tmp_path / "history")
+    rows = [
+        {"customer_id": who, "channel": channel, "purpose": "personalisation", "granted": yes, "at": UNTIL}
+        for who, channel, yes in (("anna", "web", False), ("bert", "web", False), ("bert", "email", True))
+    ]
+    put(history, "consents", *rows)
+    engine = Engine(bundle)
+    engine.follow(Store(store.url, hurry=True), identities=Identities(), clock=clock, ledger=history)
+    assert engine.live
+    assert engine.live.is_impersonal("anna") and not engine.live.is_impersonal("bert")
+    assert not engine.live.is_impersonal("carl")
+    engine.live.impersonal.clear()
+    monkeypatch.setattr(engine.live, "asked", lambda read, otherwise: otherwise)
+    assert engine.live.is_impersonal("anna")
+    engine.live.close()
 
 
 # --- the database is away -------------------------------------------------------------------------------

@@ -27,9 +27,9 @@ from features.history import History
 from serving import metrics
 from serving.challenge import Challenge
 from serving.compact import compact
+from serving.consents import consents_now
 from serving.engine import Engine
 from serving.live import Live
-from serving.people import consents_now
 from serving.placements import PlacementsError
 from serving.schemas import RecommendRequest
 from serving.settings import Settings

@@ -24,9 +24,10 @@ from features.history import History
 from features.interactions import Ids, used
 from features.judge import Row
 from serving.bundle import IDS, ROWS, sha256
+from serving.consents import history_rows
 from serving.identities import identities_now, ids_of
 from serving.outgoing import DEAD, OUTBOX, messages_of, stem_of
-from serving.people import bar, history_rows
+from serving.people import bar
 from serving.ranker import RANKED_SUFFIX
 from serving.store import LIVE, Mark, Store
 from training.card import PAGE, without_customers
