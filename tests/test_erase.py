@@ -451,14 +451,23 @@ def test_lists_are_read_as_people_leave_them(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     (tmp_path / "wide.txt").write_bytes("bob\n".encode("utf-16"))
     (tmp_path / "linked.txt").symlink_to(tmp_path / "A.CSV")
-    for name in ("sheet.xlsx", "bad.csv.gz", "table.parquet.gz"):
+    for name in ("sheet.xlsx", "bad.csv.gz", "table.parquet.gz", "mailing.gz", "all.rar"):
         (tmp_path / name).write_bytes(b"bob")
     with gzip.open(tmp_path / "lists.ndjson.gz", "wt") as file:
         file.write('{"customer_id":"bob"}\n{"customer_id":"zoe"}\n')
     with lzma.open(tmp_path / "cut.txt.xz", "wt") as file:
         file.write("bob\n" * 9_999)
     (tmp_path / "cut.txt.xz").write_bytes((tmp_path / "cut.txt.xz").read_bytes()[:80])
-    unread = ("bad.csv.gz", "cut.txt.xz", "linked.txt", "sheet.xlsx", "table.parquet.gz", "wide.txt")
+    unread = (
+        "all.rar",
+        "bad.csv.gz",
+        "cut.txt.xz",
+        "linked.txt",
+        "mailing.gz",
+        "sheet.xlsx",
+        "table.parquet.gz",
+        "wide.txt",
+    )
     assert lists_without(tmp_path, gone, set()) == (8, unread)
     packed = (tmp_path / "lists.ndjson.gz").read_bytes()
     assert gzip.decompress(packed) == b'{"customer_id":"zoe"}\n'

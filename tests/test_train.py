@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import tiny
 from conftest import SMALL
 
 import osclms
@@ -41,7 +42,7 @@ from training import train as module
 from training.models import Recipe, Rhythm, described
 from training.rank import Ranking
 from training.split import AUDITS
-from training.train import VALIDATION_DAYS, Side, TrainError, rival_of, train
+from training.train import VALIDATION_DAYS, Side, TrainError, knows_no_less, rival_of, train
 
 UNTIL = datetime(2017, 12, 1, tzinfo=UTC)
 EARLY = datetime(2017, 11, 1, tzinfo=UTC)
@@ -596,3 +597,16 @@ def test_a_moment_before_all_purchases_is_refused(home: Path, tmp_path: Path) ->
     with pytest.raises(TrainError, match="nothing that may be recommended was bought before 2016"):
         train(tmp_path, until=datetime(2016, 1, 1, tzinfo=UTC))
     assert not (tmp_path / "champion").exists()
+
+
+def test_a_version_of_all_there_is_may_end_before_a_champion_whose_last_buyer_was_erased(
+    tmp_path: Path,
+) -> None:
+    tiny.bundle(tmp_path / "1", tiny.GROCERIES, tiny.GROCER)
+    champion = Bundle.load(tmp_path / "1").manifest
+    theirs, day = champion.data_until, timedelta(days=1)
+    told = [
+        knows_no_less(end, last, champion)[0].holds
+        for end, last in ((theirs, theirs), (theirs - day, theirs), (theirs - day, theirs - day))
+    ]
+    assert told == [True, False, True] and knows_no_less(theirs, theirs, None) == ()

@@ -91,8 +91,9 @@ def finish(home: Path, store: Store, *, at: datetime) -> Finished:
             lines = outbox_without(home, messages_of(store, ids)) if ids else 0
             signs = signs_of(facts_held(store, history, ids))
             listed, unread = lists_without(home, buried, signs)
-            bundles, torn = bundles_without(home, set(ids))
+            # before what tells their ids is gone, so that a run that was killed here does it again
             cards, spoiled = cards_without(home) if ids else (0, [])
+            bundles, torn = bundles_without(home, set(ids))
             files = forgotten_in(history, store, ids, staging) if ids else 0
             rows = store.forget(ids) if ids else 0
             store.shred()
@@ -267,17 +268,16 @@ def facts_held(store: Store, history: History, ids: Sequence[str]) -> list[Row]:
 
 
 def cards_without(home: Path) -> tuple[int, list[str]]:
-    """Take the customers in words from every model card: (how many had any, those that cannot be read)."""
+    """Take the customers in words from every model card: (how many had any, those that cannot be read or written)."""
     count, torn = 0, list[str]()
     for path in sorted([*(home / CARDS).glob("*.html"), *(home / "mlruns").glob(f"*/artifacts/{PAGE}")]):
         try:
             page = path.read_text(encoding="utf-8")
+            if (left := without_customers(page)) != page:
+                write_atomically(path, left)
+                count += 1
         except (OSError, ValueError):
             torn.append(path.relative_to(home).as_posix())
-            continue
-        if (left := without_customers(page)) != page:
-            write_atomically(path, left)
-            count += 1
     return count, torn
 
 

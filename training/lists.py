@@ -31,7 +31,9 @@ QUOTED = re.compile(r'"([^"]*)')
 REJECTS, FRESH, TABLE = "rejects", ".fresh", ".parquet"
 PACKED: Mapping[str, Callable[..., Any]] = {"": open, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 # what may hold lists, and is not opened
-SEALED = (".zip", ".zst", ".7z", ".tar", ".tgz", ".xlsx", ".xls", ".ods")
+SEALED = (
+    ".zip", ".zst", ".7z", ".rar", ".lz4", ".tar", ".tgz", ".tbz2", ".txz", ".xlsx", ".xlsm", ".xlsb", ".xls", ".ods",
+)  # fmt: skip
 WORDS = re.compile(r"[^\s,;|/\"']+")
 APART = ",;\t|"
 NAMED = ("customer_id", "alias")
@@ -83,7 +85,10 @@ def is_wide(path: Path, opened: Callable[..., Any]) -> bool:
 def lists_in(home: Path) -> Iterator[Path]:
     """Every list in a home that is not in a folder of OURS, and the rejects."""
     yield from sorted((home / REJECTS).glob("*.csv"))
-    yield from (path for path in others(home) if kind_of(path)[0] in (*SIFTS, TABLE, *SEALED))
+    for path in others(home):
+        kind, packed = kind_of(path)
+        if packed or kind in (*SIFTS, TABLE, *SEALED):
+            yield path
 
 
 def sweep(home: Path) -> None:

@@ -514,7 +514,7 @@ def over(rows: Sequence[Challenge], at: datetime) -> list[Challenge]:
 def write_atomically(path: Path, text: str) -> None:
     """Readers see the old text or the new, also after a power cut."""
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text)
+    fresh.write_text(text, encoding="utf-8")
     _fsync(fresh)
     replace(fresh, path)
 

@@ -234,7 +234,7 @@ def train(
         clock.lap("read")
         with jobs.workers(processes) as pool:
             fits = learned(pool, full, lessons, about, clock, say)
-            newer = knows_no_less(full.until, champion)
+            newer = knows_no_less(full.until, history.end(), champion)
             outcome = judge(pool, past, full, contest, rival, fits, also=newer, seed=seed, say=say)
             clock.lap("evaluate")
             outcome = replace(outcome, version=version, settings=settings, seconds=clock.seconds)
@@ -410,13 +410,14 @@ def rival_of(past: Side, champion: Manifest | None, home: Path, code: str) -> tu
     return replace(contest, rival=f"{contest.rival}{aside}"), itself
 
 
-def knows_no_less(end: datetime, champion: Manifest | None) -> tuple[Check, ...]:
-    """A version that ends before the champion does is for measuring, not for serving."""
+def knows_no_less(end: datetime, last: datetime, champion: Manifest | None) -> tuple[Check, ...]:
+    """A version that ends before the champion does is for measuring, not for serving; unless it knows all that there
+    is until `last`, as who bought last was erased."""
     if champion is None:
         return ()
     theirs = champion.data_until
     says = f"it knows all before {end.isoformat()}, the champion all before {theirs.isoformat()}"
-    return (Check(end >= theirs, says),)
+    return (Check(end >= min(theirs, last), says),)
 
 
 def fit(pool: ProcessPoolExecutor, sides: Sequence[Side], say: Say) -> list[jobs.Fit]:
