@@ -32,7 +32,7 @@ from features.completejourney import mapping_of, source_folder
 from features.history import History
 from features.interactions import Interactions
 from features.sources import load
-from serving.bundle import champion, read_manifest
+from serving.bundle import Bundle, champion, read_manifest
 from serving.engine import Engine
 from serving.fitted import Candidates
 from serving.placements import PLACEMENTS, Placement, models_in_use
