@@ -202,7 +202,7 @@ class Live:
     def is_impersonal(self, customer_id: str) -> bool:
         """Whether a customer may get no list of what is known of them, as was said last under any of their ids; where
         the database is away, whoever ever said so."""
-        names = self.identities.ids(self.identities.own(customer_id))
+        names = self.identities.ids(self.identities.own(customer_id)) if self.declined else ()
         if self.declined.isdisjoint(names):
             return False
         told = self.ends["consents"], names
