@@ -267,7 +267,7 @@ def erase(
             told, says = done.as_dict(), str(done)
     print_json(told) if as_json else out.print(says, highlight=False, soft_wrap=True)
     if unread := told.get("unread"):
-        says = f"not read, and may name the erased: {', '.join(unread)}; remove them:"
+        says = f"not read, and may name the erased: {', '.join(unread)}; move them out of the home, or remove them:"
         says += " nothing here knows the addresses of the erased any more"
         err.print(says, highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(1)
@@ -1583,7 +1583,7 @@ def demo(
 
     if serving:
         check_port(LOCAL, port)
-    if History(home / "history").span() is None:
+    if History(home / "history").last_purchase() is None:
         load("completejourney", max_rejects=0.01, home=home)
     if not (home / "champion").exists():
         try:

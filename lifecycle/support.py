@@ -1,7 +1,7 @@
 """What a history can support: which placements, programs and scores, and why not."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -87,10 +87,9 @@ ONE_ORDER = (
 def measured(history: History) -> dict[str, float]:
     """The FIGURES of a history, of customers by all their orders, of products by those that may be recommended; all 0
     where it holds no orders."""
-    last = history.last_purchase()
-    if last is None:
+    if history.last_purchase() is None:
         return dict.fromkeys(FIGURES, 0.0)
-    until = last + timedelta(seconds=1)
+    until = history.end()
     events = history.purchases(until)
     catalog = Catalog.of(history.table("products"), events, until=until)
     whole, data = whole_and_part(events, items=catalog.items, keep=catalog.eligible, until=until)

@@ -51,9 +51,15 @@ def declines(row: Row) -> bool:
     return row["purpose"] == PERSONALISATION and not row["granted"]
 
 
-def declined(history: History | None) -> set[str]:
-    """The customers of whom a history has such a record, whatever they said later."""
+def declined(history: History | None) -> dict[str, bool]:
+    """By the ids of which a history has such a record, whether it holds still, by what was said of this id alone."""
     if history is None:
-        return set()
-    no = (pc.field("purpose") == PERSONALISATION) & ~pc.field("granted")
-    return set(history.table("consents", ["customer_id"], where=no)["customer_id"].to_pylist())
+        return {}
+    said = history.table(
+        "consents", ["customer_id", "channel", "at", "granted"], where=pc.field("purpose") == PERSONALISATION
+    )
+    ids = pc.unique(said.filter(pc.invert(said["granted"]))["customer_id"])
+    table = said.filter(pc.is_in(said["customer_id"], ids)).to_pandas().sort_values("at", kind="stable")
+    last = table.drop_duplicates(["customer_id", "channel"], keep="last")
+    agrees = last.groupby("customer_id", observed=True)["granted"].any()
+    return dict(zip(agrees.index.astype(str), (~agrees).tolist(), strict=True))

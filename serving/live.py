@@ -150,10 +150,10 @@ class Live:
         self.beside = ThreadPoolExecutor(1, "live")  # no thread until it is asked
         self.asking: Future[Any] | None = None
         self.graves: set[str] = set()
-        self.ledger, self.declined = ledger, declined(ledger)  # ids that ever said no
-        self.impersonal: dict[
-            tuple[int, tuple[str, ...]], bool
-        ] = {}  # whether that holds: by what was read, and ids
+        self.ledger = ledger
+        # by ids that ever said no, whether that holds by what files told of this id; None where more was said live
+        self.declined: dict[str, bool | None] = {**declined(ledger)}
+        self.impersonal = dict[tuple[str, ...], bool]()  # whether it holds of them, where that was read
         self.looking = Lock()
         self.begin()
         self.refresh()
@@ -203,15 +203,17 @@ class Live:
         """Whether a customer may get no list of what is known of them, as was said last under any of their ids; where
         the database is away, whoever ever said so."""
         names = self.identities.ids(self.identities.own(customer_id)) if self.declined else ()
-        if self.declined.isdisjoint(names):
+        if not any(name in self.declined for name in names):
             return False
-        told = self.ends["consents"], names
-        if told not in self.impersonal:
+        if len(names) == 1 and (told := self.declined[names[0]]) is not None:
+            return told
+        kept = self.impersonal  # another one takes its place when more is heard
+        if names not in kept:
             found = self.asked(lambda: consents_now(consent_records(self.store, self.ledger, names)), None)
             if found is None:
                 return True
-            self.impersonal[told] = not personal(found, opt_in=False)
-        return self.impersonal[told]
+            kept[names] = not personal(found, opt_in=False)
+        return kept[names]
 
     def shown(self, customer_id: str, since: datetime, until: datetime) -> tuple[Array, Array]:
         """(items that a customer was sent, or had in view on a page, when: seconds)."""
@@ -286,8 +288,7 @@ class Live:
         for page in self.store.read("tombstones", self.ends["tombstones"], ends["tombstones"]):
             self.graves.update(row["subject"] for row in page)
         for page in self.store.read("consents", self.ends["consents"], ends["consents"]):
-            self.declined.update(row["customer_id"] for row in page if declines(row))
-            self.impersonal.clear()
+            self.hear(page)
         newest = max(
             self.take(PURCHASES, self.until, ends),
             self.take(VISITS, self.until - VISIT, ends),
@@ -296,6 +297,16 @@ class Live:
         if newest and not self.first:
             metrics.EVENT_LAG.observe(max(micros(self.clock()) - newest, 0) / 1e6)
         self.ends = ends
+
+    def hear(self, consents: Iterable[Mapping[str, Any]]) -> None:
+        """Remember who said no, and forget what was read of whom said more."""
+        said = set[str]()
+        for row in consents:
+            said.add(row["customer_id"])
+            if declines(row) or row["customer_id"] in self.declined:
+                self.declined[row["customer_id"]] = None
+        kept = dict(self.impersonal)
+        self.impersonal = {names: held for names, held in kept.items() if said.isdisjoint(names)}
 
     def take(self, types: Sequence[str], since: datetime, ends: Mapping[str, int]) -> int:
         """Remember who did something of these types; when the newest of it happened, 0 where there is none."""

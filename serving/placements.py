@@ -308,7 +308,12 @@ def changed(name: str, keys: object, known: Mapping[str, Placement]) -> tuple[Pl
     try:
         made = PLACEMENT.validate_python(given)
     except ValidationError as error:
-        faults = [(fault["loc"], worded(fault)) for fault in error.errors(include_url=False)]
+        told = error.errors(include_url=False)
+        deeper = {fault["loc"][:n] for fault in told for n in range(len(fault["loc"]))}
+        # a list whose rows are wrong is counted without them
+        faults = [
+            (f["loc"], worded(f)) for f in told if not (f["type"] == "too_short" and f["loc"] in deeper)
+        ]
         wrong = {place[0] for place, _ in faults}  # in their place stands what stood there
         made = PLACEMENT.validate_python(vars(start) | {k: v for k, v in given.items() if k not in wrong})
     faults += unknown(made, set().union(*(p.models for p in known.values())))

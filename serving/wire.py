@@ -1,5 +1,6 @@
 """What every message on the wire is made of, and how a request that cannot be answered says so."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,8 @@ class Wire(BaseModel):
 
 def worded(fault: Mapping[str, Any]) -> str:
     """What a fault that pydantic found says, in the words of who wrote it."""
-    return str(fault["msg"]).removeprefix("Value error, ").replace("valid tuple", "valid list")
+    told = str(fault["msg"]).removeprefix("Value error, ")
+    return re.sub(r"^Tuple should", "List should", told).replace("valid tuple", "valid list")
 
 
 class RequestError(ValueError):

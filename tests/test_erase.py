@@ -480,6 +480,7 @@ def test_lists_are_read_as_people_leave_them(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_named_and_keeps_nothing_else(home: Path, store: Store) -> None:
     for name in ("for ads/x.parquet", "x.parquet"):
         (home / name).write_text(WHO)
+    assert finish(home, store, at=NOW).unread == ()  # nobody was erased yet
     (home / ".x.ndjson.fresh").write_text(WHO)  # of one that was killed
     erase(store, History(home / "history"), WHO, NOW)
     done = finish(home, store, at=NOW)

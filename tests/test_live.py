@@ -520,9 +520,22 @@ def test_a_no_that_files_told_counts_and_stays_while_the_database_is_away(
     assert engine.live
     assert engine.live.is_impersonal("anna") and not engine.live.is_impersonal("bert")
     assert not engine.live.is_impersonal("carl")
-    engine.live.impersonal.clear()
+    for who, yes in (("anna", True), ("carl", False), ("bert", False)):
+        answered(store, yes, customer=who)
+    engine.live.look()
+    assert [engine.live.is_impersonal(who) for who in ("anna", "bert", "carl", "dora")] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    answered(store, True, days=2, customer="carl")
+    engine.live.look()
+    assert not engine.live.is_impersonal("carl") and len(engine.live.impersonal) == 3
+    answered(store, False, days=3, customer="carl")
+    engine.live.look()
     monkeypatch.setattr(engine.live, "asked", lambda read, otherwise: otherwise)
-    assert engine.live.is_impersonal("anna")
+    assert engine.live.is_impersonal("carl")
     engine.live.close()
 
 

@@ -315,6 +315,16 @@ def test_a_misspelt_rule_is_one_fault(tmp_path: Path) -> None:
         assert str(found.value).count("there is no rule 'dearest'") == 1 and UNTRUE not in str(found.value)
 
 
+def test_a_misspelt_source_is_one_fault_and_a_list_is_called_one(tmp_path: Path) -> None:
+    for change, said in (
+        ("sources = [{ model = 'als', like = 'customer' }]", "like: "),
+        ("sources = []", "sources: List should have at least 1 item"),
+    ):
+        with pytest.raises(PlacementsError) as found:
+            read_placements(written(tmp_path, f"[next_best]\n{change}\n"), PLACEMENTS)
+        assert said in str(found.value) and len(str(found.value).splitlines()) <= 2, str(found.value)
+
+
 def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     text = OWN.replace("limit = 6", "limit = 0").replace("count = 2", "count = 0")
     text = (

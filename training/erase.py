@@ -90,7 +90,8 @@ def finish(home: Path, store: Store, *, at: datetime) -> Finished:
             bar(store, history, ids, at)
             lines = outbox_without(home, messages_of(store, ids)) if ids else 0
             signs = signs_of(facts_held(store, history, ids))
-            listed, unread = lists_without(home, buried, signs)
+            somebody = store.ends("tombstones")["tombstones"] > 0
+            listed, unread = lists_without(home, buried, signs) if somebody else (0, ())
             # before what tells their ids is gone, so that a run that was killed here does it again
             cards, spoiled = cards_without(home) if ids else (0, [])
             bundles, torn = bundles_without(home, set(ids))
