@@ -149,7 +149,12 @@ class Recommendation(Wire):
     currency: str
     url: str | None
     image_url: str | None
-    score: float = Field(description="higher is better; comparable within one list only")
+    score: float = Field(
+        description="higher is better. Where a ranker was learned, how likely it is bought: by a customer who buys "
+        "within the month (next_best, discover), in the same basket (cross_sell), when they next buy for that need "
+        "(upsell); so scores of placements compare. Of a filled item, where no ranker was learned, and where a rule "
+        "moves scores, comparable within one list only"
+    )
     source: str = Field(description="the recipe that proposed it: rhythm, als, copurchase …")
     story: str = Field(description="one line for people: why it is here")
     because: tuple[Because, ...] = Field((), description="the products that led here")
