@@ -48,6 +48,11 @@ class HistoryError(Exception):
     """The history cannot be read or written; the message says why and what to do."""
 
 
+def just_after(moment: datetime) -> datetime:
+    """The first whole second after a moment."""
+    return moment.replace(microsecond=0) + timedelta(seconds=1)
+
+
 @dataclass(frozen=True)
 class Store:
     name: str = "store"
@@ -177,7 +182,7 @@ class History:
         other events may come sooner than purchases do. Raises HistoryError without any."""
         if (last := self.last_purchase()) is None:
             raise HistoryError(f"{self.folder} holds no orders: run `osclms load` first")
-        return last.replace(microsecond=0) + timedelta(seconds=1)
+        return just_after(last)
 
     def events(
         self,

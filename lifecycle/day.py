@@ -21,6 +21,7 @@ from features.interactions import Ids, Interactions, compact, seconds, whole_and
 from features.replenishment import due
 from lifecycle import offers
 from lifecycle.customers import known
+from serving.consents import granted
 from serving.scores import Scores
 from serving.store import Store
 
@@ -207,7 +208,7 @@ def acts_of(events: pa.Table, everybody: Ids, catalog: Catalog) -> pd.DataFrame:
 
 def agreeing(consents: pd.DataFrame, everybody: Ids) -> dict[tuple[str, str], NDArray[np.int64]]:
     """Who agrees, by the last record of each channel and purpose. No record means no."""
-    last = consents.groupby(["customer_id", "channel", "purpose"], observed=True)["granted"].last()
+    last = granted(consents)
     yes = last[last].reset_index()
     return {
         (str(channel), str(purpose)): np.sort(everybody.positions(of["customer_id"].tolist())).astype(np.int64)

@@ -29,7 +29,7 @@ from features.customers import GROUP_NAMES, STAGES
 from features.experiments import arm_of, is_held_back
 from lifecycle.yamls import FileError, read
 from serving.rules import Exclude
-from serving.wire import worded
+from serving.wire import faults_told, worded
 
 SHIPPED = Path(__file__).parent / "programs"
 POLICY = "policy.yaml"
@@ -466,7 +466,7 @@ class Program(Strict):
 def what_is_wrong(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
-    told = ((".".join(map(str, of["loc"])), worded(of)) for of in error.errors())
+    told = ((".".join(map(str, of["loc"])), worded(of)) for of in faults_told(error))
     return "; ".join(": ".join(filter(None, pair)) for pair in told)
 
 

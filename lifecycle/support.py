@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from features.catalog import Catalog
 from features.customers import Orders
-from features.history import History
+from features.history import History, just_after
 from features.interactions import DAY, Interactions, before, whole_and_part
 from serving.scores import LEAST
 
@@ -87,9 +87,10 @@ ONE_ORDER = (
 def measured(history: History) -> dict[str, float]:
     """The FIGURES of a history, of customers by all their orders, of products by those that may be recommended; all 0
     where it holds no orders."""
-    if history.last_purchase() is None:
+    last = history.last_purchase()
+    if last is None:
         return dict.fromkeys(FIGURES, 0.0)
-    until = history.end()
+    until = just_after(last)
     events = history.purchases(until)
     catalog = Catalog.of(history.table("products"), events, until=until)
     whole, data = whole_and_part(events, items=catalog.items, keep=catalog.eligible, until=until)

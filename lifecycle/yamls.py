@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from serving.misread import Misread
-from serving.wire import worded
+from serving.wire import faults_told, worded
 
 Model = TypeVar("Model", bound=BaseModel)
 Lines = dict[tuple[Any, ...], int]
@@ -61,7 +61,7 @@ def read(path: Path, kind: type[Model]) -> Model:
     except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise FileError(path, [unread(error)]) from error
     except ValidationError as error:
-        raise FileError(path, [fault(e, lines) for e in error.errors()]) from error
+        raise FileError(path, [fault(e, lines) for e in faults_told(error)]) from error
 
 
 def lines_of(path: Path) -> Lines:

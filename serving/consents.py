@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import pandas as pd
 import pyarrow.compute as pc
 
 from features.history import History
@@ -39,6 +40,11 @@ def consents_now(records: Iterable[Row]) -> dict[tuple[str, str], Row]:
     return {(row["channel"], row["purpose"]): row for row in records}
 
 
+def granted(records: pd.DataFrame) -> "pd.Series[bool]":
+    """What holds by customer, channel and purpose, as the last record says; `records` are in order of time."""
+    return records.groupby(["customer_id", "channel", "purpose"], observed=True)["granted"].last()
+
+
 def personal(said: Said, opt_in: bool) -> bool:
     """Whether lists may be of what is known of a customer: who agreed on some channel, and, unless everybody has to be
     asked, who was not."""
@@ -46,20 +52,14 @@ def personal(said: Said, opt_in: bool) -> bool:
     return any(answers) or not (opt_in or answers)
 
 
-def declines(row: Row) -> bool:
-    """Whether a record says no to lists made of what is known of a customer."""
-    return row["purpose"] == PERSONALISATION and not row["granted"]
-
-
 def declined(history: History | None) -> dict[str, bool]:
-    """By the ids of which a history has such a record, whether it holds still, by what was said of this id alone."""
+    """By the ids that a history tells to have ever said no to lists made of what is known of them: whether that holds,
+    by what was said of this id alone."""
     if history is None:
         return {}
-    said = history.table(
-        "consents", ["customer_id", "channel", "at", "granted"], where=pc.field("purpose") == PERSONALISATION
-    )
+    columns = ["customer_id", "channel", "purpose", "at", "granted"]
+    said = history.table("consents", columns, where=pc.field("purpose") == PERSONALISATION)
     ids = pc.unique(said.filter(pc.invert(said["granted"]))["customer_id"])
-    table = said.filter(pc.is_in(said["customer_id"], ids)).to_pandas().sort_values("at", kind="stable")
-    last = table.drop_duplicates(["customer_id", "channel"], keep="last")
-    agrees = last.groupby("customer_id", observed=True)["granted"].any()
+    records = said.filter(pc.is_in(said["customer_id"], ids)).to_pandas().sort_values("at", kind="stable")
+    agrees = granted(records).groupby("customer_id", observed=True).any()
     return dict(zip(agrees.index.astype(str), (~agrees).tolist(), strict=True))

@@ -25,7 +25,7 @@ from features.interactions import EVENT_COLUMNS, Interactions, runs, sorted_set
 from features.pairs import Pairs
 from features.schema import EVENTS, PURCHASES
 from serving import metrics
-from serving.consents import consent_records, consents_now, declined, declines, personal
+from serving.consents import PERSONALISATION, consent_records, consents_now, declined, personal
 from serving.fitted import NOTHING, Array
 from serving.identities import Identities
 from serving.store import Store, StoreError, micros
@@ -201,7 +201,7 @@ class Live:
 
     def is_impersonal(self, customer_id: str) -> bool:
         """Whether a customer may get no list of what is known of them, as was said last under any of their ids; where
-        the database is away, whoever ever said so."""
+        the database is away, and has to be asked, whoever ever said so."""
         names = self.identities.ids(self.identities.own(customer_id)) if self.declined else ()
         if not any(name in self.declined for name in names):
             return False
@@ -301,9 +301,9 @@ class Live:
     def hear(self, consents: Iterable[Mapping[str, Any]]) -> None:
         """Remember who said no, and forget what was read of whom said more."""
         said = set[str]()
-        for row in consents:
+        for row in (row for row in consents if row["purpose"] == PERSONALISATION):
             said.add(row["customer_id"])
-            if declines(row) or row["customer_id"] in self.declined:
+            if not row["granted"] or row["customer_id"] in self.declined:
                 self.declined[row["customer_id"]] = None
         kept = dict(self.impersonal)
         self.impersonal = {names: held for names, held in kept.items() if said.isdisjoint(names)}

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from serving.misread import Misread
 from serving.rules import Rules
-from serving.wire import MAX_LIMIT, RequestError, worded
+from serving.wire import MAX_LIMIT, RequestError, faults_told, worded
 
 STRICT = ConfigDict(extra="forbid")
 Asks = Literal["customer", "products", "nobody"]
@@ -308,12 +308,7 @@ def changed(name: str, keys: object, known: Mapping[str, Placement]) -> tuple[Pl
     try:
         made = PLACEMENT.validate_python(given)
     except ValidationError as error:
-        told = error.errors(include_url=False)
-        deeper = {fault["loc"][:n] for fault in told for n in range(len(fault["loc"]))}
-        # a list whose rows are wrong is counted without them
-        faults = [
-            (f["loc"], worded(f)) for f in told if not (f["type"] == "too_short" and f["loc"] in deeper)
-        ]
+        faults = [(fault["loc"], worded(fault)) for fault in faults_told(error)]
         wrong = {place[0] for place, _ in faults}  # in their place stands what stood there
         made = PLACEMENT.validate_python(vars(start) | {k: v for k, v in given.items() if k not in wrong})
     faults += unknown(made, set().union(*(p.models for p in known.values())))

@@ -85,7 +85,7 @@ from serving.swap import watch
 from serving.tokens import TokenError, Tokens
 from serving.traces import Traces
 from serving.turns import Turns
-from serving.wire import PATIENCE, RequestError, Wire, worded
+from serving.wire import PATIENCE, RequestError, Wire, faults_told, worded
 
 WIRE = "1"  # the version of what is under /v1
 MAX_FOUND = 20
@@ -722,7 +722,7 @@ async def read_json(request: Request) -> bytes:
 
 
 def invalid(error: ValidationError) -> tuple[int, ErrorBody]:
-    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    faults = faults_told(error)
     if faults[0]["type"] == "json_invalid":
         field = FieldError(field="body", message=faults[0]["msg"])
         return 400, ErrorBody(error=f"the body is not JSON: {field.message}", fields=(field,))

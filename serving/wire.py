@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 SHORT = "/v1/recommend/"  # whatever begins so goes the short way (serving/direct.py)
 MAX_LIMIT = 100  # products of a list
@@ -19,6 +20,13 @@ def worded(fault: Mapping[str, Any]) -> str:
     """What a fault that pydantic found says, in the words of who wrote it."""
     told = str(fault["msg"]).removeprefix("Value error, ")
     return re.sub(r"^Tuple should", "List should", told).replace("valid tuple", "valid list")
+
+
+def faults_told(error: ValidationError) -> list[ErrorDetails]:
+    """What pydantic found wrong. A list whose items are wrong is not told to be short of them, too."""
+    told = error.errors(include_url=False, include_context=False, include_input=False)
+    deeper = {fault["loc"][:end] for fault in told for end in range(len(fault["loc"]))}
+    return [fault for fault in told if fault["type"] != "too_short" or fault["loc"] not in deeper]
 
 
 class RequestError(ValueError):

@@ -266,6 +266,14 @@ def test_each_fault_is_a_field(http: httpx.Client) -> None:
     assert {fault["field"] for fault in body["fields"]} == {"limit", "nope", "product_ids.0"}
 
 
+def test_a_list_whose_items_are_wrong_is_not_called_short_too(http: httpx.Client) -> None:
+    rule = {"rule": "include", "attribute": "brand", "values": [{}]}
+    body = http.post(LIST, json={"rules": [rule]}).json()
+    assert [fault["field"] for fault in body["fields"]] == ["rules.0.include.values.0"]
+    body = http.post(LIST, json={"rules": [rule | {"values": []}]}).json()
+    assert [fault["field"] for fault in body["fields"]] == ["rules.0.include.values"]
+
+
 def test_faults_are_counted_out(http: httpx.Client) -> None:
     assert len(http.post(LIST, json={str(n): n for n in range(999)}).json()["fields"]) == 20
 
